@@ -1,0 +1,126 @@
+"""Networks and training states on disk: safetensors with their description in the header, written atomically.
+
+A model directory holds ``model.safetensors`` (weights, and the whole description in its header: that file alone is
+enough), ``config.json`` (the same description, for people) and ``README.md``. A training state is one safetensors
+file. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from distilhash.artefact import write_atomically, write_json
+from distilhash.errors import UserError
+from distilhash.models import create_hasher, rebuild_backbone
+from distilhash.models.backbone import Backbone
+from distilhash.models.hasher import Hasher
+
+FORMAT = "distilhash/1"
+_HEADROOM = 1.05  # a filesystem needs a little more than the bytes of the tensors
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
+    """Write tensors and a JSON description into one safetensors file, atomically."""
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    needed = int(sum(tensor.nbytes for tensor in flat.values()) * _HEADROOM)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:  # safetensors maps the file before it fills it: a full disk would be a SIGBUS, not an error
+        raise UserError(f"no room for {path}", f"{free >> 20} MiB free, {needed >> 20} MiB needed", "free some room")
+    header = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(flat, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
+
+
+def load_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the description of a file that :func:`save_tensors` wrote; UserError for any other file."""
+    if not path.is_file():
+        raise UserError(f"no {what} here", path, "name a directory or file that a distilhash stage wrote")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            header = handle.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise UserError(f"this file is not a distilhash {what}", path, "name one that a distilhash stage wrote")
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a mapping)
+        return tensors, json.loads(header["description"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{what} cannot be read: only safetensors files are loaded, never a pickle",
+            f"{path} ({error})",
+            "name a file that a distilhash stage wrote",
+        ) from error
+
+
+def save_model(directory: Path, module: nn.Module, description: dict[str, Any]) -> None:
+    """Write a backbone or a hasher as a model directory.
+
+    ``description`` needs ``kind`` ("student" or "hasher") and ``architecture`` (the backbone's), for a hasher also
+    ``bits``; whatever else it holds (provenance, settings) travels along.
+    """
+    save_tensors(directory / "model.safetensors", dict(module.state_dict()), description)
+    write_json(directory / "config.json", description)
+    kind = description["kind"]
+    settings = "\n".join(f"- {key}: `{json.dumps(value)}`" for key, value in sorted(description.items()))
+    write_atomically(
+        directory / "README.md",
+        f"# A distilhash {kind}\n\nLoad it with `distilhash.checkpoint.load_{kind}`.\n\n{settings}\n",
+    )
+
+
+def load_student(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
+    """The distilled backbone in a model directory (or run directory), and its description; in eval mode."""
+    module, description = _load(path, "student")
+    assert isinstance(module, Backbone)
+    return module, description
+
+
+def load_hasher(path: str | Path) -> tuple[Hasher, dict[str, Any]]:
+    """The hasher in a model directory (or run directory), and its description; in eval mode."""
+    module, description = _load(path, "hasher")
+    assert isinstance(module, Hasher)
+    return module, description
+
+
+def _load(path: str | Path, kind: str) -> tuple[Backbone | Hasher, dict[str, Any]]:
+    tensors, description = load_tensors(_model_file(Path(path)), "checkpoint")
+    if description.get("kind") != kind:
+        raise UserError(f"this checkpoint is not a {kind}", f"a {description.get('kind')} at {path}", f"name a {kind}")
+    try:
+        backbone = rebuild_backbone(description["architecture"])
+        module: Backbone | Hasher = backbone
+        if kind == "hasher":
+            module = create_hasher(backbone, num_bits=int(description["bits"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError("the checkpoint's description is damaged", f"{path} ({error!r})", "make it again") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise UserError(
+            "the checkpoint is of another architecture than it says",
+            f"{path}, {len(wrong)} tensors differ, first {', '.join(wrong[:3])}",
+            "make it again",
+        )
+    module.load_state_dict(tensors)
+    return module.eval(), description
+
+
+def _model_file(path: Path) -> Path:
+    for candidate in (path, path / "model.safetensors", path / "model" / "model.safetensors"):
+        if candidate.is_file():
+            return candidate
+    raise UserError("no checkpoint here", path, "name a run directory, its model/ directory or a model.safetensors")

@@ -1,0 +1,229 @@
+"""Binary codes: packing to bits, Hamming distance, and the table of codes that a hasher writes.
+
+A code of K bits is a row of -1/+1 (what a hasher's sign gives) or its packed form: one bit for each entry, 1 where the
+entry is +1, most significant bit of the first byte first (the order of ``np.packbits``), the last byte padded with
+zeros. A uint8 array is always read as packed; every other dtype as -1/+1.
+
+A CodeTable on disk is one safetensors file: the tensors ``packed``, ``names_utf8`` and ``name_ends`` (all names in one
+run of bytes, and where each ends), ``labels`` where there are any, and a header with the number of bits and the
+provenance. NumPy only: no torch is imported.
+
+Shapes: N images, Q queries, B database images, K bits, P = ceil(K / 8) bytes, W = ceil(K / 64) words, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import ArrayLike, NDArray
+
+from distilhash.artefact import write_atomically
+from distilhash.errors import UserError
+
+FORMAT = "distilhash.codes"
+VERSION = 1
+TENSORS = {"packed", "names_utf8", "name_ends", "labels"}
+
+Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint64]
+
+
+def pack(codes_NK: ArrayLike) -> Bytes:
+    """(N, P) bytes of these codes: bit 1 where an entry is above zero, so a hasher's real outputs may be given too.
+
+    Raises UserError unless the array is two-dimensional and free of NaN.
+    """
+    codes = np.asarray(codes_NK)
+    if codes.ndim != 2:
+        raise UserError("codes must be an array of two dimensions, (images, bits)", f"shape {codes.shape}")
+    if codes.dtype.kind == "f" and np.isnan(codes).any():
+        raise UserError("codes hold NaN, which has no sign", fix="look at the network's outputs")
+    return np.packbits(codes > 0, axis=1)
+
+
+def unpack(packed: ArrayLike, num_bits: int) -> NDArray[np.int8]:
+    """(N, num_bits) int8 codes of -1/+1 from (N, P) packed bytes: the inverse of pack."""
+    bits = np.unpackbits(_checked_packed(np.asarray(packed), num_bits, "codes"), axis=1, count=num_bits)
+    return bits.view(np.int8) * np.int8(2) - np.int8(1)
+
+
+def to_words(packed_NP: Bytes) -> Words:
+    """(N, W) 64-bit words with the same bits, the last word padded with zeros: the form in which bits are counted."""
+    num_images, num_bytes = packed_NP.shape
+    padded = np.zeros((num_images, -(-num_bytes // 8) * 8), np.uint8)
+    padded[:, :num_bytes] = packed_NP
+    return padded.view(np.uint64)
+
+
+def packed_pair(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) -> tuple[Bytes, Bytes, int]:
+    """Both sets of codes packed, and their number of bits; each may come as -1/+1 or as packed uint8.
+
+    ``num_bits`` is read off a -1/+1 side, and required where both sides are packed. Raises UserError for codes of
+    different lengths, entries other than -1/+1, and packed bytes that do not fit ``num_bits``.
+    """
+    sides = {"query_codes": np.asarray(query), "database_codes": np.asarray(database)}
+    for name, codes in sides.items():
+        if codes.ndim != 2 or codes.shape[1] == 0:
+            raise UserError(f"{name} must be an array of two dimensions, (images, bits)", f"shape {codes.shape}")
+    lengths = {name: codes.shape[1] for name, codes in sides.items() if codes.dtype != np.uint8}
+    if num_bits is None and not lengths:
+        raise UserError("packed codes (uint8) do not say how many bits they hold", fix="pass num_bits=")
+    if num_bits is None:
+        num_bits = next(iter(lengths.values()))
+    for name, length in lengths.items():
+        if length != num_bits:
+            raise UserError("all codes must have the same number of bits", f"{length} in {name}, {num_bits} elsewhere")
+    query_packed = _packed(sides["query_codes"], num_bits, "query_codes")
+    return query_packed, _packed(sides["database_codes"], num_bits, "database_codes"), num_bits
+
+
+def hamming(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) -> NDArray[np.uint8 | np.uint16]:
+    """(Q, B) Hamming distances, in bits: uint8 up to 255 bits, uint16 beyond.
+
+    Codes are -1/+1 or packed uint8; ``num_bits`` of two packed sides may be left out, and is then 8 bits a byte.
+    Raises UserError as packed_pair does.
+    """
+    query, database = np.asarray(query), np.asarray(database)
+    if num_bits is None and query.dtype == database.dtype == np.uint8 and query.ndim == 2:
+        num_bits = 8 * query.shape[1]
+    query_packed, database_packed, num_bits = packed_pair(query, database, num_bits)
+    query_words, database_words = to_words(query_packed), np.ascontiguousarray(to_words(database_packed).T)
+    distances = np.zeros((len(query_words), len(database_packed)), distance_dtype(num_bits))
+    for row, words in zip(distances, query_words, strict=True):
+        for word, column in zip(words, database_words, strict=True):
+            np.add(row, np.bitwise_count(column ^ word), out=row)
+    return distances
+
+
+def distance_dtype(num_bits: int) -> type[np.uint8 | np.uint16]:
+    """The smallest unsigned type that holds every distance between codes of this length."""
+    return np.uint8 if num_bits <= 255 else np.uint16
+
+
+def _packed(codes: NDArray[Any], num_bits: int, name: str) -> Bytes:
+    if codes.dtype == np.uint8:
+        return _checked_packed(codes, num_bits, name)
+    if codes.dtype.kind not in "if" or not (np.abs(codes) == 1).all():
+        wrong = codes[np.abs(codes) != 1] if codes.dtype.kind in "if" else codes.ravel()
+        raise UserError(
+            f"{name} must hold -1 and +1 only",
+            f"{wrong[0]!s} ({codes.dtype})" if wrong.size else str(codes.dtype),
+            "take np.where(outputs > 0, 1, -1), or pack them",
+        )
+    return pack(codes)
+
+
+def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:
+    """The same bytes, once it is sure that they are codes of this many bits with zeros behind them."""
+    if packed.dtype != np.uint8 or packed.ndim != 2:
+        raise UserError(
+            f"packed {name} must be uint8 of two dimensions, (images, bytes)", f"{packed.dtype} {packed.shape}"
+        )
+    if num_bits < 1:
+        raise UserError("the number of bits must be at least 1", num_bits)
+    if packed.shape[1] != -(-num_bits // 8):
+        raise UserError(
+            f"packed {name} do not fit their number of bits",
+            f"{packed.shape[1]} bytes a code for {num_bits} bits",
+            f"{num_bits} bits take {-(-num_bits // 8)} bytes",
+        )
+    if num_bits % 8 and (packed[:, -1] & (0xFF >> num_bits % 8)).any():
+        raise UserError(f"packed {name} have bits set beyond their length of {num_bits}", fix="check num_bits")
+    return packed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CodeTable:
+    """The codes of a set of images, with the name (and the label, where known) of each, and where they came from.
+
+    Raises UserError where the parts do not fit each other.
+    """
+
+    packed: Bytes  # (N, P)
+    num_bits: int  # K
+    names: list[str]  # N names, one an image, in the order of the codes
+    labels: NDArray[Any] | None = None  # (N,) integer classes, or (N, C) uint8 of 0/1
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON data: what made the codes, from what
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit."""
+        _checked_packed(self.packed, self.num_bits, "codes")
+        if len(self.names) != len(self.packed):
+            raise UserError("a code table needs one name a code", f"{len(self.names)} names, {len(self.packed)} codes")
+        if self.labels is None:
+            return
+        classes = self.labels.ndim == 1 and self.labels.dtype.kind in "iu"
+        if not classes and not (self.labels.ndim == 2 and self.labels.dtype == np.uint8 and (self.labels <= 1).all()):
+            raise UserError(
+                "labels must be (N,) integer classes or (N, C) uint8 of 0/1", f"{self.labels.dtype} {self.labels.shape}"
+            )
+        if len(self.labels) != len(self.packed):
+            raise UserError(
+                "a code table needs one label a code", f"{len(self.labels)} labels, {len(self.packed)} codes"
+            )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.packed)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table to one file: whole or not at all, whatever happens meanwhile.
+
+        Raises UserError where the file cannot be written.
+        """
+        # "surrogatepass": a file name on disk need not be valid Unicode, and must come back as it was.
+        encoded = [name.encode("utf-8", "surrogatepass") for name in self.names]
+        tensors: dict[str, NDArray[Any]] = {
+            "packed": np.ascontiguousarray(self.packed),
+            "names_utf8": np.frombuffer(b"".join(encoded), np.uint8),
+            "name_ends": np.cumsum([len(name) for name in encoded], dtype=np.int64),
+        }
+        if self.labels is not None:
+            tensors["labels"] = np.ascontiguousarray(self.labels)
+        header = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "num_bits": str(self.num_bits),
+            "provenance": json.dumps(self.provenance),
+        }
+        write_atomically(Path(path), safetensors.numpy.save(tensors, metadata=header))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CodeTable:
+        """The table in this file; UserError where there is none, or where it is not a whole and valid one."""
+        if not Path(path).is_file():
+            raise UserError("there is no code table at this path", path, "write one with: distilhash encode")
+        try:
+            with safetensors.safe_open(path, framework="np") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in TENSORS & set(file.keys())}
+            if header.get("format") != FORMAT or header.get("version") != str(VERSION):
+                raise ValueError(f"its format is {header.get('format')!r}, version {header.get('version')!r}")
+            provenance = json.loads(header["provenance"])
+            if not isinstance(provenance, dict):
+                raise ValueError("its provenance is not an object")
+            names = _split_names(tensors["names_utf8"], tensors["name_ends"])
+            return cls(tensors["packed"], int(header["num_bits"]), names, tensors.get("labels"), provenance)
+        except KeyError as error:
+            cause = f"{error.args[0]} is missing"
+        except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError, UserError) as error:
+            cause = str(error).removesuffix(".")
+        raise UserError("this file is not a code table", f"{path} ({cause})", "write it again with: distilhash encode")
+
+
+def _split_names(utf8: NDArray[Any], ends: NDArray[Any]) -> list[str]:
+    if utf8.dtype != np.uint8 or ends.dtype != np.int64 or utf8.ndim != 1 or ends.ndim != 1:
+        raise ValueError("its names are not a run of bytes with int64 ends")
+    spans = list(itertools.pairwise([0, *ends.tolist()]))
+    if (spans[-1][1] if spans else 0) != len(utf8) or any(start > stop for start, stop in spans):
+        raise ValueError("its name ends do not fit the names")
+    text = utf8.tobytes()
+    return [text[start:stop].decode("utf-8", "surrogatepass") for start, stop in spans]

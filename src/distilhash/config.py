@@ -1,0 +1,144 @@
+"""The settings of every stage, as frozen dataclasses: a sentence and a unit for each field.
+
+A config is plain data: it is what ``config.json`` of a run holds, and what a fingerprint is taken of. Functions of
+arrays (losses, metrics, codes, indexes) never see one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, TypeVar
+
+from distilhash.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+T = TypeVar("T")
+
+
+def setting(default: T, text: str) -> T:
+    """A field with its sentence and unit, which ``--help`` shows."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """What a network expects of an image: the whole of its preprocessing."""
+
+    size: int = setting(224, "Side of the square that enters the network, pixels")
+    mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "Subtracted from RGB in [0, 1]")
+    std: tuple[float, float, float] = setting(IMAGENET_STD, "Divides what is left")
+    interpolation: str = setting("bilinear", '"bilinear" or "bicubic", both antialiased')
+    framing: str = setting(
+        "crop", '"crop": a window of (1 - margin) of the image; "pad": the whole image, shifted by reflection'
+    )
+    margin: float = setting(
+        0.125, '"crop": share of the image outside the window; "pad": largest shift as a share of the side'
+    )
+
+    def framed_as(self, other: InputConfig) -> InputConfig:
+        """This input with the other's framing and margin, so that both networks see the same part of an image."""
+        return dataclasses.replace(self, framing=other.framing, margin=other.margin)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """A frozen network whose features are the target of distillation."""
+
+    name: str = setting("pip/efficientnet_lite0", '"torchvision/NAME", "timm/NAME" or "pip/efficientnet_lite0|1|2"')
+    weights: str | None = setting(
+        None, "A state dict on disk (.safetensors, or .pth read with weights_only); None: pretrained"
+    )
+    size: int | None = setting(None, "Input side in pixels; None: the teacher's own")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """A compact network (the published blocks at a chosen input size)."""
+
+    name: str = setting("v1", '"v1" or "v2"')
+    size: int = setting(224, "Input side, pixels")
+    stem: str = setting("published", '"published" (7x7/2 and pooling), or "small" or "tiny" for 32 to 64 pixels')
+    framing: str = setting("crop", '"crop": a window of the image (published); "pad": the whole image, shifted')
+    margin: float = setting(0.125, "Share of the side that the window leaves out, or the largest shift")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Label-free distillation of a frozen teacher into a student."""
+
+    loss: str = setting("prototypes", '"raw" (the paper), "standardised" or "prototypes"; see training/targets.py')
+    epochs: int = setting(8, "Passes over the unlabelled images, count")
+    batch_size: int = setting(128, "Images a step, count")
+    optimiser: str = setting("muon", '"muon" or "adamw" (one cycle of the rate), or "published" (Adam, constant rate)')
+    learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published Adam")
+    kernel_rate: float = setting(0.02, "Peak rate of Muon on convolution kernels")
+    weight_decay: float = setting(0.02, "Decoupled, on kernels and matrices only; with published Adam on every weight")
+    prototypes: int = setting(256, "Prototypes of the teacher's features, count (fewer where images are few)")
+    temperature: float = setting(0.1, "Of the soft assignment to prototypes, in units of cosine")
+    views: int = setting(1, "Views of each image in the feature cache (the first is the image itself), count")
+    mode: str = setting("cached", '"cached": teacher features once, before; "online": the teacher runs in every step')
+    held_out: int = setting(500, "Unlabelled images kept out of training, to measure agreement on, count")
+    seed: int = setting(0, "Of the initial weights, the views and the order of images")
+    checkpoint_seconds: float = setting(30.0, "Least time between two saved states, seconds; 0 saves every step")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HashConfig:
+    """Supervised hashing of a backbone."""
+
+    framework: str = setting("csq", '"csq" (Central Similarity Quantization) or "dch" (Deep Cauchy Hashing)')
+    bits: int = setting(64, "Length of a code, bits")
+    epochs: int = setting(6, "Passes over the labelled training images, count")
+    batch_size: int = setting(64, "Images a step, count")
+    optimiser: str = setting("muon", '"muon" or "adamw" (one cycle), or "published" (RMSprop, constant rate)')
+    learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published RMSprop")
+    kernel_rate: float = setting(0.02, "Peak rate of Muon on convolution kernels")
+    weight_decay: float = setting(
+        0.02, "Decoupled, on kernels and matrices only; with published RMSprop on every weight"
+    )
+    gamma: float = setting(20.0, "DCH: scale of the Cauchy distribution, in units of Hamming distance")
+    quantization_weight: float | None = setting(None, "Lambda; left out: the published 1e-4 for CSQ and 0.1 for DCH")
+    centres: str = setting("auto", 'CSQ: "hadamard", "bernoulli", or "auto" (Hadamard where it exists)')
+    freeze_backbone: bool = setting(False, "Train only the head")
+    seed: int = setting(0, "Of the head's initial weights, the centres, the views and the order of images")
+    checkpoint_seconds: float = setting(30.0, "Least time between two saved states, seconds; 0 saves every step")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The demonstration on CIFAR-10: every arm of the paper's comparison, at a size that a laptop runs in minutes."""
+
+    seed: int = setting(0, "Of the split, the initial weights, the views and the order of images")
+    protocol: str = setting("cifar10", 'Published split: "cifar10", "cifar10-1" or "cifar10-2"')
+    database_size: int = setting(15_000, "Database images kept of the protocol's, drawn by the seed, count")
+    teacher_size: int = setting(128, "Side to which the teacher's input is enlarged, pixels")
+    distill_epochs: int = setting(4, "Passes over the unlabelled images")
+    hash_epochs: int = setting(3, "Passes over the labelled images, the same for every student")
+    bits: int = setting(64, "Length of a code, bits")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON data (tuples become lists)."""
+    data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return data
+
+
+def from_dict(kind: type[T], data: dict[str, Any]) -> T:
+    """The config of this kind from plain data; UserError names a field that it does not have."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise UserError(
+            f"{kind.__name__} has no setting of this name", ", ".join(unknown), f"known: {', '.join(sorted(fields))}"
+        )
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+
+
+def fingerprint(*parts: Any) -> str:
+    """Sixteen hex digits that name these settings: equal settings, equal fingerprint."""
+    text = json.dumps([as_dict(p) if dataclasses.is_dataclass(p) else p for p in parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,34 @@
+"""Images, splits, views and preprocessing: everything that comes before a network."""
+
+from distilhash.data.cifar10 import load_cifar10
+from distilhash.data.decode import UnreadableImage, decode_image
+from distilhash.data.folders import FolderSource
+from distilhash.data.images import ArraySource, ImageSource, Report, Subset, check, open_images, readable
+from distilhash.data.lists import ListSource
+from distilhash.data.order import Batches, epoch_order
+from distilhash.data.preprocess import Preprocess, Views, make_views
+from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
+
+__all__ = [
+    "ArraySource",
+    "Batches",
+    "FolderSource",
+    "ImageSource",
+    "ListSource",
+    "Preprocess",
+    "Report",
+    "Split",
+    "Subset",
+    "UnreadableImage",
+    "Views",
+    "check",
+    "cifar10_split",
+    "decode_image",
+    "epoch_order",
+    "holdout_split",
+    "list_split",
+    "load_cifar10",
+    "make_views",
+    "open_images",
+    "readable",
+]

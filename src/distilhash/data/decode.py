@@ -1,0 +1,94 @@
+"""One image file to RGB pixels: the only place that opens a file somebody else made.
+
+The size is read from the header and refused before a pixel is decoded; only the formats below are tried, so that a
+file cannot choose an unusual decoder; whatever goes wrong is one exception, UnreadableImage, with the name and the
+reason. The rotation of EXIF is applied, transparency is laid over white, 16-bit greys are scaled to 8, and an
+animation gives its first frame. Colour profiles are ignored.
+
+Shapes: H, W sides in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from distilhash.errors import UserError
+
+# Below Pillow's own limit (89.5 million, which stays in force), so that ours is the one that speaks.
+MAX_PIXELS = 80_000_000
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(UserError):  # noqa: N818 (it says what the image is)
+    """An image file that cannot be decoded: which one, and why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__("an image cannot be read", f"{name}: {reason}", "repair it or take it away")
+
+
+def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -> NDArray[np.uint8]:
+    """The pixels of an image file, or of its bytes: uint8 (H, W, 3), RGB, upright.
+
+    ``least_side`` (pixels) lets a large JPEG be decoded at 1/2, 1/4 or 1/8 of its size, several times faster, as long
+    as its shorter side stays at least so long; it changes pixels, so one pipeline must use one value. Errors:
+    UnreadableImage.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(name, f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
+            if least_side is not None:
+                image.draft(None, (least_side, least_side))
+            image.load()
+            # After load(): TIFF rotates itself there, and then no longer carries the tag.
+            rotation = _UPRIGHT.get(_orientation(image))
+            upright: Image.Image = image if rotation is None else image.transpose(rotation)
+            return _rgb(upright)
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(name, "not an image of a known format") from error
+    except OSError as error:
+        raise UnreadableImage(name, error.strerror or str(error)) from error
+    # Decoders meet hostile bytes with nearly every exception there is (struct.error, SyntaxError, KeyError, ...).
+    except Exception as error:
+        raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    # Broken EXIF beside sound pixels is common: the image is then taken as it stands.
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255 instead of scaling
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return np.repeat(((grey + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(image.convert("RGB"))

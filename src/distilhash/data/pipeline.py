@@ -1,0 +1,29 @@
+"""Reading ahead: decoding and preprocessing of the next batches overlap with the network's work on this one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threads: int = 1) -> Iterator[V]:
+    """Yield ``load(key)`` in the order of the keys, with up to ``ahead`` results made in background threads.
+
+    An error of ``load`` is raised at its place in the order; leaving the loop early stops the threads.
+    """
+    waiting: deque[Future[V]] = deque()
+    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="prefetch")
+    try:
+        for key in keys:
+            waiting.append(pool.submit(load, key))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,207 @@
+"""From pixels to what a network eats: one pipeline for training, encoding and serving.
+
+Framing "crop": the shorter side is resized to round(size / (1 - margin)), and a window of size x size is taken.
+Framing "pad": the square in the middle is resized to size x size, and a window of the same size is taken from its
+reflection-padded version, at most round(margin * size) pixels away in each direction. A view says where the window
+lies, as a fraction of the slack (0.5, 0.5 is the middle), and whether it is mirrored. Fractions, not pixels, so that
+a teacher at 128 pixels and a student at 32 see the same part of an image.
+
+Resizing is antialiased and works on uint8, for which PyTorch has a vectorised kernel: 128 images of 32 pixels to 128
+by bicubic interpolation take 2.3 ms on one core, instead of 38 ms in float. Every step is elementwise or per image,
+so an image's result does not depend on the images beside it, to the last bit.
+
+Shapes: n images of a batch, H, W sides of an image in pixels, S the size that enters the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distilhash.config import InputConfig
+from distilhash.data.order import VIEWS, random64
+from distilhash.errors import UserError, unknown_name
+
+# An image longer than this many times its width gives its middle part: resized whole, a line of pixels would fill
+# the memory.
+MAX_ASPECT = 8
+FRAMINGS = ("crop", "pad")
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """How each of n images is looked at."""
+
+    flip: NDArray[np.bool_]  # (n,) mirrored?
+    offset: NDArray[np.float64]  # (n, 2) place of the window, (down, right) as fractions of the slack in [0, 1]
+
+    def __getitem__(self, which: NDArray[np.int64]) -> Views:
+        """The views of some of the images."""
+        return Views(self.flip[which], self.offset[which])
+
+
+def make_views(indices: NDArray[np.int64], view: int, seed: int) -> Views:
+    """The random view of number ``view`` (0, 1, ...) of each image: a function of image, view and seed alone."""
+    assert view >= 0, "a negative view is the unchanged image: pass views=None"
+    flip, down, right = (random64(indices, seed, VIEWS, view, draw) for draw in range(3))
+    # The upper 53 bits fill a float64 in [0, 1).
+    offset = np.stack([down >> np.uint64(11), right >> np.uint64(11)], axis=1) * 2.0**-53
+    return Views((flip >> np.uint64(63)).astype(bool), offset)
+
+
+class Preprocess:
+    """The preprocessing that a network's InputConfig describes. Errors: UserError for a config that makes no sense."""
+
+    def __init__(self, config: InputConfig) -> None:
+        if config.framing not in FRAMINGS:
+            raise unknown_name("framing", config.framing, FRAMINGS)
+        if config.interpolation not in INTERPOLATIONS:
+            raise unknown_name("interpolation", config.interpolation, INTERPOLATIONS)
+        if config.size < 1:
+            raise UserError("the input size must be at least 1 pixel", config.size)
+        if not 0 <= config.margin < 0.5:  # also what keeps a reflection inside the image
+            raise UserError("the margin must lie in [0, 0.5)", config.margin)
+        if len(config.mean) != 3 or len(config.std) != 3 or not min(config.std) > 0:
+            raise UserError("mean and std need three numbers, std positive ones", f"{config.mean}, {config.std}")
+        self.config = config
+        # One row of pixels long: PyTorch broadcasts over a last dimension of 3 five times slower.
+        self._mean = torch.tensor([255.0 * m for m in config.mean] * config.size)
+        self._scale = torch.tensor([1.0 / (255.0 * s) for s in config.std] * config.size)
+
+    @property
+    def least_side(self) -> int:
+        """The shorter side that an image should still have, pixels: what to pass to a source's read()."""
+        size, margin = self.config.size, self.config.margin
+        return size if self.config.framing == "pad" else round(size / (1 - margin))
+
+    def __call__(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], views: Views | None = None) -> Tensor:
+        """Float32 (n, 3, S, S) in channels-last memory: (pixel / 255 - mean) / std.
+
+        ``images``: uint8 (n, H, W, 3), or n arrays (H, W, 3) of any sizes. Without ``views``: the middle, as it is.
+        Errors: UserError for other types or shapes.
+        """
+        if isinstance(images, np.ndarray):
+            _check_images(images, 4)
+            groups = {images.shape[1:]: np.arange(len(images))} if len(images) else {}
+        else:
+            groups = _by_shape(images)
+        if views is not None:
+            _check_views(views, len(images))
+        parts = []
+        for which in groups.values():
+            group = images if isinstance(images, np.ndarray) else np.stack([images[int(i)] for i in which])
+            parts.append(self._normalised(self._framed(group, None if views is None else views[which])))
+        if len(parts) == 1:
+            return parts[0]
+        size = self.config.size
+        result = torch.empty((len(images), 3, size, size), memory_format=torch.channels_last)
+        for which, part in zip(groups.values(), parts, strict=True):
+            result[torch.from_numpy(which)] = part
+        return result
+
+    def _framed(self, images: NDArray[np.uint8], views: Views | None) -> NDArray[np.uint8]:
+        """(n, H, W, 3) to (n, S, S, 3), both uint8."""
+        size = self.config.size
+        if self.config.framing == "pad":
+            images = self._resized(_middle(images, 1), size, size)
+            if views is None:
+                return images
+            shift = round(self.config.margin * size)
+            images = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
+        else:
+            images = _middle(images, MAX_ASPECT)
+            height, width = images.shape[1:3]
+            side = self.least_side
+            images = self._resized(
+                images, round(side * max(1.0, height / width)), round(side * max(1.0, width / height))
+            )
+        offset = np.full((len(images), 2), 0.5) if views is None else views.offset
+        slack = np.array(images.shape[1:3]) - size
+        # To the nearest pixel, which keeps two sizes as close together as their pixels allow.
+        corner = np.floor(offset * slack + 0.5).astype(np.int64)
+        windows = _windows(images, corner, size)
+        if views is not None and views.flip.any():
+            rows = windows.reshape(len(windows), size, size * 3)
+            mirrored = np.arange(size * 3).reshape(size, 3)[::-1].ravel()
+            rows[views.flip] = np.take(rows[views.flip], mirrored, axis=2)
+        return windows
+
+    def _resized(self, images: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+        if images.shape[1:3] == (height, width):
+            return images
+        images = np.ascontiguousarray(images)
+        if not images.flags.writeable:  # PyTorch warns of undefined behaviour
+            images = images.copy()
+        resized = F.interpolate(
+            torch.from_numpy(images).permute(0, 3, 1, 2),
+            size=(height, width),
+            mode=self.config.interpolation,
+            antialias=True,
+        )
+        array: NDArray[np.uint8] = resized.permute(0, 2, 3, 1).numpy()
+        return array
+
+    def _normalised(self, images: NDArray[np.uint8]) -> Tensor:
+        """(n, S, S, 3) uint8 to the result. Two operations, as one fused one could round the ends of rows otherwise."""
+        pixels = torch.empty(images.shape)
+        rows = pixels.view(-1, images.shape[2] * 3)
+        rows.numpy()[:] = images.reshape(rows.shape)
+        rows.sub_(self._mean).mul_(self._scale)
+        return pixels.permute(0, 3, 1, 2)
+
+
+def _windows(images: NDArray[np.uint8], corner: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+    """(n, size, size, 3): of each image the window whose upper left pixel is corner (n, 2), without a loop."""
+    images = np.ascontiguousarray(images)
+    count, height, width = images.shape[:3]
+    of_image, of_row, of_pixel, of_colour = images.strides
+    every = np.lib.stride_tricks.as_strided(
+        images,
+        (count, height - size + 1, width - size + 1, size, size * 3),
+        (of_image, of_row, of_pixel, of_row, of_colour),
+        writeable=False,
+    )
+    return every[np.arange(count), corner[:, 0], corner[:, 1]].reshape(count, size, size, 3)
+
+
+def _middle(images: NDArray[np.uint8], aspect: int) -> NDArray[np.uint8]:
+    """The middle part that is at most ``aspect`` times as long as it is wide."""
+    height, width = images.shape[1:3]
+    high, wide = min(height, aspect * width), min(width, aspect * height)
+    top, left = (height - high) // 2, (width - wide) // 2
+    return images[:, top : top + high, left : left + wide]
+
+
+def _by_shape(images: Sequence[NDArray[np.uint8]]) -> dict[tuple[int, ...], NDArray[np.int64]]:
+    """{shape: positions of the images that have it}."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        _check_images(image, 3)
+        found.setdefault(image.shape, []).append(i)
+    return {shape: np.array(positions) for shape, positions in found.items()}
+
+
+def _check_images(images: NDArray[np.uint8], dimensions: int) -> None:
+    if images.dtype != np.uint8 or images.ndim != dimensions or images.shape[-1] != 3 or 0 in images.shape[-3:]:
+        raise UserError(
+            "images must be uint8 with three colours last",
+            f"{images.dtype} {images.shape}",
+            "pass one array (n, H, W, 3) or a list of arrays (H, W, 3)",
+        )
+
+
+def _check_views(views: Views, count: int) -> None:
+    if views.flip.shape != (count,) or views.flip.dtype != np.bool_ or views.offset.shape != (count, 2):
+        raise UserError(
+            "every image needs one view: flip (n,) bool and offset (n, 2)",
+            f"{views.flip.dtype} {views.flip.shape} and {views.offset.shape} for {count} images",
+        )
+    if count and not (views.offset.min() >= 0 and views.offset.max() <= 1):  # also refuses NaN
+        raise UserError("a view's offset is a fraction in [0, 1]", f"{views.offset.min()}..{views.offset.max()}")

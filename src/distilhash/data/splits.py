@@ -1,0 +1,252 @@
+"""Which images are asked about, which train, which choose, and which are searched: drawn once, saved, and checked.
+
+The published CIFAR-10 protocols draw from all 60,000 images, per class:
+
+    name        query   train   database
+    cifar10       100     500      5,400   the database is what is left: 1k / 5k / 54k
+    cifar10-1     100     500      5,900   as published: 1k / 5k / 59k, train lies inside the database
+    cifar10-2   1,000   5,000      5,000   10k / 50k / 50k, train is the database
+
+The published code draws anew for every run, chooses its best epoch on the query images, and distils on them. Here a
+split is a function of its seed; every choice is made on the validation slice, which is a part of train; and
+``unlabelled``, the images that distillation may see, never holds a query.
+
+The draw is a hash of (seed, class, image), so a seed means the same split for ever, whatever the NumPy version.
+
+Shapes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from distilhash.data.atomic import write_atomically
+from distilhash.data.order import SPLITS, shuffled
+from distilhash.errors import UserError, unknown_name
+
+# protocol -> (query, train, is the database all that is no query?) images a class
+CIFAR10_PROTOCOLS = {"cifar10": (100, 500, False), "cifar10-1": (100, 500, True), "cifar10-2": (1000, 5000, True)}
+
+_PARTS = ("query", "train", "validation", "database")
+_MAX_BYTES = 256 << 20  # of a split file; the largest published one has a few megabytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Indices of the images of each part, each ascending and int64. Errors: UserError where parts contradict."""
+
+    protocol: str
+    seed: int
+    num_images: int  # of the source that the indices point into
+    query: NDArray[np.int64]  # the questions of the final evaluation, used nowhere else
+    train: NDArray[np.int64]  # labelled; the published training set, validation included
+    validation: NDArray[np.int64]  # a slice of train, on which every choice is made; may be empty
+    database: NDArray[np.int64]  # what is searched
+    class_names: tuple[str, ...] = ()
+    source: str = ""  # fingerprint of that source; empty: not recorded
+
+    def __post_init__(self) -> None:
+        """Sort the parts and refuse those that contradict each other."""
+        for part in _PARTS:
+            indices = np.sort(np.asarray(getattr(self, part), np.int64))
+            object.__setattr__(self, part, indices)
+            if part != "validation" and indices.size == 0:
+                raise UserError(f"the split has no {part} images")
+            if indices.size and (indices[0] < 0 or indices[-1] >= self.num_images):
+                raise UserError(
+                    f"an index of {part} lies outside the images",
+                    f"{indices[0]}..{indices[-1]} for {self.num_images} images",
+                )
+            if (indices[1:] == indices[:-1]).any():
+                raise UserError(f"{part} holds one image twice", str(indices[1:][indices[1:] == indices[:-1]][0]))
+        for part in ("train", "database"):
+            shared = np.intersect1d(self.query, getattr(self, part))
+            if shared.size:
+                raise UserError(f"query images lie in {part}, too", f"{shared.size} of them, such as image {shared[0]}")
+        outside = np.setdiff1d(self.validation, self.train)
+        if outside.size:
+            raise UserError("validation must be a part of train", f"image {outside[0]} outside it")
+        if self.fit.size == 0:
+            raise UserError("validation takes every training image", f"{self.train.size} of them")
+
+    @property
+    def fit(self) -> NDArray[np.int64]:
+        """Train without validation: what the weights are fitted to while something is still to be chosen."""
+        return np.setdiff1d(self.train, self.validation)
+
+    @property
+    def unlabelled(self) -> NDArray[np.int64]:
+        """Database and train together: the images that distillation may see. Never a query."""
+        return np.union1d(self.database, self.train)
+
+    def save(self, path: str | Path) -> None:
+        """Write the split as JSON, whole or not at all. Errors: UserError where the disk refuses."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        data |= {part: data[part].tolist() for part in _PARTS}
+        write_atomically(Path(path), lambda file: file.write(json.dumps(data).encode()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Split:
+        """The split of a file. Errors: UserError for a file that is missing, or is not a split in every detail."""
+        path = Path(path)
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise UserError("a split file is too large", f"{path}: {path.stat().st_size:,} bytes")
+            data = json.loads(path.read_bytes())
+        except OSError as error:
+            raise UserError("a split file cannot be read", f"{path}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError("a split file is not JSON", f"{path}: {error}") from error
+        return cls(**_checked(data, path))
+
+
+def cifar10_split(
+    labels_N: ArrayLike,
+    protocol: str = "cifar10",
+    seed: int = 0,
+    validation_per_class: int = 50,
+    *,
+    class_names: tuple[str, ...] = (),
+    source: str = "",
+) -> Split:
+    """A published CIFAR-10 protocol, drawn from all 60,000 images. Errors: UserError for other data or names."""
+    if protocol not in CIFAR10_PROTOCOLS:
+        raise unknown_name("CIFAR-10 protocol", protocol, CIFAR10_PROTOCOLS)
+    labels = np.asarray(labels_N)
+    if labels.shape != (60_000,) or not np.array_equal(np.bincount(labels), np.full(10, 6000)):
+        raise UserError("the CIFAR-10 protocols need the labels of all 60,000 images", f"shape {labels.shape}")
+    num_query, num_train, database_is_rest = CIFAR10_PROTOCOLS[protocol]
+    if not 0 <= validation_per_class < num_train:
+        raise UserError(f"validation takes 0 to {num_train - 1} images a class", str(validation_per_class))
+    query, train, validation, database = _Parts(), _Parts(), _Parts(), _Parts()
+    for c in range(10):
+        drawn = shuffled(np.flatnonzero(labels == c), seed, SPLITS, c)
+        query.append(drawn[:num_query])
+        train.append(drawn[num_query : num_query + num_train])
+        validation.append(drawn[num_query : num_query + validation_per_class])
+        database.append(drawn[num_query if database_is_rest else num_query + num_train :])
+    return Split(
+        protocol=protocol,
+        seed=seed,
+        num_images=len(labels),
+        query=np.concatenate(query),
+        train=np.concatenate(train),
+        validation=np.concatenate(validation),
+        database=np.concatenate(database),
+        class_names=class_names,
+        source=source,
+    )
+
+
+def holdout_split(
+    labels: ArrayLike,
+    query_share: float = 0.1,
+    validation_share: float = 0.1,
+    seed: int = 0,
+    *,
+    class_names: tuple[str, ...] = (),
+    source: str = "",
+) -> Split:
+    """A split of one's own labelled images: a share of every class asks, the rest trains and is the database.
+
+    ``labels``: (N,) classes, drawn class by class, or (N, C) of 0/1, drawn from all images at once, since an image
+    with several labels belongs to no one class. ``validation_share`` is a share of train. Each share is rounded, and
+    is at least one image. Errors: UserError for a class with fewer than three images, or a share outside (0, 1).
+    """
+    labels = np.asarray(labels)
+    if not (0 < query_share < 1 and 0 < validation_share < 1):
+        raise UserError("a share lies between 0 and 1", f"query {query_share}, validation {validation_share}")
+    classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+    numbers, counts = np.unique(classes, return_counts=True)
+    few = [class_names[c] if c < len(class_names) else f"class {c}" for c in numbers[counts < 3]]
+    if few or len(numbers) == 0:
+        raise UserError(
+            "every class needs three images: one to ask, one to train and one to choose by",
+            f"too few in {', '.join(few[:5])}{', ...' if len(few) > 5 else ''}" if few else "no images",
+            "add images or take the class away",
+        )
+    query, validation, rest = _Parts(), _Parts(), _Parts()
+    for c in numbers:
+        drawn = shuffled(np.flatnonzero(classes == c), seed, SPLITS, int(c))
+        num_query = min(max(1, round(query_share * len(drawn))), len(drawn) - 2)
+        kept = drawn[num_query:]
+        query.append(drawn[:num_query])
+        rest.append(kept)
+        validation.append(kept[: min(max(1, round(validation_share * len(kept))), len(kept) - 1)])
+    train = np.concatenate(rest)
+    return Split(
+        protocol=f"holdout-{query_share:g}",
+        seed=seed,
+        num_images=len(labels),
+        query=np.concatenate(query),
+        train=train,
+        validation=np.concatenate(validation),
+        database=train,
+        class_names=class_names,
+        source=source,
+    )
+
+
+def list_split(
+    lists: Mapping[str, NDArray[np.int64]],
+    num_images: int,
+    validation_share: float = 0.1,
+    seed: int = 0,
+    *,
+    class_names: tuple[str, ...] = (),
+    source: str = "",
+) -> Split:
+    """The split that list files prescribe (``ListSource.lists``): test asks; validation is drawn from train.
+
+    Errors: UserError where a list is missing, the lists overlap as they must not, or the share is not in [0, 1).
+    """
+    missing = sorted({"train", "database", "test"} - set(lists))
+    if missing:
+        raise UserError("a split by lists needs train, database and test", f"no {', '.join(missing)}")
+    if not 0 <= validation_share < 1:
+        raise UserError("the validation share lies in [0, 1)", str(validation_share))
+    train = lists["train"]
+    return Split(
+        protocol="lists",
+        seed=seed,
+        num_images=num_images,
+        query=lists["test"],
+        train=train,
+        validation=shuffled(train, seed, SPLITS)[: round(validation_share * len(train))],
+        database=lists["database"],
+        class_names=class_names,
+        source=source,
+    )
+
+
+_Parts = list[NDArray[np.int64]]
+
+
+def _checked(data: Any, path: Path) -> dict[str, Any]:
+    """The fields of a split from JSON that anyone may have edited."""
+    names = {field.name for field in dataclasses.fields(Split)}
+    if not isinstance(data, dict) or set(data) != names:
+        raise UserError("a file is not a split", str(path), f"its fields must be {', '.join(sorted(names))}")
+
+    def is_integer(value: object) -> bool:
+        return type(value) is int and -(2**62) < value < 2**62  # type() because True is an int, too
+
+    sound = {
+        "protocol": isinstance(data["protocol"], str),
+        "source": isinstance(data["source"], str),
+        "seed": is_integer(data["seed"]),
+        "num_images": is_integer(data["num_images"]),
+        "class_names": isinstance(data["class_names"], list) and all(isinstance(n, str) for n in data["class_names"]),
+    } | {part: isinstance(data[part], list) and all(map(is_integer, data[part])) for part in _PARTS}
+    wrong = sorted(name for name, fine in sound.items() if not fine)
+    if wrong:
+        raise UserError("a split file holds a value of the wrong type", f"{', '.join(wrong)} in {path}")
+    arrays = {part: np.array(data[part], np.int64) for part in _PARTS}
+    return {**data, **arrays, "class_names": tuple(data["class_names"])}

@@ -1,0 +1,67 @@
+"""From code tables to the numbers of one retrieval experiment: what is asked, what is searched, what is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distilhash.artefact import write_json
+from distilhash.codes import CodeTable
+from distilhash.errors import UserError
+from distilhash.evaluation.metrics import mean_average_precision, precision_at_radius, precision_recall
+
+
+def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = None) -> dict[str, Any]:
+    """Retrieval metrics of the queries in the database, by the names of their definitions, and the curve.
+
+    ``map_at_all`` is expected AP (ties of equal distance in random order), ``stable_map_at_all`` breaks ties by
+    database order; with ``at`` also ``map_at_K`` (over the relevant images found within K). Errors: UserError where
+    the tables have no labels, differ in bits, or come from different hashers.
+    """
+    if query.labels is None or database.labels is None:
+        raise UserError(
+            "evaluation needs labels",
+            "a code table without labels",
+            "encode labelled images: a CIFAR-10 split or a folder with class subfolders",
+        )
+    if query.num_bits != database.num_bits:
+        raise UserError(
+            "the code tables differ in bits", f"{query.num_bits} and {database.num_bits}", "encode both with one hasher"
+        )
+    makers = {table.provenance.get("hasher") for table in (query, database)} - {None}
+    if len(makers) > 1:
+        raise UserError(
+            "the code tables come from different hashers",
+            " and ".join(sorted(map(str, makers))),
+            "encode both with one hasher",
+        )
+    shared = set(query.names) & set(database.names)
+    if shared:
+        raise UserError(
+            "query images are in the database",
+            f"{len(shared)} of them, such as {sorted(shared)[0]}",
+            "encode disjoint parts",
+        )
+    pair = (query.packed, database.packed, query.labels, database.labels)
+    bits = query.num_bits
+    curve = precision_recall(*pair, num_bits=bits)
+    metrics: dict[str, Any] = {
+        "queries": len(query.packed),
+        "database": len(database.packed),
+        "bits": bits,
+        "map_at_all": mean_average_precision(*pair, num_bits=bits),
+        "stable_map_at_all": mean_average_precision(*pair, ties="stable", num_bits=bits),
+        "precision_at_radius_2": precision_at_radius(*pair, radius=2, num_bits=bits),
+    }
+    if at is not None:
+        metrics[f"map_at_{at}"] = mean_average_precision(*pair, at=at, num_bits=bits)
+    return metrics | {"curve": {"precision": curve.precision.tolist(), "recall": curve.recall.tolist()}}
+
+
+def evaluate_files(query: Path, database: Path, *, at: int | None = None, output: Path | None = None) -> dict[str, Any]:
+    """The same for code tables on disk; the metrics and curve also go to ``output`` (JSON) where it is given."""
+    metrics = evaluate_tables(CodeTable.load(query), CodeTable.load(database), at=at)
+    if output is not None:
+        write_json(output, metrics)
+    del metrics["curve"]
+    return metrics

@@ -1,0 +1,101 @@
+"""What every backbone carries, and the one way in which foreign weights enter: as plain tensors that are checked.
+
+A backbone maps images (N, 3, S, S) to features (N, D) and knows how it is fed and how it is built again.
+
+Shapes: N images, S pixels, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distilhash.config import InputConfig
+from distilhash.errors import UserError
+
+SHOWN = 3  # tensors that an error names of each kind
+
+
+class Backbone(nn.Module):
+    """A network from images (N, 3, S, S) to features (N, D); subclasses set these attributes."""
+
+    feature_dim: int  # D
+    input: InputConfig  # S and the rest of the preprocessing
+    name: str  # the name it was created by
+    architecture: dict[str, Any]  # JSON data from which rebuild_backbone makes the same network, without its weights
+
+
+def fingerprint_of(module: nn.Module) -> str:
+    """Sixteen hex digits over the names, types, shapes and bytes of all tensors, whatever their device and strides."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # reshape after contiguous: a scalar has no bytes to view, and channels-last lies in another order.
+        data = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(data.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a file that torch.save wrote, by name, on the CPU.
+
+    A pickle of anything but tensors is refused unread. A checkpoint that nests its tensors under "state_dict" or
+    "model" is opened there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("there is no such file of weights", path, "give a .safetensors, .pth or .pt file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as error:  # torch and safetensors raise a dozen kinds for the dozen ways in which a file is no good
+        raise _not_tensors(path) from error
+    for nested in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(nested), dict):
+            loaded = loaded[nested]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise _not_tensors(path)
+    return dict(loaded)
+
+
+def _not_tensors(path: Path) -> UserError:
+    return UserError(
+        "this is not a file of plain tensors, and nothing else is loaded, pickled objects least of all",
+        path,
+        "save the state dict: torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...)",
+    )
+
+
+def load_checked(module: nn.Module, state: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:
+    """Load the state into the module; UserError, naming the first few tensors that do not fit, when it is another's.
+
+    assign=True adopts the tensors instead of copying them, which is how a module on the meta device gets its weights.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    misshaped = [
+        f"{name} {tuple(state[name].shape)} where {tuple(tensor.shape)} belongs"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    complaints = [
+        f"{len(names)} {kind}, {'such as ' if len(names) > SHOWN else ''}{', '.join(names[:SHOWN])}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
+        if names
+    ]
+    if complaints:
+        raise UserError(f"these weights are not those of {what}", "; ".join(complaints))
+    # An adopted tensor would bring its own type along: a checkpoint in half precision becomes what the module is.
+    module.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in own.items()}, assign=assign)

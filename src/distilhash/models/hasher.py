@@ -1,0 +1,131 @@
+"""A hasher: a backbone, a ReLU and one linear layer, whose signs are the code.
+
+The head is that of the published code (satoru2001/CUKDFIR at d9a60ee; network.py), for any backbone; its checkpoints
+load here. The outputs are real numbers: the losses take them as they are, a code takes their sign.
+
+Shapes: N images, S pixels, D features, K bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distilhash.config import InputConfig, from_dict
+from distilhash.errors import UserError, unknown_name
+from distilhash.models.backbone import Backbone, load_checked, read_state
+from distilhash.models.student import STUDENTS, Student, create_student
+from distilhash.models.teacher import Teacher, create_teacher, rebuild_teacher
+
+PUBLISHED_HEADS = ("binary", "binary_new")  # v1's and v2's names of the hash layer
+
+
+class Hasher(nn.Module):
+    """Backbone and hash head; forward gives outputs (N, K) before tanh and sign.
+
+    freeze_backbone keeps the backbone in eval mode and out of the gradient, also after train(): only the head learns.
+    A frozen Teacher is such a backbone by itself.
+    """
+
+    def __init__(self, backbone: Backbone, num_bits: int, freeze_backbone: bool = False) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.feature_dim, num_bits)
+        self.num_bits = num_bits
+        self.freeze_backbone = freeze_backbone or (isinstance(backbone, Teacher) and not backbone.trainable)
+        if self.freeze_backbone:
+            backbone.requires_grad_(False)
+        self.train(self.training)
+
+    @property
+    def input(self) -> InputConfig:
+        """What the backbone expects of an image."""
+        return self.backbone.input
+
+    def train(self, mode: bool = True) -> Hasher:
+        """As in torch, but a frozen backbone stays in eval mode: its BatchNorm statistics do not move."""
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    def forward(self, images_N3SS: Tensor) -> Tensor:
+        """Outputs (N, K) of images that were preprocessed as self.input says."""
+        outputs_NK: Tensor = self.head(F.relu(self.backbone(images_N3SS)))
+        return outputs_NK
+
+
+def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone: bool = False) -> Hasher:
+    """A hasher with a fresh head on a backbone, which is a module or the name of a student or a teacher.
+
+    A teacher that is named is trainable unless freeze_backbone is set; a Teacher that is given stays as it was created.
+    """
+    if not isinstance(num_bits, int) or num_bits < 1:
+        raise UserError("a code has a positive whole number of bits", repr(num_bits))
+    if isinstance(backbone, str):
+        if backbone in STUDENTS:
+            backbone = create_student(backbone)
+        elif "/" in backbone:
+            backbone = create_teacher(backbone, trainable=not freeze_backbone)
+        else:
+            raise unknown_name("backbone", backbone, [*STUDENTS, "a teacher's name, such as torchvision/resnet50"])
+    lacking = [name for name in ("feature_dim", "input", "name", "architecture") if not hasattr(backbone, name)]
+    if lacking:
+        raise UserError(
+            "a backbone has the attributes of distilhash.models.Backbone",
+            f"{type(backbone).__name__} without {', '.join(lacking)}",
+        )
+    return Hasher(cast(Backbone, backbone), num_bits, freeze_backbone)
+
+
+def rebuild_backbone(architecture: Mapping[str, Any]) -> Backbone:
+    """The backbone that has this .architecture, with fresh weights: nothing is downloaded, a checkpoint fills it."""
+    kind = architecture.get("kind")
+    try:
+        if kind == "student":
+            return create_student(
+                architecture["name"],
+                architecture["size"],
+                architecture["stem"],
+                input=from_dict(InputConfig, architecture["input"]),
+            )
+        if kind == "teacher":
+            return rebuild_teacher(architecture)
+    except KeyError as error:
+        raise UserError(f"the architecture of this {kind} is incomplete", f"no {error.args[0]!r}") from error
+    raise unknown_name("kind of backbone", str(kind), ("student", "teacher"))
+
+
+def load_published_student(source: str | Path | Mapping[str, Tensor], num_bits: int | None = None) -> Student | Hasher:
+    """The network of a checkpoint of the published code: a Hasher where it has a hash layer, else a Student.
+
+    source is the file or its state dict. v1 and v2 are told apart by the width of their last stage. num_bits is what
+    the hash layer must have; of a checkpoint without one it asks for a fresh head. The stray layer "fc" of distilled
+    checkpoints is dropped, and so is the prefix "module." of parallel training.
+    """
+    state = dict(source) if isinstance(source, Mapping) else read_state(source)
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    head = {
+        name.rpartition(".")[2]: state.pop(name) for name in list(state) if name.rpartition(".")[0] in PUBLISHED_HEADS
+    }
+
+    width = state["layer5.0.conv1.weight"].shape[0] if "layer5.0.conv1.weight" in state else 0
+    name = next((name for name, widths in STUDENTS.items() if widths[-1] == width), "v1")
+    student = create_student(name)
+    load_checked(student, state, f"the published student {name}")
+    if not head and num_bits is None:
+        return student
+
+    if "weight" in head and num_bits not in (None, len(head["weight"])):
+        raise UserError(
+            "the checkpoint's codes have another length", f"{len(head['weight'])} bits in it, {num_bits} asked for"
+        )
+    hasher = create_hasher(student, len(head["weight"]) if "weight" in head else num_bits or 1)
+    if head:
+        load_checked(hasher.head, head, f"a hash layer of the published student {name}")
+    return hasher

@@ -1,0 +1,259 @@
+"""One function for each verb: it opens what the verb reads, runs one stage, and names what it wrote.
+
+These are the verbs of the command line as Python calls (``distilhash.distill(...)``); the stages themselves, in
+``training``, ``encode`` and ``evaluation``, take objects instead of paths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distilhash.artefact import fingerprint_of_indices
+from distilhash.checkpoint import load_hasher, load_student
+from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, TeacherConfig, as_dict
+from distilhash.data.images import ImageSource, open_images, readable
+from distilhash.data.lists import ListSource
+from distilhash.data.splits import CIFAR10_PROTOCOLS, Split, cifar10_split, holdout_split, list_split
+from distilhash.encode import encode
+from distilhash.errors import UserError, unknown_name
+from distilhash.losses import CENTRES
+from distilhash.models import (
+    STEMS,
+    STUDENTS,
+    TEACHERS,
+    Backbone,
+    Student,
+    Teacher,
+    create_hasher,
+    create_student,
+    create_teacher,
+)
+from distilhash.models.backbone import fingerprint_of
+from distilhash.training import distill as distillation
+from distilhash.training import hashing
+from distilhash.training.optimisers import OPTIMISERS
+from distilhash.training.run import RunDirectory
+from distilhash.training.targets import TARGETS
+
+PARTS = ("all", "query", "database", "train", "validation")
+
+
+def distill(
+    images: str | Path,
+    output: str | Path,
+    *,
+    teacher: TeacherConfig | None = None,
+    student: StudentConfig | None = None,
+    config: DistillConfig | None = None,
+    protocol: str = "cifar10",
+    split_seed: int = 0,
+    split: Path | None = None,
+    features: Path | None = None,
+    rebuild_features: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Distil a teacher into a student on images without using a label; return the model directory.
+
+    ``images`` is "cifar10" or a folder. Where the images have a split, its queries are left out. Errors: UserError.
+    """
+    teacher, student, config = teacher or TeacherConfig(), student or StudentConfig(), config or DistillConfig()
+    source = open_readable(images, labelled=False)
+    chosen = _split(source, images, protocol, split_seed, split, needed=False)
+    run = RunDirectory(
+        output,
+        {"stage": "distill", "images": source.fingerprint, "teacher": as_dict(teacher), "student": as_dict(student),
+         "distill": as_dict(config), "split": None if chosen is None else fingerprint_of_indices(chosen.query)},
+        resume=resume, overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip
+    if run.finished:
+        return run.path / "model"
+    if chosen is not None:
+        chosen.save(run.path / "split.json")
+    indices = np.arange(len(source)) if chosen is None else chosen.unlabelled
+    distillation.distill(
+        source, indices, open_teacher(teacher), new_student(student, config.seed), config, run,
+        features=features, rebuild_features=rebuild_features,
+    )  # fmt: skip
+    return run.path / "model"
+
+
+def hash_images(
+    images: str | Path,
+    output: str | Path,
+    backbone: str | Path = "v1",
+    *,
+    config: HashConfig | None = None,
+    student: StudentConfig | None = None,
+    teacher: TeacherConfig | None = None,
+    protocol: str = "cifar10",
+    split_seed: int = 0,
+    split: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Train a hasher on the training part of labelled images; return the model directory.
+
+    ``backbone`` is the run directory of a distilled student, the name of a student (from scratch) or a teacher's name
+    (fine-tuned, or only a head on it with ``config.freeze_backbone``). Errors: UserError.
+    """
+    config, student, teacher = config or HashConfig(), student or StudentConfig(), teacher or TeacherConfig()
+    source = open_readable(images, labelled=True)
+    chosen = _split(source, images, protocol, split_seed, split, needed=True)
+    assert chosen is not None
+    network = open_backbone(str(backbone), student, teacher, config)
+    run = RunDirectory(
+        output,
+        {"stage": "hash", "images": source.fingerprint, "backbone": network.architecture, "hash": as_dict(config),
+         "split": fingerprint_of_indices(chosen.query)},
+        resume=resume, overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip
+    if run.finished:
+        return run.path / "model"
+    chosen.save(run.path / "split.json")
+    hashing.train_hasher(source, chosen.train, new_hasher(network, config), config, run)
+    return run.path / "model"
+
+
+def encode_images(
+    hasher: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    part: str = "all",
+    protocol: str = "cifar10",
+    split_seed: int = 0,
+    split: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write the code table of images, or of one part of their split; return what was written. Errors: UserError."""
+    if part not in PARTS:
+        raise unknown_name("part", part, PARTS)
+    network, _ = load_hasher(hasher)
+    source = open_readable(images, labelled=part != "all", say=say)
+    if part == "all":
+        indices = np.arange(len(source))
+    else:
+        split = split or _beside(Path(hasher))
+        chosen = _split(source, images, protocol, split_seed, split, needed=True)
+        indices = getattr(chosen, part)
+    table = encode(source, indices, network, provenance={"hasher": fingerprint_of(network)}, say=say)
+    table.save(Path(output))
+    return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
+
+
+def profile_networks(
+    networks: Sequence[str], *, bits: int = 64, size: int | None = None, seconds: float = 1.0
+) -> list[dict[str, Any]]:
+    """Parameters, multiply-adds, latency and throughput of students, teachers or checkpoints. Errors: UserError."""
+    from distilhash.evaluation.profile import profile
+
+    rows = []
+    for name in networks:
+        if Path(name).exists():
+            network = load_hasher(name)[0]
+        elif name in STUDENTS:
+            network = create_hasher(create_student(name, size=size or InputConfig().size), num_bits=bits)
+        else:
+            network = create_hasher(create_teacher(name, size=size), num_bits=bits)
+        rows.append(
+            {"network": name, **dataclasses.asdict(profile(network, size or network.input.size, seconds=seconds))}
+        )
+    return rows
+
+
+def known_names() -> dict[str, list[str]]:
+    """Every name that can be chosen, by kind."""
+    return {
+        "teachers": [*TEACHERS, "timm/NAME"],
+        "students": list(STUDENTS),
+        "stems": list(STEMS),
+        "distillation losses": list(TARGETS),
+        "optimisers": list(OPTIMISERS),
+        "hashing frameworks": list(hashing.QUANTIZATION_WEIGHTS),
+        "centres": list(CENTRES),
+        "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],
+        "protocols": list(CIFAR10_PROTOCOLS),
+    }
+
+
+def open_readable(
+    images: str | Path, *, labelled: bool, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+) -> ImageSource:
+    """The source that ``images`` names without what cannot be read, which is counted and listed through ``say``."""
+    source, report = readable(open_images(images, labelled, progress=say))
+    if report.unreadable:
+        say(report.summary())
+    return source
+
+
+def open_teacher(config: TeacherConfig) -> Teacher:
+    """The frozen teacher of a config."""
+    return create_teacher(config.name, weights=config.weights, size=config.size)
+
+
+def new_student(config: StudentConfig, seed: int) -> Student:
+    """A student with the initial weights of a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student_input = InputConfig(size=config.size, framing=config.framing, margin=config.margin)
+        return create_student(config.name, size=config.size, stem=config.stem, input=student_input)
+
+
+def new_hasher(backbone: Backbone, config: HashConfig) -> Any:
+    """A hasher on a backbone, its head initialised by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed + 2)
+        return create_hasher(backbone, num_bits=config.bits, freeze_backbone=config.freeze_backbone)
+
+
+def open_backbone(name: str, student: StudentConfig, teacher: TeacherConfig, config: HashConfig) -> Backbone:
+    """A distilled student on disk, a student from scratch, or a teacher (trainable unless the backbone is frozen)."""
+    if Path(name).exists():
+        return load_student(name)[0]
+    if name in STUDENTS:
+        return new_student(dataclasses.replace(student, name=name), config.seed)
+    if "/" in name and name.split("/", maxsplit=1)[0] in ("torchvision", "timm", "pip"):
+        return create_teacher(name, weights=teacher.weights, size=teacher.size, trainable=not config.freeze_backbone)
+    raise UserError(
+        "no such backbone", name, f"name a distilled student's directory, {' or '.join(STUDENTS)}, or a teacher"
+    )
+
+
+def _split(
+    source: ImageSource, images: str | Path, protocol: str, seed: int, file: Path | None, *, needed: bool
+) -> Split | None:
+    """The split of a source; None where it has no labels to draw one by and none is needed."""
+    if file is not None:
+        split = Split.load(file)
+        if split.num_images != len(source):
+            raise UserError(
+                "the split is of other images",
+                f"{file}: {split.num_images:,} images, here {len(source):,}",
+                "name the split of these images",
+            )
+        return split
+    if images == "cifar10":
+        return cifar10_split(np.asarray(source.labels), protocol, seed)
+    if isinstance(source, ListSource):
+        return list_split(source.lists, len(source), seed=seed)
+    if needed:
+        return holdout_split(np.asarray(source.labels), seed=seed, class_names=tuple(source.class_names))
+    return None
+
+
+def _beside(hasher: Path) -> Path | None:
+    """The split that the run of a hasher saved, so that its codes are of the parts it was trained by."""
+    for folder in (hasher, hasher.parent, hasher.parent.parent):
+        if (folder / "split.json").is_file():
+            return folder / "split.json"
+    return None

@@ -1,0 +1,174 @@
+"""Distillation without labels: the student matches the features of a teacher that nobody fine-tuned.
+
+arXiv 2207.09070 (Context Unaware Knowledge Distillation for Image Retrieval), section 3.1. With ``loss="raw"``,
+``optimiser="published"`` and ``mode="online"`` this is the published loop; the defaults take the teacher's features
+from a cache instead of running it in every step, and ask for less and get more (see ``targets`` and ``muon``).
+
+Left out on purpose: any term with labels, and query images (the caller passes the indices that may be seen).
+
+Legend: N images of a batch, D the teacher's feature dimensions, T the target's dimensions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distilhash.artefact import fingerprint_of_indices
+from distilhash.checkpoint import save_model
+from distilhash.config import DistillConfig, as_dict
+from distilhash.data.images import ImageSource
+from distilhash.data.order import Batches
+from distilhash.data.pipeline import prefetch
+from distilhash.data.preprocess import Preprocess, make_views
+from distilhash.errors import UserError, unknown_name
+from distilhash.models.student import Student
+from distilhash.models.teacher import Teacher
+from distilhash.training.optimisers import Optimisers
+from distilhash.training.progress import Progress
+from distilhash.training.run import RunDirectory
+from distilhash.training.targets import create_target
+from distilhash.training.teacher_features import compute_teacher_features
+
+MODES = ("cached", "online")
+NEIGHBOURS = 10  # agreement counts how many of the teacher's 10 nearest images are also the student's
+
+
+def distill(
+    images: ImageSource,
+    indices: np.ndarray,
+    teacher: Teacher,
+    student: Student,
+    config: DistillConfig,
+    run: RunDirectory,
+    *,
+    features: Path | None = None,
+    rebuild_features: bool = False,
+) -> Student:
+    """Train ``student`` on the unlabelled ``images[indices]`` and return it; write the run directory.
+
+    ``features`` is the directory of the teacher's feature cache (default: inside the run). ``student`` must be freshly
+    made from ``config.seed``. A run directory with a saved state is continued and ends in the same weights. Errors:
+    UserError for unknown names, too few images, or a cache of another teacher.
+    """
+    if config.mode not in MODES:
+        raise unknown_name("distillation mode", config.mode, MODES)
+    fit, held = hold_out(indices, config.held_out, config.seed)
+    if len(fit) < config.batch_size or len(held) <= NEIGHBOURS:
+        raise UserError(
+            "too few images to distil on",
+            f"{len(indices)}, of which {len(held)} are held out, with batches of {config.batch_size}",
+            "give more images or a smaller --batch-size",
+        )
+    cached = config.mode == "cached"
+    cache_VND = compute_teacher_features(
+        images, indices, teacher, features or run.path / "teacher_features", framing=student.input,
+        views=config.views if cached else 1, seed=config.seed, rebuild=rebuild_features, say=run.say,
+    )  # fmt: skip
+    rows_of = _Rows(indices)
+    target = create_target(cache_VND[0], rows_of(fit), config)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed + 1)
+        # Thrown away after distillation; equal sizes need none (paper).
+        same = student.feature_dim == target.dim
+        bridge: nn.Module = nn.Identity() if same else nn.Linear(student.feature_dim, target.dim)
+    student.to(memory_format=torch.channels_last)
+    batches = Batches(count=len(fit), batch_size=config.batch_size, seed=config.seed)
+    steps = config.epochs * batches.steps
+    optimisers = Optimisers(
+        {"student": student, "bridge": bridge}, config.optimiser, steps, published=torch.optim.Adam,
+        rate=config.learning_rate, kernel_rate=config.kernel_rate, weight_decay=config.weight_decay,
+    )  # fmt: skip
+    progress = Progress(run, "distil", config.epochs, batches.steps, config.batch_size)
+    step = progress.restore(optimisers)
+    student_pixels = Preprocess(student.input)
+    teacher_pixels = Preprocess(teacher.input.framed_as(student.input))
+
+    def load(number: int) -> tuple[Tensor, Tensor]:
+        """For one step: the student's pixels, and the target of the very same views."""
+        epoch, batch = divmod(number, batches.steps)
+        chosen = fit[batches.positions(epoch, batch)]
+        view = epoch % config.views
+        views = make_views(chosen, view, config.seed) if view else None
+        pixels = images.read(chosen, None if not cached else student_pixels.least_side)
+        if cached:
+            features_ND = torch.from_numpy(cache_VND[view, rows_of(chosen)])
+        else:
+            with torch.inference_mode():
+                features_ND = teacher(teacher_pixels(pixels, views)).clone()
+        return student_pixels(pixels, views), target.of(features_ND)
+
+    def agreement() -> dict[str, float]:
+        """How near the student is to the teacher on the held-out images."""
+        held_ND = torch.from_numpy(cache_VND[0, rows_of(held)])
+        features = _encode(student, images, held, student_pixels)
+        with torch.inference_mode():
+            return _agreement(features, bridge(features), held_ND, target.of(held_ND))
+
+    if step == 0:
+        run.record(0, epoch=0, **agreement())
+    student.train()
+    for pixels_N3SS, target_NT in prefetch(load, range(step, steps)):
+        loss = target.loss(bridge(student(pixels_N3SS)), target_NT)
+        optimisers.step(loss, step)
+        step += 1
+        if progress.step(step, loss.item()):
+            progress.epoch(step, agreement())
+            student.train()
+        progress.save_if_due(optimisers, step, config.checkpoint_seconds)
+
+    description = {
+        "kind": "student", "architecture": student.architecture, "teacher": teacher.name,
+        "teacher_fingerprint": teacher.fingerprint, "images": images.fingerprint, "unlabelled_images": len(indices),
+        "indices": fingerprint_of_indices(indices), "settings": as_dict(config),
+    }  # fmt: skip
+    save_model(run.path / "model", student, description)
+    run.drop_state()
+    return student.eval()
+
+
+def hold_out(indices: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split unlabelled indices into those trained on and ``count`` (at most a fifth) held out, by the seed."""
+    order = np.random.default_rng((seed, 7)).permutation(len(indices))
+    count = min(count, len(indices) // 5)
+    return indices[np.sort(order[count:])], indices[np.sort(order[:count])]
+
+
+class _Rows:
+    """From image indices to their rows in the cache."""
+
+    def __init__(self, indices: np.ndarray) -> None:
+        self._order = np.argsort(indices)
+        self._sorted = indices[self._order]
+
+    def __call__(self, chosen: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = self._order[np.searchsorted(self._sorted, chosen)]
+        return rows
+
+
+def _encode(student: Student, images: ImageSource, indices: np.ndarray, pixels: Preprocess) -> Tensor:
+    student.eval()
+    blocks = [indices[start : start + 100] for start in range(0, len(indices), 100)]
+    with torch.inference_mode():
+        return torch.cat([student(pixels(images.read(block, pixels.least_side))) for block in blocks])
+
+
+def _agreement(features_ND: Tensor, outputs_NT: Tensor, teacher_ND: Tensor, target_NT: Tensor) -> dict[str, float]:
+    """Mean cosine of outputs with targets, and the share of the teacher's nearest neighbours that the student has."""
+    # Centred: features and logits have a common part that would make any two images look alike.
+    cosine = F.cosine_similarity(outputs_NT - outputs_NT.mean(dim=0), target_NT - target_NT.mean(dim=0), dim=1)
+    near = [_nearest(x_ND) for x_ND in (features_ND, teacher_ND)]
+    shared = (near[0][:, :, None] == near[1][:, None, :]).any(dim=2).float().mean()
+    return {"cosine": cosine.mean().item(), "overlap_at_10": shared.item()}
+
+
+def _nearest(features_ND: Tensor) -> Tensor:
+    unit_ND = F.normalize(features_ND - features_ND.mean(dim=0), dim=1)
+    similarity_NN = unit_ND @ unit_ND.T
+    similarity_NN.fill_diagonal_(-2)  # an image is not its own neighbour
+    return similarity_NN.topk(NEIGHBOURS, dim=1).indices

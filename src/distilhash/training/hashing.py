@@ -1,0 +1,133 @@
+"""Supervised hashing of a backbone: Deep Cauchy Hashing or Central Similarity Quantization.
+
+DCH: Cao et al., CVPR 2018, equations 2 and 6 to 9. CSQ: Yuan et al., CVPR 2020, equations 3 to 7. The backbone is a
+distilled student, the same student from scratch, a teacher that is fine-tuned, or a frozen one of which only the head
+is trained. Nothing is chosen on query images: the last epoch is what is kept.
+
+Legend: N images of a batch, C classes, K bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distilhash.artefact import fingerprint_of_indices
+from distilhash.checkpoint import save_model
+from distilhash.config import HashConfig, as_dict
+from distilhash.data.images import ImageSource
+from distilhash.data.order import Batches
+from distilhash.data.pipeline import prefetch
+from distilhash.data.preprocess import Preprocess, make_views
+from distilhash.errors import UserError, unknown_name
+from distilhash.losses import csq_loss, dch_loss, hash_centres, multi_label_centres
+from distilhash.models.backbone import Backbone
+from distilhash.models.hasher import Hasher
+from distilhash.training.optimisers import Optimisers
+from distilhash.training.progress import Progress
+from distilhash.training.run import RunDirectory
+
+QUANTIZATION_WEIGHTS = {"csq": 1e-4, "dch": 0.1}  # lambda, as published
+
+
+def train_hasher(
+    images: ImageSource,
+    indices: np.ndarray,
+    hasher: Hasher,
+    config: HashConfig,
+    run: RunDirectory,
+    *,
+    features_ND: np.ndarray | None = None,
+) -> Hasher:
+    """Train ``hasher`` on the labelled ``images[indices]`` and return it; write the run directory.
+
+    A frozen backbone runs once and only the head is trained on its features; ``features_ND`` gives them where they are
+    known already (the rows of ``indices``). A run directory with a saved state is continued
+    and ends in the same weights.
+    """
+    if config.framework not in QUANTIZATION_WEIGHTS:
+        raise unknown_name("hashing framework", config.framework, QUANTIZATION_WEIGHTS)
+    if images.labels is None:
+        raise UserError("hashing needs labels", "images without labels", "give class subfolders or list files")
+    if len(indices) < config.batch_size:
+        raise UserError(
+            "too few labelled images to hash on",
+            f"{len(indices)} with batches of {config.batch_size}",
+            "give more images or a smaller --batch-size",
+        )
+    loss_of = _loss(one_hot(images.labels, len(images.class_names))[indices], config)
+    network: nn.Module = hasher
+    if hasher.freeze_backbone:
+        if features_ND is None:
+            features_ND = _features(images, indices, hasher.backbone)
+        network = nn.Sequential(nn.ReLU(), hasher.head)  # what a hasher does after its backbone
+    network.to(memory_format=torch.channels_last)
+    batches = Batches(count=len(indices), batch_size=config.batch_size, seed=config.seed)
+    steps = config.epochs * batches.steps
+    optimisers = Optimisers(
+        {"network": network}, config.optimiser, steps, published=torch.optim.RMSprop, rate=config.learning_rate,
+        kernel_rate=config.kernel_rate, weight_decay=config.weight_decay,
+    )  # fmt: skip
+    progress = Progress(
+        run, f"hash {config.framework} {config.bits} bits", config.epochs, batches.steps, config.batch_size
+    )
+    step = progress.restore(optimisers)
+    pixels = Preprocess(hasher.input)
+
+    def load(number: int) -> tuple[Tensor, Tensor]:
+        """For one step: the network's inputs and the positions of their images in ``indices``."""
+        epoch, batch = divmod(number, batches.steps)
+        rows = batches.positions(epoch, batch)
+        if hasher.freeze_backbone:
+            assert features_ND is not None
+            return torch.from_numpy(np.array(features_ND[rows])), torch.from_numpy(rows)
+        views = make_views(indices[rows], epoch, config.seed)  # every epoch flips and shifts anew
+        return pixels(images.read(indices[rows], pixels.least_side), views), torch.from_numpy(rows)
+
+    network.train()
+    for inputs, rows_N in prefetch(load, range(step, steps)):
+        loss = loss_of(network(inputs), rows_N)
+        optimisers.step(loss, step)
+        step += 1
+        if progress.step(step, loss.item()):
+            progress.epoch(step, {})
+        progress.save_if_due(optimisers, step, config.checkpoint_seconds)
+
+    description = {
+        "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,
+        "images": images.fingerprint, "labelled_images": len(indices), "indices": fingerprint_of_indices(indices),
+        "settings": as_dict(config),
+    }  # fmt: skip
+    save_model(run.path / "model", hasher, description)
+    run.drop_state()
+    return hasher.eval()
+
+
+def _loss(labels_NC: np.ndarray, config: HashConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """The framework's loss as a function of outputs (N, K) and the rows of their images."""
+    weight = config.quantization_weight
+    if weight is None:
+        weight = QUANTIZATION_WEIGHTS[config.framework]
+    if config.framework == "dch":
+        targets_NC = torch.from_numpy(labels_NC.astype(np.float32))
+        return lambda outputs, rows: dch_loss(outputs, targets_NC[rows], config.gamma, weight)
+    centres_CK = hash_centres(labels_NC.shape[1], config.bits, config.seed, kind=config.centres)
+    centres_NK = torch.as_tensor(multi_label_centres(labels_NC, centres_CK, config.seed), dtype=torch.float32)
+    return lambda outputs, rows: csq_loss(outputs, centres_NK[rows], weight)
+
+
+def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Labels as (N, C) 0/1: single-class labels (N,) are spread, multi-label ones pass."""
+    return labels if labels.ndim == 2 else np.eye(classes, dtype=np.uint8)[labels]
+
+
+def _features(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
+    pixels = Preprocess(backbone.input)
+    blocks = [indices[i : i + 64] for i in range(0, len(indices), 64)]
+    backbone.eval()
+    with torch.inference_mode():
+        batches = prefetch(lambda block: pixels(images.read(block, pixels.least_side)), blocks)
+        return torch.cat([backbone(batch) for batch in batches]).numpy()

@@ -1,0 +1,102 @@
+"""What the student is asked to match: three functions of the frozen teacher's features, none of which needs labels.
+
+"raw"           the features themselves, by mean squared error (arXiv 2207.09070, section 3.1)
+"standardised"  each dimension z-scored over the unlabelled images: a raw ReLU feature is mostly its mean
+"prototypes"    which of a few hundred prototypes (k-means centroids of the teacher's features) an image is near, as
+                a soft assignment, by cross-entropy. A squared error spends most of a compact student on dimensions
+                that tell no two images apart; this asks only who is near whom.
+
+Legend: N images, D teacher dimensions, P principal components, T target dimensions (prototypes).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distilhash.config import DistillConfig
+from distilhash.errors import unknown_name
+from distilhash.losses import distillation_mse
+
+COMPONENTS = 128  # principal components in which prototypes are sought; the rest is mostly noise
+SAMPLE = 20_000  # rows that components and prototypes are fitted to
+ITERATIONS = 15  # of k-means
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """How teacher features (N, D) become targets (N, ``dim``), and the loss of outputs (N, ``dim``) against them."""
+
+    dim: int
+    of: Callable[[Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+def create_target(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig) -> Target:
+    """The target that ``config.loss`` names, fitted to ``rows`` of the (memory-mapped) teacher features."""
+    if config.loss not in TARGETS:
+        raise unknown_name("distillation loss", config.loss, TARGETS)
+    return TARGETS[config.loss](features_ND, rows, config)
+
+
+def _raw(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig) -> Target:
+    return Target(features_ND.shape[1], lambda f_ND: f_ND, distillation_mse)
+
+
+def _standardised(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig) -> Target:
+    mean_D, std_D = _statistics(features_ND, rows)
+    return Target(features_ND.shape[1], lambda f_ND: (f_ND - mean_D) / std_D, distillation_mse)
+
+
+def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig) -> Target:
+    mean_D, std_D = _statistics(features_ND, rows)
+    generator = np.random.default_rng((config.seed, 11))
+    sample = np.sort(generator.permutation(rows)[:SAMPLE])
+    z_ND = (torch.from_numpy(features_ND[sample]) - mean_D) / std_D
+    _, vectors_DD = torch.linalg.eigh(z_ND.T @ z_ND / len(z_ND))
+    axes_DP = vectors_DD[:, -COMPONENTS:]
+
+    def direction(f_ND: Tensor) -> Tensor:
+        return F.normalize((f_ND - mean_D) / std_D @ axes_DP, dim=1)
+
+    points_NP = F.normalize(z_ND @ axes_DP, dim=1)
+    count = min(config.prototypes, max(2, len(points_NP) // 8))
+    start = np.sort(generator.permutation(len(points_NP))[:count])
+    centres_TP = _spherical_k_means(points_NP, points_NP[start])
+
+    def loss(outputs_NT: Tensor, targets_NT: Tensor) -> Tensor:
+        return F.cross_entropy(outputs_NT, targets_NT.softmax(dim=1))
+
+    return Target(count, lambda f_ND: direction(f_ND) @ centres_TP.T / config.temperature, loss)
+
+
+TARGETS: dict[str, Callable[[np.ndarray, np.ndarray, DistillConfig], Target]] = {
+    "raw": _raw,
+    "standardised": _standardised,
+    "prototypes": _prototypes,
+}
+
+
+def _spherical_k_means(points_NP: Tensor, centres_TP: Tensor) -> Tensor:
+    """Centroids of unit vectors by cosine; one that loses every point stays where it was."""
+    for _ in range(ITERATIONS):
+        nearest_N = (points_NP @ centres_TP.T).argmax(dim=1)
+        sums_TP = torch.zeros_like(centres_TP).index_add_(0, nearest_N, points_NP)
+        alive_T1 = sums_TP.norm(dim=1, keepdim=True) > 0
+        centres_TP = torch.where(alive_T1, F.normalize(sums_TP, dim=1), centres_TP)
+    return centres_TP
+
+
+def _statistics(features_ND: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) over the rows; read in blocks, as the cache may be larger than memory."""
+    blocks = [rows[start : start + 4096] for start in range(0, len(rows), 4096)]
+    mean_D = sum(features_ND[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
+    square_D = sum(np.square(features_ND[block] - mean_D).sum(axis=0) for block in blocks) / len(rows)
+    # A dimension that never moves (a dead ReLU) carries nothing: it is left at zero, not blown up.
+    std_D = np.where(square_D > 1e-12, np.sqrt(square_D), 1.0)
+    return torch.from_numpy(mean_D).float(), torch.from_numpy(std_D).float()

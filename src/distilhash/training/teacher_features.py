@@ -1,0 +1,160 @@
+"""The frozen teacher's features of every image and view: computed once, kept in a memory-mapped file.
+
+A frozen teacher gives the same feature for the same pixels in every epoch, so running it beside the student (as the
+published loop does) repeats the dearest part of the work. View 0 is the image itself; views 1, 2, ... are flipped and
+shifted, by a hash of (seed, view, image), so the student can be shown exactly the view a feature was computed on.
+
+    features.npy     (V, N, D) float32, memory-mapped; partial until progress says so
+    cache.json       fingerprint and shape; rows done
+
+Legend: V views, N images, D features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distilhash.artefact import fingerprint_of_indices, read_json, write_json
+from distilhash.config import InputConfig, fingerprint
+from distilhash.data.images import ImageSource
+from distilhash.data.pipeline import prefetch
+from distilhash.data.preprocess import Preprocess, make_views
+from distilhash.errors import UserError
+from distilhash.models.teacher import Teacher
+
+BATCH = 64  # images a forward pass: larger ones leave the processor's caches and are no faster
+FLUSH_SECONDS = 5.0
+
+
+def compute_teacher_features(
+    images: ImageSource,
+    indices: np.ndarray,
+    teacher: Teacher,
+    directory: Path,
+    *,
+    framing: InputConfig | None = None,
+    views: int = 1,
+    seed: int = 0,
+    rebuild: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> np.ndarray:
+    """Features (V, N, D) float32 of ``images[indices]``, read-only and memory-mapped; computed where not yet there.
+
+    ``framing`` is the input of the student, whose framing and margin the teacher takes over so that both see the same
+    part of an image. An interrupted pass goes on where it stopped. Errors: UserError where the directory
+    holds the features of another teacher, of other images or views, and where the disk has no room for them.
+    """
+    seen = teacher.input.framed_as(framing) if framing else teacher.input
+    shape = (views, len(indices), teacher.feature_dim)
+    key = {
+        "teacher": teacher.fingerprint,
+        "teacher_name": teacher.name,
+        "input": fingerprint(seen),
+        "images": images.fingerprint,
+        "indices": fingerprint_of_indices(indices),
+        "seed": seed if views > 1 else None,  # view 0 does not depend on it
+    }
+    done = _open_cache(directory, key, shape, rebuild)
+    total = views * len(indices)
+    target = directory / "features.npy"
+    if done < total:
+        features = np.load(target, mmap_mode="r+", allow_pickle=False).reshape(total, -1)
+        work = _Pass(features, images, indices, teacher, Preprocess(seen), seed)
+        work.run(done, lambda rows: _write_progress(directory, key, shape, rows), say)
+        del features
+    return np.load(target, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+@dataclasses.dataclass
+class _Pass:
+    """One pass of the teacher over every view, into the rows (V * N, D) of the cache."""
+
+    rows: np.memmap
+    images: ImageSource
+    indices: np.ndarray
+    teacher: Teacher
+    preprocess: Preprocess
+    seed: int
+
+    def run(self, done: int, commit: Callable[[int], None], say: Callable[[str], None]) -> None:
+        """Fill the rows from ``done`` on; ``commit`` is told how many are safely on disk."""
+        count, total = len(self.indices), len(self.rows)
+        # A batch never crosses a view, and a resumed pass has the borders of an uninterrupted one.
+        borders = [(view, first) for view in range(total // count) for first in range(0, count, BATCH)]
+        borders = [(view, first) for view, first in borders if view * count + first >= done]
+        began = last = time.monotonic()
+        start = done
+        for (view, first), pixels in zip(borders, prefetch(self._load, borders), strict=True):
+            with torch.inference_mode():
+                features_ND = self.teacher(pixels).numpy()
+            self.rows[view * count + first :][: len(features_ND)] = features_ND
+            done = view * count + first + len(features_ND)
+            now = time.monotonic()
+            if now - last > FLUSH_SECONDS or done == total:
+                self.rows.flush()
+                commit(done)
+                last = now
+                rate = (done - start) / (now - began)
+                say(f"teacher features {done:,}/{total:,}  {rate:,.0f} images/s  {(total - done) / rate:.0f} s left")
+
+    def _load(self, border: tuple[int, int]) -> torch.Tensor:
+        view, first = border
+        chosen = self.indices[first : first + BATCH]
+        views = make_views(chosen, view, self.seed) if view else None
+        return self.preprocess(self.images.read(chosen, self.preprocess.least_side), views)
+
+
+def _open_cache(directory: Path, key: dict[str, Any], shape: tuple[int, ...], rebuild: bool) -> int:
+    """Rows that are already there; the file is laid out where it is missing."""
+    target = directory / "features.npy"
+    if rebuild and (directory / "cache.json").is_file():
+        shutil.rmtree(directory)
+    if (directory / "cache.json").is_file():
+        held = read_json(directory / "cache.json", "feature cache")
+        if not isinstance(held, dict) or held.get("key") != key or held.get("shape") != list(shape):
+            old = held.get("key", {}).get("teacher_name", "unknown") if isinstance(held, dict) else "unknown"
+            raise UserError(
+                "the feature cache is of another teacher, other images or other views",
+                f"{directory}, of teacher {old}",
+                "name another with --features, or compute it anew with --rebuild-features",
+            )
+        if target.is_file() and target.stat().st_size >= int(np.prod(shape)) * 4:
+            return int(held["rows"])
+    _lay_out(target, shape)
+    _write_progress(directory, key, shape, 0)
+    return 0
+
+
+def _lay_out(target: Path, shape: tuple[int, ...]) -> None:
+    # A memory map over a sparse file on a full disk kills the process (SIGBUS): take the room first.
+    size = int(np.prod(shape)) * 4
+    temporary = target.with_name(".features.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(target.parent).free < size:
+            raise OSError(28, "No space left on device")
+        np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with temporary.open("rb+") as handle:
+                os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            "no room for the feature cache",
+            f"{target.parent}, {size >> 20} MiB needed ({error.strerror or error})",
+            "free some room or name another place with --features",
+        ) from error
+
+
+def _write_progress(directory: Path, key: dict[str, Any], shape: tuple[int, ...], rows: int) -> None:
+    write_json(directory / "cache.json", {"key": key, "shape": list(shape), "rows": rows})

@@ -1,0 +1,84 @@
+"""The walls of the house: who may import whom, and that light rooms stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "distilhash"
+
+# A room may import the rooms listed for it; the rooms in a set do not import each other.
+ALLOWED = {
+    "errors": set(),
+    "artefact": {"errors"},
+    "config": {"errors"},
+    "presets": {"errors", "config"},
+    "codes": {"errors", "artefact"},
+    "losses": {"errors"},
+    "data": {"errors", "artefact", "config"},
+    "models": {"errors", "artefact", "config"},
+    "evaluation": {"errors", "artefact", "codes"},
+    "checkpoint": {"errors", "artefact", "config", "models"},
+    "training": {"errors", "artefact", "config", "data", "models", "losses", "checkpoint"},
+    "encode": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint"},
+    "stages": {
+        "errors", "artefact", "config", "data", "models", "losses", "codes", "checkpoint", "training", "encode",
+        "evaluation",
+    },
+    "comparison": {
+        "errors", "artefact", "config", "presets", "data", "models", "losses", "codes", "checkpoint", "training",
+        "encode", "evaluation",
+    },
+    "cli": {"errors", "config", "presets", "stages", "comparison", "evaluation"},
+    "__init__": {"stages", "errors"},
+    "__main__": {"cli"},
+}  # fmt: skip
+
+NO_TORCH = ["distilhash", "distilhash.errors", "distilhash.config", "distilhash.codes", "distilhash.evaluation.metrics",
+            "distilhash.evaluation", "distilhash.cli"]  # fmt: skip
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: import by full name"
+            names = [node.module if node.module != "distilhash" else f"distilhash.{a.name}" for a in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("distilhash.")}
+    return rooms
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path):
+    room = _room(path)
+    assert room in ALLOWED, f"{room} is a new room: say in this test what it may import"
+    forbidden = _imports(path) - ALLOWED[room] - {room}
+    assert not forbidden, f"{path.name} may not import {sorted(forbidden)}"
+
+
+def test_every_room_in_the_plan_exists():
+    assert set(ALLOWED) == {_room(path) for path in FILES}
+
+
+@pytest.mark.parametrize("module", NO_TORCH)
+def test_light_rooms_do_not_import_torch(module):
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_are_short_or_say_why(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300 or "This file is long because" in text

@@ -1,0 +1,199 @@
+"""Sources: arrays, parts of them, folders with every oddity a disk can hold, and what can be read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distilhash.data import ArraySource, FolderSource, Subset, UnreadableImage, check, open_images, readable
+from distilhash.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def picture(path: Path, value: int = 0, size: tuple[int, int] = (6, 4)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, value, value)).save(path)
+    return path
+
+
+def random_source() -> ArraySource:
+    images = RNG.integers(0, 256, (10, 4, 5, 3), dtype=np.uint8)
+    return ArraySource(images, np.arange(10) % 3, class_names=["a", "b", "c"])
+
+
+def test_array_source_reads_what_it_was_given() -> None:
+    source = random_source()
+    assert len(source) == 10 and len(set(source.names)) == 10
+    assert np.array_equal(source.read([7, 0, 7]), source.images[[7, 0, 7]])
+    source.read([0])[:] = 0
+    assert source.read([0]).any(), "what is read is a copy"
+
+
+def test_array_fingerprint_follows_pixels_labels_and_shape() -> None:
+    source = random_source()
+    prints = {source.fingerprint}
+    changed = source.images.copy()
+    changed[3, 2, 1, 0] ^= 1
+    prints.add(ArraySource(changed, source.labels).fingerprint)
+    prints.add(ArraySource(source.images).fingerprint)
+    prints.add(ArraySource(source.images.reshape(10, 5, 4, 3), source.labels).fingerprint)
+    assert len(prints) == 4
+    assert ArraySource(source.images.copy(), source.labels).fingerprint == source.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "names"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), None, None),
+        (np.zeros((2, 3, 4, 4), np.uint8), None, None),
+        (np.zeros((0, 4, 4, 3), np.uint8), None, None),
+        (np.zeros((2, 4, 4, 3), np.uint8), [1], None),
+        (np.zeros((2, 4, 4, 3), np.uint8), [1, -1], None),
+        (np.zeros((2, 4, 4, 3), np.uint8), [[0, 2], [1, 0]], None),
+        (np.zeros((2, 4, 4, 3), np.uint8), [0.5, 1], None),
+        (np.zeros((2, 4, 4, 3), np.uint8), None, ["one"]),
+    ],
+)
+def test_array_source_refuses(images: np.ndarray, labels: object, names: object) -> None:
+    with pytest.raises(UserError):
+        ArraySource(images, labels, names)
+
+
+def test_subset_is_the_source_at_its_indices() -> None:
+    source = random_source()
+    subset = Subset(source, [8, 2, 5])
+    assert subset.names == [source.names[i] for i in (8, 2, 5)]
+    assert subset.labels is not None and subset.labels.tolist() == [2, 2, 2]
+    assert np.array_equal(subset.read([2, 0]), source.images[[5, 8]])
+    assert np.array_equal(Subset(subset, [1]).read([0]), source.images[[2]])
+    assert len({source.fingerprint, subset.fingerprint, Subset(source, [8, 5, 2]).fingerprint}) == 3
+    for wrong in ([], [10], [-1], [[1]]):
+        with pytest.raises(UserError):
+            Subset(source, wrong)
+
+
+def test_folder_order_and_labels(tmp_path: Path) -> None:
+    for i, name in enumerate(["b/2.PNG", "b/1.jpg", "a/z/deep.webp", "a/é.tif", "B/x.jpeg", "a/10.gif", "a/9.bmp"]):
+        picture(tmp_path / name, 20 * i)
+    (tmp_path / "a/notes.txt").write_text("no image")
+    picture(tmp_path / "a/.hidden.png")
+    picture(tmp_path / ".trash/x.png")
+    source = open_images(tmp_path, labelled=True)
+    assert source.names == ["B/x.jpeg", "a/10.gif", "a/9.bmp", "a/z/deep.webp", "a/é.tif", "b/1.jpg", "b/2.PNG"]
+    assert source.class_names == ["B", "a", "b"]
+    assert source.labels is not None and source.labels.tolist() == [0, 1, 1, 1, 1, 2, 2]
+    assert source.labels.dtype == np.int64
+    plain = open_images(str(tmp_path))
+    assert plain.names == source.names and plain.labels is None and plain.class_names == []
+    images = plain.read([1, 6])
+    assert [image.shape for image in images] == [(4, 6, 3)] * 2
+    assert images[0][0, 0].tolist() == [100] * 3 and images[1][0, 0].tolist() == [0] * 3
+
+
+def test_folder_fingerprint_follows_names_sizes_and_times(tmp_path: Path) -> None:
+    picture(tmp_path / "a/1.png")
+    second = picture(tmp_path / "b/2.png")
+    first = FolderSource(tmp_path).fingerprint
+    assert FolderSource(tmp_path).fingerprint == first
+    prints = {first, FolderSource(tmp_path, labelled=True).fingerprint}
+    status = second.stat()
+    os.utime(second, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    prints.add(FolderSource(tmp_path).fingerprint)
+    second.rename(tmp_path / "b/3.png")
+    prints.add(FolderSource(tmp_path).fingerprint)
+    assert len(prints) == 4
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    picture(tmp_path / "root/real/1.png", 1)
+    picture(tmp_path / "elsewhere/2.png", 2)
+    (tmp_path / "root/again").symlink_to(tmp_path / "root/real")
+    (tmp_path / "root/out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/real/up").symlink_to(tmp_path / "root")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "root/out")
+    (tmp_path / "root/self").symlink_to(tmp_path / "root/self")
+    (tmp_path / "root/linked.png").symlink_to(tmp_path / "elsewhere/2.png")
+    (tmp_path / "root/gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "root/pipe.png")
+    source = FolderSource(tmp_path / "root")
+    assert source.names == ["gone.png", "linked.png", "out/2.png", "real/1.png"]
+    _, report = readable(source)
+    assert [name for name, _ in report.unreadable] == ["gone.png"]
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    picture(tmp_path / "x.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    source = FolderSource(tmp_path)
+    assert source.names == ["\\xff.png"]
+    assert source.names[0].encode() and len(source.read([0])) == 1
+
+
+def test_unreadable_images_are_left_out_and_listed(tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", i, (300, 300))
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
+    (tmp_path / "2.png").write_bytes(b"")
+    source = open_images(tmp_path)
+    with pytest.raises(UnreadableImage) as caught:
+        source.read([0, 1])
+    assert caught.value.name == "1.png"
+    seen: list[tuple[int, int]] = []
+    kept, report = readable(source, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert kept.names == ["0.png", "3.png"] and report.readable.tolist() == [0, 3]
+    assert [name for name, _ in report.unreadable] == ["1.png", "2.png"]
+    assert "2 of 4" in report.summary() and "1.png" in report.summary() and "..." in report.summary(shown=1)
+    assert kept.read([1])[0][0, 0, 0] == 3
+    same, clean = readable(kept)
+    assert same is kept and clean.unreadable == [] and clean.total == 2
+
+
+def test_arrays_are_always_readable() -> None:
+    report = check(random_source())
+    assert report.readable.tolist() == list(range(10)) and report.unreadable == []
+
+
+def test_mistakes_about_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        open_images(tmp_path / "absent")
+    with pytest.raises(UserError, match="this is a file"):
+        open_images(picture(tmp_path / "one/x.png"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        open_images(tmp_path / "empty")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/1.jpg").write_bytes(b"no")
+    with pytest.raises(UserError, match="none of the images"):
+        readable(open_images(tmp_path / "bad"))
+
+
+def test_mistakes_about_labelled_folders(tmp_path: Path) -> None:
+    picture(tmp_path / "a/1.png")
+    with pytest.raises(UserError, match="two class folders"):
+        open_images(tmp_path, labelled=True)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match="a class folder holds no images; got b"):
+        open_images(tmp_path, labelled=True)
+    picture(tmp_path / "b/1.png")
+    picture(tmp_path / "loose.png")
+    with pytest.raises(UserError, match=r"1 images directly in .* loose\.png"):
+        open_images(tmp_path, labelled=True)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a/1.png")
+    listed = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path).name == "a":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr("distilhash.data.folders.os.scandir", scandir)
+    with pytest.raises(UserError, match="cannot be listed.*Permission denied"):
+        FolderSource(tmp_path)

@@ -1,0 +1,117 @@
+"""Costs against the published figures, against a count by hand, and against a module whose time is known."""
+
+import time
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from distilhash.errors import UserError
+from distilhash.evaluation.profile import count_macs, count_parameters, latencies, latency, profile
+
+
+class Asleep(nn.Module):
+    """A module that takes a known time and counts its calls."""
+
+    def __init__(self, seconds: float, log: list[float]) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 1)
+        self.seconds, self.log = seconds, log
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        time.sleep(self.seconds)
+        self.log.append(self.seconds)
+        return self.head(images.mean((2, 3)))
+
+
+def resnet50_hasher() -> nn.Module:
+    backbone = torchvision.models.resnet50(weights=None)
+    backbone.fc = nn.Sequential(nn.ReLU(), nn.Linear(2048, 64))
+    return backbone
+
+
+def alexnet_hasher() -> nn.Module:
+    backbone = torchvision.models.alexnet(weights=None)
+    backbone.classifier[6] = nn.Linear(4096, 64)
+    return backbone
+
+
+@pytest.mark.parametrize(
+    ("build", "parameters", "macs"), [(resnet50_hasher, "23.639", "4.087"), (alexnet_hasher, "57.266", "0.710")]
+)
+def test_published_networks(build, parameters, macs):
+    module = build()
+    assert f"{count_parameters(module) / 1e6:.3f}" == parameters
+    assert f"{count_macs(module, 224) / 1e9:.3f}" == macs
+
+
+def test_macs_are_the_loops_of_each_layer():
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, (3, 5), stride=2, padding=(1, 2), groups=1),  # 16 -> 8
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.ConvTranspose2d(8, 4, 2, stride=2, groups=2),  # 8 -> 16
+        nn.Flatten(),
+        nn.Linear(4 * 16 * 16, 7),
+    )
+    by_hand = (8 * 8) * 8 * 3 * 15 + (8 * 8) * 8 * 1 * 9 + (8 * 8) * 8 * 2 * 4 + 4 * 16 * 16 * 7
+    assert count_macs(module, 16) == by_hand
+
+
+def test_a_layer_used_twice_is_counted_twice_and_its_weights_once():
+    layer = nn.Linear(4, 4)
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), layer, layer)
+    assert count_macs(module, 2) == 4 * 4 * 3 + 2 * 16
+    assert count_parameters(module) == 16 + 20
+
+
+def test_counting_leaves_the_module_as_it_was():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    count_macs(module, 8)
+    latency(module, 8, seconds=0.01)
+    assert module.training and module[1].training
+    assert not module[0]._forward_hooks
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_latency_of_a_known_time():
+    measured = latency(Asleep(0.01, []), 4, batch_size=5, seconds=0.1)
+    assert 10 <= measured.median_ms < 50
+    assert measured.images_per_second == pytest.approx(5000 / measured.median_ms)
+    assert measured.batches >= 3
+
+
+def test_modules_are_timed_in_turn():
+    log: list[float] = []
+    slow, fast = latencies([Asleep(0.004, log), Asleep(0.002, log)], [4, 8], seconds=0.1)
+    timed = log[4:]  # after two batches of warm-up each
+    assert timed[:6] == [0.004, 0.002] * 3
+    assert fast.batches > slow.batches >= 3
+    assert slow.median_ms > fast.median_ms
+
+
+def test_profile_gathers_the_same_numbers():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    found = profile(module, 10, batch_size=3, seconds=0.01)
+    assert (found.name, found.size, found.batch_size) == ("Sequential", 10, 3)
+    assert (found.parameters, found.macs) == (4 * 27 + 4 + 10, 64 * 4 * 27 + 8)
+    assert found.threads == torch.get_num_threads()
+    assert found.latency_ms_batch1 > 0 and found.images_per_second > 0
+    assert profile(module, 10, name="mine", seconds=0.01).name == "mine"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: count_macs(m, 0),
+        lambda m: latency(m, 8, batch_size=0),
+        lambda m: latency(m, 8, seconds=0),
+        lambda m: latencies([m, m], [8]),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(call):
+    with pytest.raises(UserError):
+        call(nn.Conv2d(3, 4, 1))
