@@ -195,5 +195,5 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         return listed(path)
 
     monkeypatch.setattr("distilhash.data.folders.os.scandir", scandir)
-    with pytest.raises(UserError, match="cannot be listed.*Permission denied"):
+    with pytest.raises(UserError, match=r"cannot be listed.*Permission denied"):
         FolderSource(tmp_path)

@@ -114,7 +114,7 @@ def test_the_tiny_stem_keeps_a_map_of_16():
 def test_initial_weights_are_he_normal_by_fan_out_and_follow_the_seed():
     def weights(seed):
         torch.manual_seed(seed)
-        return create_student("v1", 32, "small").layer4[1].conv1.weight
+        return create_student("v1", 32, "small").layer3[0].conv1.weight  # 64 channels to 128
 
     assert weights(0).std().item() == pytest.approx(math.sqrt(2 / (128 * 9)), rel=0.02)
     assert torch.equal(weights(0), weights(0))
@@ -194,13 +194,19 @@ def test_published_files_load(tmp_path, published):
 
 
 class Payload:
-    """An object that is no tensor: loading it would run its class."""
+    """An object that touches a file beside its own when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.touched = folder / "touched"
+
+    def __reduce__(self):
+        return Path.touch, (self.touched,)
 
 
 def broken_file(kind: str, folder: Path) -> Path:
     path = folder / ("w.safetensors" if kind == "safetensors" else "w.pth")
     if kind == "object":
-        torch.save(Payload(), path)
+        torch.save(Payload(folder), path)
     elif kind == "whole module":
         torch.save(nn.Linear(2, 2), path)
     elif kind == "no tensors":
@@ -214,9 +220,10 @@ def broken_file(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["object", "whole module", "no tensors", "text", "safetensors", "empty"])
 def test_only_tensors_are_loaded(kind, tmp_path):
-    with pytest.raises(UserError, match="not a file of plain tensors, .*pickled") as caught:
+    with pytest.raises(UserError, match=r"not a file of plain tensors, .*pickled") as caught:
         load_published_student(broken_file(kind, tmp_path))
     assert str(tmp_path) in str(caught.value)
+    assert not (tmp_path / "touched").exists()
 
 
 def test_an_absent_file_is_named(tmp_path):

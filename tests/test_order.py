@@ -56,18 +56,18 @@ def test_shuffled_does_not_see_the_order_it_is_given() -> None:
     assert sorted(shuffled(ids, 1).tolist()) == [3, 4, 7, 9, 100]
 
 
-def test_a_resumed_epoch_is_the_rest_of_the_whole_one() -> None:
+def test_an_epoch_shows_whole_batches_of_different_images_and_nothing_but_epoch_and_step_matters() -> None:
     batches = Batches(count=103, batch_size=10, seed=4)
-    whole = list(batches.epoch(3))
-    assert [step for step, _ in whole] == list(range(10)) and batches.steps == 10
-    assert all(len(indices) == 10 for _, indices in whole)
-    seen = np.concatenate([indices for _, indices in whole])
-    assert len(np.unique(seen)) == 100
-    resumed = list(batches.epoch(3, start=7))
-    assert [step for step, _ in resumed] == [7, 8, 9]
-    for (_, left), (_, right) in zip(whole[7:], resumed, strict=True):
-        assert np.array_equal(left, right)
-    assert [len(i) for _, i in Batches(count=3, batch_size=8, seed=0).epoch(0)] == [3]
+    assert batches.steps == 10
+    steps = [batches.positions(3, step) for step in range(batches.steps)]
+    assert all(len(positions) == 10 for positions in steps)
+    assert len(np.unique(np.concatenate(steps))) == 100
+    assert np.array_equal(Batches(count=103, batch_size=10, seed=4).positions(3, 7), steps[7])
+    assert np.concatenate(steps).tolist() == epoch_order(103, 3, 4)[:100].tolist()
+    assert sorted(Batches(count=3, batch_size=8, seed=0).positions(0, 0).tolist()) == [0, 1, 2]
+
+
+def test_an_empty_epoch_is_refused() -> None:
     for count, size in ((0, 1), (1, 0)):
         with pytest.raises(UserError):
             Batches(count=count, batch_size=size, seed=0)

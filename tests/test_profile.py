@@ -9,6 +9,7 @@ from torch import nn
 
 from distilhash.errors import UserError
 from distilhash.evaluation.profile import count_macs, count_parameters, latencies, latency, profile
+from distilhash.models import create_hasher
 
 
 class Asleep(nn.Module):
@@ -39,7 +40,13 @@ def alexnet_hasher() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("build", "parameters", "macs"), [(resnet50_hasher, "23.639", "4.087"), (alexnet_hasher, "57.266", "0.710")]
+    ("build", "parameters", "macs"),
+    [
+        (lambda: create_hasher("v1", 64), "3.437", "1.087"),
+        (lambda: create_hasher("v2", 64), "5.060", "1.111"),
+        (resnet50_hasher, "23.639", "4.087"),
+        (alexnet_hasher, "57.266", "0.710"),
+    ],
 )
 def test_published_networks(build, parameters, macs):
     module = build()
@@ -86,9 +93,9 @@ def test_latency_of_a_known_time():
 
 def test_modules_are_timed_in_turn():
     log: list[float] = []
-    slow, fast = latencies([Asleep(0.004, log), Asleep(0.002, log)], [4, 8], seconds=0.1)
+    slow, fast = latencies([Asleep(0.05, log), Asleep(0.002, log)], [4, 8], seconds=0.15)
     timed = log[4:]  # after two batches of warm-up each
-    assert timed[:6] == [0.004, 0.002] * 3
+    assert timed[:6] == [0.05, 0.002] * 3
     assert fast.batches > slow.batches >= 3
     assert slow.median_ms > fast.median_ms
 
@@ -101,12 +108,18 @@ def test_profile_gathers_the_same_numbers():
     assert found.threads == torch.get_num_threads()
     assert found.latency_ms_batch1 > 0 and found.images_per_second > 0
     assert profile(module, 10, name="mine", seconds=0.01).name == "mine"
+    module.backbone = nn.Identity()
+    module.backbone.name = "its backbone"
+    assert profile(module, 10, seconds=0.01).name == "its backbone"
+    module.name = "its own"
+    assert profile(module, 10, seconds=0.01).name == "its own"
 
 
 @pytest.mark.parametrize(
     "call",
     [
         lambda m: count_macs(m, 0),
+        lambda m: count_macs(create_hasher("v1", 8), 64),  # made for 224 pixels
         lambda m: latency(m, 8, batch_size=0),
         lambda m: latency(m, 8, seconds=0),
         lambda m: latencies([m, m], [8]),

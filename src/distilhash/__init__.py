@@ -1,1 +1,31 @@
-"""distilhash."""
+"""distilhash: distil an untouched image teacher without labels, hash the student, prove the trade-off, search.
+
+The verbs of the command line as functions; nothing heavy is imported before one of them is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distilhash.errors import UserError
+
+__version__ = "0.1.0"
+__all__ = ["UserError", "demo", "distill", "encode", "evaluate", "hash", "profile"]
+
+_HOMES = {
+    "demo": ("distilhash.comparison", "run_demo"),
+    "distill": ("distilhash.stages", "distill"),
+    "encode": ("distilhash.stages", "encode_images"),
+    "evaluate": ("distilhash.evaluation.protocol", "evaluate_files"),
+    "hash": ("distilhash.stages", "hash_images"),
+    "profile": ("distilhash.stages", "profile_networks"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'distilhash' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, function = _HOMES[name]
+    return getattr(import_module(module), function)

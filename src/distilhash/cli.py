@@ -274,6 +274,3 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[
     "profile": ("count parameters and multiply-adds, and time networks", _declare_profile, _run_profile),
     "list": ("show every name that can be chosen", lambda parser: None, _run_list),
 }
-
-if __name__ == "__main__":
-    sys.exit(main())

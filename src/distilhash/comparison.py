@@ -29,7 +29,7 @@ from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.images import ImageSource
 from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.splits import Split, cifar10_split
-from distilhash.encode import encode, encode_features
+from distilhash.encoding import encode, encode_features
 from distilhash.evaluation.charts import Curve
 from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.evaluation.protocol import evaluate_tables

@@ -21,7 +21,7 @@ from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentCon
 from distilhash.data.images import ImageSource, open_images, readable
 from distilhash.data.lists import ListSource
 from distilhash.data.splits import CIFAR10_PROTOCOLS, Split, cifar10_split, holdout_split, list_split
-from distilhash.encode import encode
+from distilhash.encoding import encode
 from distilhash.errors import UserError, unknown_name
 from distilhash.losses import CENTRES
 from distilhash.models import (
@@ -36,11 +36,14 @@ from distilhash.models import (
     create_teacher,
 )
 from distilhash.models.backbone import fingerprint_of
+from distilhash.runtime import keep_memory
 from distilhash.training import distill as distillation
 from distilhash.training import hashing
 from distilhash.training.optimisers import OPTIMISERS
 from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS
+
+keep_memory()  # before the first network runs
 
 PARTS = ("all", "query", "database", "train", "validation")
 

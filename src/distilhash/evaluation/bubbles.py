@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from distilhash.evaluation.charts import GLYPH, Axes, Box, element, empty, number, svg, ticks, words
 
-LARGEST_DISC = {True: 24.0, False: 17.0}  # radius in a wide and in a narrow chart, pixels
+LARGEST_DISC = {True: 19.0, False: 14.0}  # radius in a wide and in a narrow chart, pixels
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def bubble_chart(
     low, high = min(d.y for d in shown), max(d.y for d in shown)
     margin = max(0.02, 0.22 * (high - low))
     y_range = (max(low - margin, min(0.0, low)), high + margin)
-    y_ticks = [y for y in ticks(*y_range) if y <= 1]
+    y_ticks = [y for y in ticks(*y_range) if y <= 1] or [low]  # no share lies above one
     y_texts = {y: number(y, y_ticks[1] - y_ticks[0] if len(y_ticks) > 1 else 0.01) for y in y_ticks}
     left = 14 + 12 * GLYPH * max(map(len, y_texts.values()))
     axes = Axes((left, 30, width - 10, height - 46), x_range, y_range, log_x=True)
@@ -96,18 +96,16 @@ def _label(spot: _Spot, taken: Sequence[Box], inside: Box) -> tuple[str, Box]:
         return "", (x, y, x, y)
     size, leading, gap = 12.5, 15.5, 7
     wide, tall = size * GLYPH * max(map(len, disc.label)), leading * len(disc.label)
-    places = [
-        (x + r + gap, y - tall / 2), (x - r - gap - wide, y - tall / 2),
-        (x - wide / 2, y - r - gap - tall), (x - wide / 2, y + r + gap),
-        (x + r, y - r - tall), (x + r, y + r), (x - r - wide, y - r - tall), (x - r - wide, y + r),
-    ]  # fmt: skip
+    beside = [(at, y - share * tall) for share in (0.5, 0.25, 0.75) for at in (x + r + gap, x - r - gap - wide)]
+    above_or_below = [(at, y + r + gap / 2 if down else y - r - gap / 2 - tall)
+                      for down in (False, True) for at in (x - wide / 2, x + r / 2, x - r / 2 - wide)]  # fmt: skip
 
     def cost(place: tuple[float, float]) -> float:
         box = (place[0], place[1], place[0] + wide, place[1] + tall)
         outside = wide * tall - _overlap(box, inside)
         return 4 * outside + sum(_overlap(box, other) for other in taken)
 
-    left, top = min(places, key=cost)  # the first of equals: to the right
+    left, top = min(beside + above_or_below, key=cost)  # the first of equals: to the right
     anchor, at = ("end", left + wide) if left + wide <= x else ("mid", left + wide / 2) if left < x else ("", left)
     lines = []
     for i, text in enumerate(disc.label):
@@ -126,7 +124,7 @@ def _arrow(start: _Spot, end: _Spot, told: str) -> tuple[str, list[Box]]:
     """An arrow from rim to rim with its words beside the middle; nothing where the rims are too close for one."""
     (_, x1, y1, r1), (_, x2, y2, r2) = start, end
     length = math.hypot(x2 - x1, y2 - y1)
-    if length - r1 - r2 < 30:
+    if length - r1 - r2 < 24:
         return "", []
     across, down = (x2 - x1) / length, (y2 - y1) / length
     x1, y1, x2, y2 = x1 + across * (r1 + 4), y1 + down * (r1 + 4), x2 - across * (r2 + 5), y2 - down * (r2 + 5)
@@ -134,7 +132,7 @@ def _arrow(start: _Spot, end: _Spot, told: str) -> tuple[str, list[Box]]:
     shaft = f"M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}M{barbs[0][0]:.1f} {barbs[0][1]:.1f}L{x2:.1f} {y2:.1f}"
     x, y, wide = (x1 + x2) / 2 + 9, (y1 + y2) / 2, 12 * GLYPH * len(told)
     drawn = element("path", d=f"{shaft}L{barbs[1][0]:.1f} {barbs[1][1]:.1f}", class_="arrow")
-    boxes = [(min(x1, x2) - 3, min(y1, y2), max(x1, x2) + 3, max(y1, y2)), (x, y - 9, x + wide, y + 9)]
+    boxes = [(min(x1, x2) - 3, min(y1, y2), max(x1, x2) + 3, max(y1, y2)), (x, y - 11, x + wide, y + 11)]
     return drawn + words(told, x=x, y=y + 4, class_="gain"), boxes
 
 

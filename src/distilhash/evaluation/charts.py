@@ -94,8 +94,7 @@ class Axes:
         left, _, right, bottom = self.box
         parts = []
         for y, text in y_ticks.items():
-            kind = "grid base" if abs(self.up(y) - bottom) < 0.5 else "grid"
-            parts.append(element("line", x1=left, x2=right, y1=self.up(y), y2=self.up(y), class_=kind))
+            parts.append(element("line", x1=left, x2=right, y1=self.up(y), y2=self.up(y), class_="grid"))
             parts.append(words(text, x=left - 8, y=self.up(y) + 4, class_="tick end"))
         for x, text in x_ticks.items():
             parts.append(

@@ -168,7 +168,7 @@ def _panels(figures: Sequence[tuple[str, str, Callable[[float, float, str], str]
     shared = figures[0][1] if len({key for _, key, _ in figures}) == 1 < len(figures) else ""
     cards = []
     for name, key, draw in figures:
-        charts = draw(wide[0], wide[1] * (tall if columns > 1 else 1.1), "wide" if columns < 3 else "")
+        charts = draw(wide[0], wide[1] * tall, "wide" if columns < 3 else "")
         if columns < 3:
             charts += draw(phone[0], phone[1] * tall, "narrow")
         heading = element("h3", escape(name)) if len(figures) > 1 else ""

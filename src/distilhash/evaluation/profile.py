@@ -82,8 +82,13 @@ def count_macs(module: nn.Module, size: int) -> int:
     for layer in shapes_only.modules():
         if isinstance(layer, nn.Linear | _ConvNd):
             layer.register_forward_hook(add)
-    with torch.inference_mode():
-        shapes_only(torch.zeros(1, 3, size, size, device="meta"))
+    try:
+        with torch.inference_mode():
+            shapes_only(torch.zeros(1, 3, size, size, device="meta"))
+    except RuntimeError as error:
+        raise UserError(
+            "the network does not take images of this side", f"{size} pixels", "give the side it was made for"
+        ) from error
     return macs
 
 
@@ -134,10 +139,10 @@ def latencies(
 def profile(
     module: nn.Module, size: int, name: str | None = None, batch_size: int = 32, seconds: float = 1.0
 ) -> Profile:
-    """Parameters, multiply-adds and times of one module; the name is the module's own unless one is given."""
-    own_name = getattr(module, "name", None)
+    """Parameters, multiply-adds and times of one module; unless one is given, the name is its own or its backbone's."""
+    names = [name, getattr(module, "name", None), getattr(getattr(module, "backbone", None), "name", None)]
     return Profile(
-        name=name or (own_name if isinstance(own_name, str) else type(module).__name__),
+        name=next((known for known in names if isinstance(known, str)), type(module).__name__),
         size=size,
         parameters=count_parameters(module),
         macs=count_macs(module, size),

@@ -48,12 +48,11 @@ def dch_loss(
         y_NC = labels_NC.to(u_NK.dtype)
         similar_NN = (y_NC @ y_NC.T > 0).to(u_NK.dtype)
 
-        # Eq. 2: a rare relation weighs more. Where one of the two is absent, the other weighs 1.
+        # Eq. 2: a rare relation weighs more. Where one of the two is absent, the other weighs 1, and the absent one's
+        # infinite weight meets no pair.
         pairs = similar_NN.numel()
         similar = similar_NN.sum()
-        weight_similar = pairs / similar.clamp(min=1)
-        weight_dissimilar = pairs / (pairs - similar).clamp(min=1)
-        weight_NN = torch.where(similar_NN > 0, weight_similar, weight_dissimilar)
+        weight_NN = torch.where(similar_NN > 0, pairs / similar, pairs / (pairs - similar))
 
         # Eq. 8, with the Cauchy probability gamma / (gamma + d) of eq. 6: s log(d / gamma) + log(1 + gamma / d).
         distance_NN = _hamming_like(u_NK, u_NK)

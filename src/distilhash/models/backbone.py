@@ -35,8 +35,7 @@ def fingerprint_of(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        # reshape after contiguous: a scalar has no bytes to view, and channels-last lies in another order.
-        data = tensor.detach().cpu().contiguous().reshape(-1)
+        data = tensor.detach().cpu().reshape(-1)  # row by row, also where it lies in channels-last order
         digest.update(data.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
@@ -97,5 +96,6 @@ def load_checked(module: nn.Module, state: Mapping[str, Tensor], what: str, *, a
     ]
     if complaints:
         raise UserError(f"these weights are not those of {what}", "; ".join(complaints))
-    # An adopted tensor would bring its own type along: a checkpoint in half precision becomes what the module is.
-    module.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in own.items()}, assign=assign)
+    # An adopted tensor would bring its own type and strides along: half precision, or TensorFlow's order of a kernel.
+    fitting = {name: state[name].to(tensor.dtype).contiguous() for name, tensor in own.items()}
+    module.load_state_dict(fitting, assign=assign)

@@ -276,7 +276,7 @@ def _check_runs(teacher: Teacher) -> None:
     """One blank image through the network, so that an unfit size is found here and not in the middle of a run."""
     size, training = teacher.input.size, teacher.training
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: what a network caches here must serve its training too
             shape = tuple(teacher.eval()(torch.zeros(1, 3, size, size)).shape)
     except (RuntimeError, AssertionError, ValueError) as error:
         got = f"{size} pixels ({_first_line(error)})"

@@ -29,6 +29,7 @@ from distilhash.data.images import ImageSource
 from distilhash.data.pipeline import prefetch
 from distilhash.data.preprocess import Preprocess, make_views
 from distilhash.errors import UserError
+from distilhash.models.folding import folded
 from distilhash.models.teacher import Teacher
 
 BATCH = 64  # images a forward pass: larger ones leave the processor's caches and are no faster
@@ -91,11 +92,12 @@ class _Pass:
         # A batch never crosses a view, and a resumed pass has the borders of an uninterrupted one.
         borders = [(view, first) for view in range(total // count) for first in range(0, count, BATCH)]
         borders = [(view, first) for view, first in borders if view * count + first >= done]
+        network = folded(self.teacher)
         began = last = time.monotonic()
         start = done
         for (view, first), pixels in zip(borders, prefetch(self._load, borders), strict=True):
             with torch.inference_mode():
-                features_ND = self.teacher(pixels).numpy()
+                features_ND = network(pixels).numpy()
             self.rows[view * count + first :][: len(features_ND)] = features_ND
             done = view * count + first + len(features_ND)
             now = time.monotonic()

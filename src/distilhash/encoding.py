@@ -15,6 +15,7 @@ from distilhash.codes import CodeTable, pack
 from distilhash.data.images import ImageSource
 from distilhash.data.pipeline import prefetch
 from distilhash.data.preprocess import Preprocess
+from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
 
 BATCH = 250  # images a forward pass
@@ -34,11 +35,12 @@ def encode(
     blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
     packed = []
     hasher.eval()
+    backbone = folded(hasher.backbone)
     for done, batch in enumerate(
         prefetch(lambda block: pixels(images.read(block, pixels.least_side)), blocks), start=1
     ):
         with torch.inference_mode():
-            packed.append(pack(hasher(batch).numpy()))
+            packed.append(pack(hasher.head(torch.relu(backbone(batch))).numpy()))
         if done % 20 == 0:
             say(f"encoded {min(done * size, len(indices)):,}/{len(indices):,}")
     return table(np.concatenate(packed), images, indices, hasher.num_bits, provenance or {})

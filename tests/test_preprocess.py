@@ -1,0 +1,273 @@
+"""Preprocessing against loops over pixels, and the promises that training, encoding and serving rest on."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from distilhash.config import InputConfig
+from distilhash.data.preprocess import FRAMINGS, INTERPOLATIONS, MAX_ASPECT, Preprocess, Views, make_views
+from distilhash.errors import UserError
+
+RNG = np.random.default_rng(0)
+IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def noise(*shape: int) -> NDArray[np.uint8]:
+    return RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def smooth(count: int, side: int) -> NDArray[np.uint8]:
+    coarse = torch.from_numpy(RNG.random((count, 3, 6, 6)))
+    fine = F.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=True).clamp(0, 1)
+    return (fine * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def levels(batch: torch.Tensor) -> NDArray[np.int64]:
+    """(n, S, S, 3) pixel levels of an identity-normalised result."""
+    return (batch * 255).round().long().permute(0, 2, 3, 1).numpy()
+
+
+def view(down: float, right: float, flip: bool = False) -> Views:
+    return Views(np.array([flip]), np.array([[down, right]]))
+
+
+def loop_normalised(image: NDArray[np.uint8], config: InputConfig) -> NDArray[np.float64]:
+    out = np.zeros((3, *image.shape[:2]))
+    for c, y, x in itertools.product(range(3), range(image.shape[0]), range(image.shape[1])):
+        out[c, y, x] = (image[y, x, c] / 255 - config.mean[c]) / config.std[c]
+    return out
+
+
+def loop_resized(image: NDArray[np.uint8], height: int, width: int, cubic: bool) -> NDArray[np.float64]:
+    """The antialiased filter by its definition: along the rows, to whole levels, then along the columns."""
+
+    def kernel(t: float) -> float:
+        t = abs(t)
+        if not cubic:
+            return max(0.0, 1 - t)
+        a = -0.5
+        if t < 1:
+            return (a + 2) * t**3 - (a + 3) * t**2 + 1
+        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+    def axis(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+        length = len(values)
+        scale = length / size
+        out = []
+        for i in range(size):
+            weights = np.array([kernel((j + 0.5 - (i + 0.5) * scale) / max(scale, 1)) for j in range(length)])
+            out.append(np.tensordot(weights / weights.sum(), values, axes=1))
+        return np.stack(out)
+
+    rows = axis(image.transpose(1, 0, 2).astype(np.float64), width).transpose(1, 0, 2).round().clip(0, 255)
+    return axis(rows, height).round().clip(0, 255)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize(("height", "width"), [(9, 12), (40, 30), (16, 16)])
+def test_the_unchanged_view_is_resized_framed_and_normalised(interpolation: str, height: int, width: int) -> None:
+    image = noise(height, width)
+    config = InputConfig(size=14, interpolation=interpolation, margin=0.125)
+    side = 16  # round(14 / 0.875)
+    high, wide = round(side * max(1, height / width)), round(side * max(1, width / height))
+    resized = loop_resized(image, high, wide, interpolation == "bicubic")
+    top, left = int((high - 14) / 2 + 0.5), int((wide - 14) / 2 + 0.5)
+    expected = loop_normalised(resized[top : top + 14, left : left + 14], config)
+    got = Preprocess(config)([image])
+    assert got.shape == (1, 3, 14, 14) and got.dtype == torch.float32
+    tolerance = 1.01 / 255 / min(config.std)  # one level: the kernel's weights are integers
+    assert np.abs(got[0].numpy() - expected).max() < tolerance
+
+
+def test_normalisation_is_exact_where_nothing_is_resized() -> None:
+    images = noise(4, 12, 12)
+    config = InputConfig(size=12, framing="pad")
+    got = Preprocess(config)(images)
+    for i in range(4):
+        assert np.abs(got[i].numpy() - loop_normalised(images[i], config)).max() < 1e-6
+    assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_crop_windows_lie_where_the_view_says() -> None:
+    images = noise(30, 16, 21)  # the shorter side is already round(14 / 0.875), so nothing is resized
+    views = make_views(np.arange(30), 0, 0)
+    views.offset[:4] = [[0, 0], [1, 1], [0, 1], [0.5, 0.5]]
+    got = levels(Preprocess(InputConfig(size=14, **IDENTITY))(images, views))
+    for i in range(30):
+        top, left = (int(np.floor(f * s + 0.5)) for f, s in zip(views.offset[i], (2, 7), strict=True))
+        for y, x in itertools.product(range(14), range(14)):
+            from_x = 13 - x if views.flip[i] else x
+            assert got[i, y, x].tolist() == images[i, top + y, left + from_x].tolist()
+
+
+def test_pad_windows_are_shifts_by_reflection() -> None:
+    images = noise(30, 9, 9)
+    views = make_views(np.arange(30), 1, 0)
+    views.offset[:3] = [[0, 0], [1, 1], [0.5, 0.5]]
+    got = levels(Preprocess(InputConfig(size=9, framing="pad", margin=0.25, **IDENTITY))(images, views))
+
+    def reflected(i: int) -> int:
+        return -i if i < 0 else 16 - i if i > 8 else i
+
+    for i in range(30):
+        down, right = (int(np.floor(f * 4 + 0.5)) - 2 for f in views.offset[i])
+        for y, x in itertools.product(range(9), range(9)):
+            from_x = 8 - x if views.flip[i] else x
+            assert got[i, y, x].tolist() == images[i, reflected(y + down), reflected(from_x + right)].tolist()
+
+
+def test_pad_takes_the_square_in_the_middle() -> None:
+    image = noise(10, 17)
+    got = levels(Preprocess(InputConfig(size=10, framing="pad", **IDENTITY))([image]))
+    assert np.array_equal(got[0], image[:, 3:13])
+    tall = noise(17, 10)
+    assert np.array_equal(levels(Preprocess(InputConfig(size=10, framing="pad", **IDENTITY))([tall]))[0], tall[3:13])
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_the_middle_is_the_view_that_is_not_given(framing: str) -> None:
+    images = noise(3, 20, 26)
+    run = Preprocess(InputConfig(size=14, framing=framing))
+    middle = Views(np.zeros(3, bool), np.full((3, 2), 0.5))
+    assert torch.equal(run(images), run(images, middle))
+    mirrored = Views(np.ones(3, bool), np.full((3, 2), 0.5))
+    assert torch.equal(run(images, mirrored), run(images).flip(3))
+    assert not torch.equal(run(images, mirrored), run(images))
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_an_image_does_not_see_its_batch(framing: str, interpolation: str) -> None:
+    run = Preprocess(InputConfig(size=20, framing=framing, interpolation=interpolation))
+    for shape in [(20, 20), (23, 23), (8, 8), (31, 47), (64, 40), (1, 1), (1, 5), (5, 1), (2, 3)]:
+        images = noise(9, *shape)
+        views = make_views(np.arange(9), 0, 3)
+        batch, plain = run(images, views), run(images)
+        for i in range(9):
+            here = np.array([i])
+            assert torch.equal(run(images[i : i + 1], views[here])[0], batch[i])
+            assert torch.equal(run([images[i]])[0], plain[i])
+        some = np.array([7, 2, 2, 5])
+        assert torch.equal(run(images[some], views[some]), batch[torch.from_numpy(some)])
+        assert torch.equal(run(images[:, :, ::-1][:, :, ::-1]), plain), "strides of the input do not matter"
+
+
+def test_a_list_of_many_sizes_is_each_image_alone() -> None:
+    shapes = [(20, 30), (15, 15), (20, 30), (64, 9), (15, 15), (9, 64)]
+    images = [noise(*shape) for shape in shapes]
+    views = make_views(np.array([4, 8, 15, 16, 23, 42]), 2, 9)
+    run = Preprocess(InputConfig(size=16))
+    got = run(images, views)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    for i, image in enumerate(images):
+        assert torch.equal(got[i], run(image[None], views[np.array([i])])[0])
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_teacher_and_student_see_the_same_part(framing: str) -> None:
+    images = smooth(12, 48)
+    views = make_views(np.arange(12), 0, 5)
+    large = Preprocess(InputConfig(size=128, framing=framing, margin=0.25, **IDENTITY))(images, views)
+    small = Preprocess(InputConfig(size=32, framing=framing, margin=0.25, **IDENTITY))(images, views)
+    down = F.interpolate(large, size=(32, 32), mode="bilinear", antialias=True)
+    other = Preprocess(InputConfig(size=32, framing=framing, margin=0.25, **IDENTITY))(
+        images, Views(views.flip, 1 - views.offset)
+    )
+    same, wrong = (down - small).abs().mean((1, 2, 3)), (down - other).abs().mean((1, 2, 3))
+    assert same.max() < 0.05  # half a pixel of the small one
+    far = np.abs(views.offset - 0.5).max(1) > 0.15
+    assert far.sum() >= 8 and (same[far] < 0.5 * wrong[far]).all()
+
+
+def test_views_are_functions_of_image_view_and_seed() -> None:
+    ids = np.array([3, 1, 4, 1, 59_999])
+    views = make_views(ids, 2, 7)
+    alone = [make_views(np.array([i]), 2, 7) for i in ids]
+    assert np.array_equal(views.offset, np.concatenate([one.offset for one in alone]))
+    assert np.array_equal(views.flip, np.concatenate([one.flip for one in alone]))
+    many = [make_views(np.arange(4000), v, s) for v, s in itertools.product(range(3), range(3))]
+    assert len({v.offset.tobytes() for v in many}) == len({v.flip.tobytes() for v in many}) == 9
+    for v in many:
+        assert v.offset.min() >= 0 and v.offset.max() < 1
+        assert abs(v.flip.mean() - 0.5) < 0.04
+        assert np.abs(np.histogram(v.offset[:, 0], 8, (0, 1))[0] / 500 - 1).max() < 0.2
+        together = np.corrcoef(np.column_stack([v.offset, v.flip]).T)
+        assert np.abs(together - np.eye(3)).max() < 0.06
+
+
+def test_a_line_of_pixels_does_not_fill_the_memory() -> None:
+    run = Preprocess(InputConfig(size=16, framing="crop", **IDENTITY))
+    line = noise(1, 30_000)
+    start = 15_000 - MAX_ASPECT // 2
+    assert torch.equal(run([line]), run([line[:, start : start + MAX_ASPECT]]))
+    for shape in ((30_000, 1), (1, 30_000), (2, 9000)):
+        assert run([noise(*shape)], view(1.0, 1.0)).shape == (1, 3, 16, 16)
+
+
+def test_read_only_and_memory_mapped_arrays_are_welcome(recwarn: pytest.WarningsRecorder) -> None:
+    images = noise(2, 10, 10)
+    expected = Preprocess(InputConfig(size=16))(images)
+    images.flags.writeable = False
+    assert torch.equal(Preprocess(InputConfig(size=16))(images), expected)
+    assert len(recwarn) == 0
+
+
+def test_no_images_give_no_images() -> None:
+    run = Preprocess(InputConfig(size=16))
+    assert run([]).shape == run(noise(0, 8, 8)).shape == (0, 3, 16, 16)
+
+
+def test_least_side_is_what_resizing_aims_at() -> None:
+    assert Preprocess(InputConfig(size=224)).least_side == 256
+    assert Preprocess(InputConfig(size=64, framing="pad")).least_side == 64
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        InputConfig(framing="stretch"),
+        InputConfig(interpolation="nearest"),
+        InputConfig(size=0),
+        InputConfig(margin=0.5),
+        InputConfig(margin=-0.1),
+        InputConfig(margin=float("nan")),
+        InputConfig(std=(1.0, 0.0, 1.0)),
+        InputConfig(mean=(0.0, 0.0)),  # type: ignore[arg-type]
+    ],
+)
+def test_configs_that_make_no_sense(config: InputConfig) -> None:
+    with pytest.raises(UserError):
+        Preprocess(config)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((2, 3, 8, 8), np.uint8),
+        [np.zeros((8, 8), np.uint8)],
+        [np.zeros((2, 8, 8, 3), np.uint8)],
+        [np.zeros((0, 8, 3), np.uint8)],
+    ],
+)
+def test_images_of_another_kind(images: object) -> None:
+    with pytest.raises(UserError, match="uint8"):
+        Preprocess(InputConfig(size=8))(images)  # type: ignore[arg-type]
+
+
+def test_views_of_another_kind() -> None:
+    run, images = Preprocess(InputConfig(size=8)), noise(1, 8, 8)
+    with pytest.raises(UserError, match="one view"):
+        run(noise(2, 8, 8), view(0, 0))
+    with pytest.raises(UserError, match="one view"):
+        run(images, Views(np.zeros(1, np.int64), np.zeros((1, 2))))  # type: ignore[arg-type]
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match="fraction"):
+            run(images, view(0.5, wrong))
