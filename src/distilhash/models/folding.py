@@ -41,7 +41,8 @@ def folded(backbone: Backbone) -> nn.Module:
 def _fold(module: nn.Module) -> None:
     before: nn.Conv2d | None = None
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and before is not None and child.running_mean is not None:
+        if isinstance(child, nn.BatchNorm2d) and before is not None:
+            assert child.running_mean is not None and child.running_var is not None
             before.weight, before.bias = fuse_conv_bn_weights(
                 before.weight, before.bias, child.running_mean, child.running_var, child.eps, child.weight, child.bias
             )
