@@ -1,6 +1,6 @@
 """The README's tables, written from the JSON in results/ between two marks.
 
-    python benchmarks/readme_tables.py           # rewrite README.md
+python benchmarks/readme_tables.py           # rewrite README.md
 """
 
 import json
@@ -34,7 +34,9 @@ def demo_table(rows: list[dict]) -> str:
     first = rows[0]
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
     lines.append("")
-    lines.append(f"CIFAR-10, protocol {first['protocol']}, {first['bits']} bits, seeds {seeds}; expected AP, last epoch.")
+    lines.append(
+        f"CIFAR-10, protocol {first['protocol']}, {first['bits']} bits, seeds {seeds}; expected AP, last epoch."
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -237,8 +237,8 @@ def test_a_full_disk_leaves_nothing_behind(folder: Path, monkeypatch: pytest.Mon
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("distilhash.data.atomic.os.fsync", full)
-    with pytest.raises(UserError, match=r"cannot be written.*images\.npy.*No space left"):
+    monkeypatch.setattr("distilhash.artefact.os.fsync", full)
+    with pytest.raises(UserError, match=r"cannot write.*images\.npy.*No space left"):
         load_cifar10(folder)
     assert files(folder) == []
 

@@ -126,6 +126,20 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert [name for name, _ in report.unreadable] == ["gone.png"]
 
 
+def test_of_many_links_to_one_folder_the_first_name_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "elsewhere/1.png")
+    for name in ("m", "a", "z", "c"):
+        (tmp_path / "root").mkdir(exist_ok=True)
+        (tmp_path / f"root/{name}").symlink_to(tmp_path / "elsewhere")
+    listed = os.scandir
+    for backwards in (False, True):  # whatever order the disk has
+        monkeypatch.setattr(
+            "distilhash.data.folders.os.scandir",
+            lambda path, reverse=backwards: sorted(listed(path), key=lambda entry: entry.name, reverse=reverse),
+        )
+        assert FolderSource(tmp_path / "root").names == ["a/1.png"]
+
+
 def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
     picture(tmp_path / "x.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
     source = FolderSource(tmp_path)

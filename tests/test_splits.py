@@ -165,8 +165,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("distilhash.data.atomic.os.fsync", full)
-    with pytest.raises(UserError, match=r"cannot be written.*No space left"):
+    monkeypatch.setattr("distilhash.artefact.os.fsync", full)
+    with pytest.raises(UserError, match=r"cannot write.*No space left"):
         small(seed=6).save(tmp_path / "split.json")
     assert Split.load(tmp_path / "split.json").seed == 5
     assert [file.name for file in tmp_path.iterdir()] == ["split.json"]

@@ -5,7 +5,12 @@ The verbs of the command line as functions; nothing heavy is imported before one
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+# Read by OpenMP when torch is loaded. Threads that wait by spinning take the core from whoever has work: with one
+# other busy process on two cores, training ran thirty times slower; waiting asleep costs a few percent.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from distilhash.errors import UserError
 

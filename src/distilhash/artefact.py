@@ -7,40 +7,40 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import sys
-import threading
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from distilhash.errors import UserError
 
 
-def write_atomically(path: Path, write: bytes | str | Callable[[Path], None]) -> None:
+def write_atomically(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader, a crash or a full disk finds the old file or the new one, never a part.
 
-    ``write`` is the content, or a function that writes the file at the path it is given. Raises UserError where the
-    disk refuses; the temporary file is removed.
+    ``content`` is what to write, or a function that writes to the open file it is given. Two processes may do so at
+    once: the last one wins. Errors: UserError where the disk refuses; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if callable(write):
-            write(temporary)
-        else:
-            temporary.write_bytes(write.encode() if isinstance(write, str) else write)
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
+        with temporary.open("xb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
         _sync_directory(path.parent)
     except OSError as error:
+        reason = error.strerror or error
         raise UserError(
-            f"cannot write {path}",
-            error.strerror or error,
-            "free some room or choose another place; nothing was changed",
+            f"cannot write {path}", reason, "free some room or choose another place; nothing was changed"
         ) from error
     finally:
         with contextlib.suppress(OSError):

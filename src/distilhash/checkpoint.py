@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from distilhash.artefact import write_atomically, write_json
@@ -31,19 +31,13 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict
     """Write tensors and a JSON description into one safetensors file, atomically."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     needed = int(sum(tensor.nbytes for tensor in flat.values()) * _HEADROOM)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:  # safetensors maps the file before it fills it: a full disk would be a SIGBUS, not an error
+    free = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
+    if free < needed:  # said before anything is written, and with the figures
         raise UserError(f"no room for {path}", f"{free >> 20} MiB free, {needed >> 20} MiB needed", "free some room")
-    header = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
-
-    def write(temporary: Path) -> None:
-        try:
-            save_file(flat, temporary, metadata=header)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-
-    write_atomically(path, write)
+    # One entry: safetensors writes several in random order, and equal runs must end in equal bytes.
+    header = {"distilhash": json.dumps({"format": FORMAT, "description": description}, sort_keys=True)}
+    # Not save_file: that makes a temporary file of its own, which a kill would leave behind under a random name.
+    write_atomically(path, save(flat, metadata=header))
 
 
 def load_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -52,12 +46,12 @@ def load_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[s
         raise UserError(f"no {what} here", path, "name a directory or file that a distilhash stage wrote")
     try:
         with safe_open(path, framework="pt") as handle:
-            header = handle.metadata() or {}
+            header = json.loads((handle.metadata() or {}).get("distilhash", "{}"))
             if header.get("format") != FORMAT:
                 raise UserError(f"this file is not a distilhash {what}", path, "name one that a distilhash stage wrote")
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a mapping)
-        return tensors, json.loads(header["description"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        return tensors, header["description"]
+    except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
             f"{what} cannot be read: only safetensors files are loaded, never a pickle",
             f"{path} ({error})",
@@ -71,7 +65,6 @@ def save_model(directory: Path, module: nn.Module, description: dict[str, Any]) 
     ``description`` needs ``kind`` ("student" or "hasher") and ``architecture`` (the backbone's), for a hasher also
     ``bits``; whatever else it holds (provenance, settings) travels along.
     """
-    save_tensors(directory / "model.safetensors", dict(module.state_dict()), description)
     write_json(directory / "config.json", description)
     kind = description["kind"]
     settings = "\n".join(f"- {key}: `{json.dumps(value)}`" for key, value in sorted(description.items()))
@@ -79,32 +72,36 @@ def save_model(directory: Path, module: nn.Module, description: dict[str, Any]) 
         directory / "README.md",
         f"# A distilhash {kind}\n\nLoad it with `distilhash.checkpoint.load_{kind}`.\n\n{settings}\n",
     )
+    # Last, as its presence says that the directory is whole.
+    save_tensors(directory / "model.safetensors", dict(module.state_dict()), description)
 
 
 def load_student(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
     """The distilled backbone in a model directory (or run directory), and its description; in eval mode."""
-    module, description = _load(path, "student")
+    module, description = load_model(path, "student")
     assert isinstance(module, Backbone)
     return module, description
 
 
 def load_hasher(path: str | Path) -> tuple[Hasher, dict[str, Any]]:
     """The hasher in a model directory (or run directory), and its description; in eval mode."""
-    module, description = _load(path, "hasher")
+    module, description = load_model(path, "hasher")
     assert isinstance(module, Hasher)
     return module, description
 
 
-def _load(path: str | Path, kind: str) -> tuple[Backbone | Hasher, dict[str, Any]]:
+def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[str, Any]]:
+    """The network in a model directory (or run directory), of one of these kinds (default: any); in eval mode."""
     tensors, description = load_tensors(_model_file(Path(path)), "checkpoint")
-    if description.get("kind") != kind:
-        raise UserError(f"this checkpoint is not a {kind}", f"a {description.get('kind')} at {path}", f"name a {kind}")
+    kind, wanted = description.get("kind"), " or ".join(kinds or ("student", "hasher"))
+    if kind not in (kinds or ("student", "hasher")):
+        raise UserError(f"this checkpoint is not a {wanted}", f"a {kind} at {path}", f"name a {wanted}")
     try:
         backbone = rebuild_backbone(description["architecture"])
         module: Backbone | Hasher = backbone
         if kind == "hasher":
             module = create_hasher(backbone, num_bits=int(description["bits"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError("the checkpoint's description is damaged", f"{path} ({error!r})", "make it again") from error
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

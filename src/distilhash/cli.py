@@ -134,6 +134,7 @@ def _declare_distill(parser: argparse.ArgumentParser) -> None:
     _add_run_directory(parser, "runs/distill")
     parser.add_argument("--features", type=Path, metavar="DIR", help="teacher feature cache (default: inside the run)")
     parser.add_argument("--rebuild-features", action="store_true", help="compute the feature cache anew")
+    parser.add_argument("--all-images", action="store_true", help="distil on the queries of a labelled split, too")
     _add_settings(parser, TeacherConfig, "teacher", prefix="teacher-")
     _add_settings(parser, StudentConfig, "student", prefix="student-")
     _add_settings(parser, DistillConfig, "distillation")
@@ -149,7 +150,7 @@ def _run_distill(options: argparse.Namespace) -> Any:
         student=_settings(options, StudentConfig, prefix="student-"),
         config=_settings(options, DistillConfig),
         **_image_options(options), **_run_options(options), features=options.features,
-        rebuild_features=options.rebuild_features,
+        rebuild_features=options.rebuild_features, all_images=options.all_images,
     )  # fmt: skip
     return {"student": str(model)}
 

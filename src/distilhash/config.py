@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import operator
 from typing import Any, TypeVar
 
 from distilhash.errors import UserError
@@ -18,14 +20,37 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 T = TypeVar("T")
 
+_BOUNDS = {"least": (operator.ge, "at least"), "above": (operator.gt, "above"), "below": (operator.lt, "below")}
+_SEEDS = {"least": 0, "below": 2**63}  # what every generator takes
 
-def setting(default: T, text: str) -> T:
-    """A field with its sentence and unit, which ``--help`` shows."""
-    return dataclasses.field(default=default, metadata={"help": text})
+
+def setting(default: T, text: str, **bounds: float) -> T:
+    """A field with its sentence and unit, which ``--help`` shows, and the bounds of its number.
+
+    ``least`` is allowed itself, ``above`` and ``below`` are not.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, "bounds": bounds})
+
+
+class Bounded:
+    """What every config shares: a number outside the bounds of its setting is refused where the config is made."""
+
+    def __post_init__(self) -> None:
+        """UserError names the setting, its bound and its meaning; None stands for a choice made elsewhere."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            for bound, limit in field.metadata["bounds"].items():
+                holds, words = _BOUNDS[bound]
+                if value is not None and not (math.isfinite(value) and holds(value, limit)):
+                    stage, name = type(self).__name__.removesuffix("Config").lower(), field.name.replace("_", " ")
+                    text = field.metadata["help"]
+                    raise UserError(
+                        f"{stage} {name} must be {words} {limit}", value, f"it is: {text[0].lower()}{text[1:]}"
+                    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InputConfig:
+class InputConfig(Bounded):
     """What a network expects of an image: the whole of its preprocessing."""
 
     size: int = setting(224, "Side of the square that enters the network, pixels")
@@ -45,80 +70,91 @@ class InputConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
+class TeacherConfig(Bounded):
     """A frozen network whose features are the target of distillation."""
 
     name: str = setting("pip/efficientnet_lite0", '"torchvision/NAME", "timm/NAME" or "pip/efficientnet_lite0|1|2"')
     weights: str | None = setting(
-        None, "A state dict on disk (.safetensors, or .pth read with weights_only); None: pretrained"
+        None, "A state dict on disk (.safetensors, or .pth read with weights_only); left out: pretrained"
     )
-    size: int | None = setting(None, "Input side in pixels; None: the teacher's own")
+    size: int | None = setting(None, "Input side, pixels; left out: the teacher's own", least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudentConfig:
+class StudentConfig(Bounded):
     """A compact network (the published blocks at a chosen input size)."""
 
     name: str = setting("v1", '"v1" or "v2"')
-    size: int = setting(224, "Input side, pixels")
+    size: int = setting(224, "Input side, pixels", least=1)
     stem: str = setting("published", '"published" (7x7/2 and pooling), or "small" or "tiny" for 32 to 64 pixels')
     framing: str = setting("crop", '"crop": a window of the image (published); "pad": the whole image, shifted')
-    margin: float = setting(0.125, "Share of the side that the window leaves out, or the largest shift")
+    margin: float = setting(
+        0.125, "Share of the side that the window leaves out, or the largest shift", least=0, below=0.5
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillConfig:
+class DistillConfig(Bounded):
     """Label-free distillation of a frozen teacher into a student."""
 
     loss: str = setting("prototypes", '"raw" (the paper), "standardised" or "prototypes"; see training/targets.py')
-    epochs: int = setting(8, "Passes over the unlabelled images, count")
-    batch_size: int = setting(128, "Images a step, count")
+    epochs: int = setting(8, "Passes over the unlabelled images, count", least=1)
+    batch_size: int = setting(128, "Images a step, count", least=1)
     optimiser: str = setting("muon", '"muon" or "adamw" (one cycle of the rate), or "published" (Adam, constant rate)')
-    learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published Adam")
-    kernel_rate: float = setting(0.02, "Peak rate of Muon on convolution kernels")
-    weight_decay: float = setting(0.02, "Decoupled, on kernels and matrices only; with published Adam on every weight")
-    prototypes: int = setting(256, "Prototypes of the teacher's features, count (fewer where images are few)")
-    temperature: float = setting(0.1, "Of the soft assignment to prototypes, in units of cosine")
-    views: int = setting(1, "Views of each image in the feature cache (the first is the image itself), count")
+    learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published Adam", above=0)
+    kernel_rate: float = setting(0.02, "Peak rate of Muon on convolution kernels", above=0)
+    weight_decay: float = setting(
+        0.02, "Decoupled, on kernels and matrices only; with published Adam on every weight", least=0
+    )
+    prototypes: int = setting(256, "Prototypes of the teacher's features, count (fewer where images are few)", least=2)
+    temperature: float = setting(0.1, "Of the soft assignment to prototypes, in units of cosine", above=0)
+    views: int = setting(1, "Views of each image in the feature cache (the first is the image itself), count", least=1)
     mode: str = setting("cached", '"cached": teacher features once, before; "online": the teacher runs in every step')
-    held_out: int = setting(500, "Unlabelled images kept out of training, to measure agreement on, count")
-    seed: int = setting(0, "Of the initial weights, the views and the order of images")
-    checkpoint_seconds: float = setting(30.0, "Least time between two saved states, seconds; 0 saves every step")
+    held_out: int = setting(500, "Unlabelled images kept out of training, to measure agreement on, count", least=11)
+    seed: int = setting(0, "Of the initial weights, the views and the order of images", **_SEEDS)
+    checkpoint_seconds: float = setting(
+        30.0, "Least time between two saved states, seconds; 0 saves every step", least=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HashConfig:
+class HashConfig(Bounded):
     """Supervised hashing of a backbone."""
 
     framework: str = setting("csq", '"csq" (Central Similarity Quantization) or "dch" (Deep Cauchy Hashing)')
-    bits: int = setting(64, "Length of a code, bits")
-    epochs: int = setting(6, "Passes over the labelled training images, count")
-    batch_size: int = setting(64, "Images a step, count")
+    bits: int = setting(64, "Length of a code, bits", least=1)
+    epochs: int = setting(6, "Passes over the labelled training images, count", least=1)
+    batch_size: int = setting(64, "Images a step, count", least=1)
     optimiser: str = setting("muon", '"muon" or "adamw" (one cycle), or "published" (RMSprop, constant rate)')
-    learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published RMSprop")
-    kernel_rate: float = setting(0.02, "Peak rate of Muon on convolution kernels")
+    learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published RMSprop", above=0)
+    kernel_rate: float = setting(0.02, "Peak rate of Muon on convolution kernels", above=0)
     weight_decay: float = setting(
-        0.02, "Decoupled, on kernels and matrices only; with published RMSprop on every weight"
+        0.02, "Decoupled, on kernels and matrices only; with published RMSprop on every weight", least=0
     )
-    gamma: float = setting(20.0, "DCH: scale of the Cauchy distribution, in units of Hamming distance")
-    quantization_weight: float | None = setting(None, "Lambda; left out: the published 1e-4 for CSQ and 0.1 for DCH")
-    centres: str = setting("auto", 'CSQ: "hadamard", "bernoulli", or "auto" (Hadamard where it exists)')
+    gamma: float = setting(20.0, "DCH: scale of the Cauchy distribution, in units of Hamming distance", above=0)
+    quantization_weight: float | None = setting(
+        None, "Lambda; left out: the published 1e-4 for CSQ and 0.1 for DCH", least=0
+    )
+    centres: str = setting("auto", 'CSQ: "auto" (Hadamard where it exists), "hadamard", "spread" or "bernoulli"')
     freeze_backbone: bool = setting(False, "Train only the head")
-    seed: int = setting(0, "Of the head's initial weights, the centres, the views and the order of images")
-    checkpoint_seconds: float = setting(30.0, "Least time between two saved states, seconds; 0 saves every step")
+    seed: int = setting(0, "Of the head's initial weights, the centres, the views and the order of images", **_SEEDS)
+    checkpoint_seconds: float = setting(
+        30.0, "Least time between two saved states, seconds; 0 saves every step", least=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(Bounded):
     """The demonstration on CIFAR-10: every arm of the paper's comparison, at a size that a laptop runs in minutes."""
 
-    seed: int = setting(0, "Of the split, the initial weights, the views and the order of images")
+    seed: int = setting(0, "Of the split, the initial weights, the views and the order of images", **_SEEDS)
     protocol: str = setting("cifar10", 'Published split: "cifar10", "cifar10-1" or "cifar10-2"')
-    database_size: int = setting(15_000, "Database images kept of the protocol's, drawn by the seed, count")
-    teacher_size: int = setting(128, "Side to which the teacher's input is enlarged, pixels")
-    distill_epochs: int = setting(4, "Passes over the unlabelled images")
-    hash_epochs: int = setting(3, "Passes over the labelled images, the same for every student")
-    bits: int = setting(64, "Length of a code, bits")
+    database_size: int = setting(15_000, "Database images kept of the protocol's, drawn by the seed, count", least=1)
+    train_size: int = setting(5_000, "Labelled images kept of the protocol's, drawn by the seed, count", least=1)
+    teacher_size: int = setting(128, "Side to which the teacher's input is enlarged, pixels", least=1)
+    distill_epochs: int = setting(4, "Passes over the unlabelled images, count", least=1)
+    hash_epochs: int = setting(3, "Passes over the labelled images, the same for every student, count", least=1)
+    bits: int = setting(64, "Length of a code, bits", least=1)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ These are the verbs of the command line as Python calls (``distilhash.distill(..
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,21 @@ import numpy as np
 import torch
 
 from distilhash.artefact import fingerprint_of_indices
-from distilhash.checkpoint import load_hasher, load_student
+from distilhash.checkpoint import load_hasher, load_model, load_student
 from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, TeacherConfig, as_dict
-from distilhash.data.images import ImageSource, open_images, readable
-from distilhash.data.lists import ListSource
-from distilhash.data.splits import CIFAR10_PROTOCOLS, Split, cifar10_split, holdout_split, list_split
+from distilhash.data.images import ImageSource
+from distilhash.data.opening import open_readable, split_beside, split_of
+from distilhash.data.preprocess import FRAMINGS
+from distilhash.data.splits import CIFAR10_PROTOCOLS, Split
 from distilhash.encoding import encode
-from distilhash.errors import UserError, unknown_name
+from distilhash.errors import unknown_name
 from distilhash.losses import CENTRES
 from distilhash.models import (
     STEMS,
     STUDENTS,
     TEACHERS,
     Backbone,
+    Hasher,
     Student,
     Teacher,
     create_hasher,
@@ -60,17 +61,23 @@ def distill(
     split: Path | None = None,
     features: Path | None = None,
     rebuild_features: bool = False,
+    all_images: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Distil a teacher into a student on images without using a label; return the model directory.
 
-    ``images`` is "cifar10" or a folder. Where the images have a split, its queries are left out. Errors: UserError.
+    ``images`` is "cifar10" or a folder. Where the images are labelled, the queries of the split that hashing will draw
+    with the same ``split_seed`` are left out, unless ``all_images`` is set. Errors: UserError.
     """
     teacher, student, config = teacher or TeacherConfig(), student or StudentConfig(), config or DistillConfig()
-    source = open_readable(images, labelled=False)
-    chosen = _split(source, images, protocol, split_seed, split, needed=False)
+    source = open_readable(images, labelled=None, quiet=quiet)
+    chosen = None if all_images else split_of(source, images, protocol, split_seed, split, needed=False)
+    indices = np.arange(len(source)) if chosen is None else chosen.unlabelled
+    # What can be refused is refused here, before a directory is made, or deleted for --overwrite.
+    distillation.check(config, len(indices))
+    teacher_network, network = open_teacher(teacher), new_student(student, config.seed)
     run = RunDirectory(
         output,
         {"stage": "distill", "images": source.fingerprint, "teacher": as_dict(teacher), "student": as_dict(student),
@@ -81,10 +88,13 @@ def distill(
         return run.path / "model"
     if chosen is not None:
         chosen.save(run.path / "split.json")
-    indices = np.arange(len(source)) if chosen is None else chosen.unlabelled
+        run.say(
+            f"{len(chosen.query):,} images are left out: they are the queries of the split (--all-images takes them)"
+        )
     distillation.distill(
-        source, indices, open_teacher(teacher), new_student(student, config.seed), config, run,
+        source, indices, teacher_network, network, config, run,
         features=features, rebuild_features=rebuild_features,
+        queries=None if chosen is None else fingerprint_of_indices(chosen.query),
     )  # fmt: skip
     return run.path / "model"
 
@@ -110,19 +120,22 @@ def hash_images(
     (fine-tuned, or only a head on it with ``config.freeze_backbone``). Errors: UserError.
     """
     config, student, teacher = config or HashConfig(), student or StudentConfig(), teacher or TeacherConfig()
-    source = open_readable(images, labelled=True)
-    chosen = _split(source, images, protocol, split_seed, split, needed=True)
+    source = open_readable(images, labelled=True, quiet=quiet)
+    chosen = split_of(source, images, protocol, split_seed, split, needed=True)
     assert chosen is not None
+    hashing.check(source, len(chosen.train), config)
     network = open_backbone(str(backbone), student, teacher, config)
     run = RunDirectory(
         output,
-        {"stage": "hash", "images": source.fingerprint, "backbone": network.architecture, "hash": as_dict(config),
+        {"stage": "hash", "images": source.fingerprint, "backbone": network.architecture,
+         "backbone_weights": fingerprint_of(network), "hash": as_dict(config),
          "split": fingerprint_of_indices(chosen.query)},
         resume=resume, overwrite=overwrite, quiet=quiet,
     )  # fmt: skip
     if run.finished:
         return run.path / "model"
     chosen.save(run.path / "split.json")
+    _warn_of_seen_queries(Path(backbone), source, chosen, run)
     hashing.train_hasher(source, chosen.train, new_hasher(network, config), config, run)
     return run.path / "model"
 
@@ -146,8 +159,8 @@ def encode_images(
     if part == "all":
         indices = np.arange(len(source))
     else:
-        split = split or _beside(Path(hasher))
-        chosen = _split(source, images, protocol, split_seed, split, needed=True)
+        split = split or split_beside(Path(hasher))
+        chosen = split_of(source, images, protocol, split_seed, split, needed=True)
         indices = getattr(chosen, part)
     table = encode(source, indices, network, provenance={"hasher": fingerprint_of(network)}, say=say)
     table.save(Path(output))
@@ -162,15 +175,17 @@ def profile_networks(
 
     rows = []
     for name in networks:
-        if Path(name).exists():
-            network = load_hasher(name)[0]
-        elif name in STUDENTS:
-            network = create_hasher(create_student(name, size=size or InputConfig().size), num_bits=bits)
-        else:
+        network: Backbone | Hasher
+        if name in STUDENTS:
+            network = create_hasher(create_student(name, InputConfig().size if size is None else size), num_bits=bits)
+        elif _is_teacher(name):
             network = create_hasher(create_teacher(name, size=size), num_bits=bits)
-        rows.append(
-            {"network": name, **dataclasses.asdict(profile(network, size or network.input.size, seconds=seconds))}
-        )
+        elif Path(name).exists():
+            network, _ = load_model(name)
+        else:
+            raise unknown_name("network", name, [*STUDENTS, *TEACHERS, "timm/NAME", "a run directory"])
+        side = network.input.size if size is None else size
+        rows.append({"network": name, **dataclasses.asdict(profile(network, side, seconds=seconds))})
     return rows
 
 
@@ -180,23 +195,24 @@ def known_names() -> dict[str, list[str]]:
         "teachers": [*TEACHERS, "timm/NAME"],
         "students": list(STUDENTS),
         "stems": list(STEMS),
+        "framings": list(FRAMINGS),
         "distillation losses": list(TARGETS),
+        "distillation modes": list(distillation.MODES),
         "optimisers": list(OPTIMISERS),
         "hashing frameworks": list(hashing.QUANTIZATION_WEIGHTS),
         "centres": list(CENTRES),
         "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],
         "protocols": list(CIFAR10_PROTOCOLS),
+        "parts": list(PARTS),
     }
 
 
-def open_readable(
-    images: str | Path, *, labelled: bool, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
-) -> ImageSource:
-    """The source that ``images`` names without what cannot be read, which is counted and listed through ``say``."""
-    source, report = readable(open_images(images, labelled, progress=say))
-    if report.unreadable:
-        say(report.summary())
-    return source
+def _warn_of_seen_queries(backbone: Path, source: ImageSource, split: Split, run: RunDirectory) -> None:
+    if not backbone.exists():
+        return
+    seen = load_student(backbone)[1]
+    if seen["images"] == source.fingerprint and seen.get("queries") != fingerprint_of_indices(split.query):
+        run.say("the student was distilled on this split's queries, too: numbers measured on them will be optimistic")
 
 
 def open_teacher(config: TeacherConfig) -> Teacher:
@@ -208,6 +224,8 @@ def new_student(config: StudentConfig, seed: int) -> Student:
     """A student with the initial weights of a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if config.framing not in FRAMINGS:
+            raise unknown_name("framing", config.framing, FRAMINGS)
         student_input = InputConfig(size=config.size, framing=config.framing, margin=config.margin)
         return create_student(config.name, size=config.size, stem=config.stem, input=student_input)
 
@@ -221,42 +239,16 @@ def new_hasher(backbone: Backbone, config: HashConfig) -> Any:
 
 def open_backbone(name: str, student: StudentConfig, teacher: TeacherConfig, config: HashConfig) -> Backbone:
     """A distilled student on disk, a student from scratch, or a teacher (trainable unless the backbone is frozen)."""
-    if Path(name).exists():
-        return load_student(name)[0]
     if name in STUDENTS:
         return new_student(dataclasses.replace(student, name=name), config.seed)
-    if "/" in name and name.split("/", maxsplit=1)[0] in ("torchvision", "timm", "pip"):
+    if _is_teacher(name):
         return create_teacher(name, weights=teacher.weights, size=teacher.size, trainable=not config.freeze_backbone)
-    raise UserError(
-        "no such backbone", name, f"name a distilled student's directory, {' or '.join(STUDENTS)}, or a teacher"
-    )
+    if Path(name).exists():
+        return load_student(name)[0]
+    known = [*STUDENTS, *TEACHERS, "timm/NAME", "the run directory of a distilled student"]
+    raise unknown_name("backbone", name, known)
 
 
-def _split(
-    source: ImageSource, images: str | Path, protocol: str, seed: int, file: Path | None, *, needed: bool
-) -> Split | None:
-    """The split of a source; None where it has no labels to draw one by and none is needed."""
-    if file is not None:
-        split = Split.load(file)
-        if split.num_images != len(source):
-            raise UserError(
-                "the split is of other images",
-                f"{file}: {split.num_images:,} images, here {len(source):,}",
-                "name the split of these images",
-            )
-        return split
-    if images == "cifar10":
-        return cifar10_split(np.asarray(source.labels), protocol, seed)
-    if isinstance(source, ListSource):
-        return list_split(source.lists, len(source), seed=seed)
-    if needed:
-        return holdout_split(np.asarray(source.labels), seed=seed, class_names=tuple(source.class_names))
-    return None
-
-
-def _beside(hasher: Path) -> Path | None:
-    """The split that the run of a hasher saved, so that its codes are of the parts it was trained by."""
-    for folder in (hasher, hasher.parent, hasher.parent.parent):
-        if (folder / "split.json").is_file():
-            return folder / "split.json"
-    return None
+def _is_teacher(name: str) -> bool:
+    """Whether a name is a teacher's and no path: names go first, so ./v1 or ./timm is how a folder is meant."""
+    return name.startswith(("torchvision/", "timm/", "pip/"))

@@ -29,7 +29,7 @@ import platformdirs
 from numpy.typing import NDArray
 from PIL import Image
 
-from distilhash.data.atomic import write_atomically
+from distilhash.artefact import write_atomically
 from distilhash.data.images import ArraySource
 from distilhash.errors import UserError
 
@@ -145,7 +145,7 @@ def _keep(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], or
 
 def _write_source(file: Path, digests: dict[str, str], origin: str) -> None:
     text = json.dumps({**digests, "origin": origin}, indent=1)
-    write_atomically(file, lambda out: out.write(text.encode()))
+    write_atomically(file, text)
 
 
 def _fetched(folder: Path, say: Say) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:

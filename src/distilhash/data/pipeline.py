@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -17,7 +19,8 @@ def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threa
     An error of ``load`` is raised at its place in the order; leaving the loop early stops the threads.
     """
     waiting: deque[Future[V]] = deque()
-    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="prefetch")
+    # One core for each thread: a second team of compute threads would fight the network's for the cores.
+    pool = ThreadPoolExecutor(threads, "prefetch", initializer=torch.set_num_threads, initargs=(1,))
     try:
         for key in keys:
             waiting.append(pool.submit(load, key))

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distilhash.data.atomic import write_atomically
+from distilhash.artefact import write_atomically
 from distilhash.data.order import SPLITS, shuffled
 from distilhash.errors import UserError, unknown_name
 
@@ -90,7 +90,7 @@ class Split:
         """Write the split as JSON, whole or not at all. Errors: UserError where the disk refuses."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         data |= {part: data[part].tolist() for part in _PARTS}
-        write_atomically(Path(path), lambda file: file.write(json.dumps(data).encode()))
+        write_atomically(Path(path), json.dumps(data))
 
     @classmethod
     def load(cls, path: str | Path) -> Split:

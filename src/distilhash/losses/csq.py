@@ -52,7 +52,7 @@ def hadamard_centres(num_classes: int, num_bits: int) -> np.ndarray:
         raise UserError(
             "Hadamard centres need a power of two of bits, and at most twice as many classes as bits",
             f"{num_classes} classes and {num_bits} bits",
-            f"ask for {_hadamard_bits(num_classes, num_bits)} bits, or for kind='bernoulli'",
+            f"ask for {_hadamard_bits(num_classes, num_bits)} bits, or for 'bernoulli' centres",
         )
     H_KK = _sylvester(num_bits)
     return np.concatenate([H_KK, -H_KK])[:num_classes]

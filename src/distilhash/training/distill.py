@@ -28,10 +28,10 @@ from distilhash.data.preprocess import Preprocess, make_views
 from distilhash.errors import UserError, unknown_name
 from distilhash.models.student import Student
 from distilhash.models.teacher import Teacher
-from distilhash.training.optimisers import Optimisers
+from distilhash.training.optimisers import OPTIMISERS, Optimisers
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
-from distilhash.training.targets import create_target
+from distilhash.training.targets import TARGETS, create_target
 from distilhash.training.teacher_features import compute_teacher_features
 
 MODES = ("cached", "online")
@@ -48,22 +48,17 @@ def distill(
     *,
     features: Path | None = None,
     rebuild_features: bool = False,
+    queries: str | None = None,
 ) -> Student:
     """Train ``student`` on the unlabelled ``images[indices]`` and return it; write the run directory.
 
     ``features`` is the directory of the teacher's feature cache (default: inside the run). ``student`` must be freshly
-    made from ``config.seed``. A run directory with a saved state is continued and ends in the same weights. Errors:
-    UserError for unknown names, too few images, or a cache of another teacher.
+    made from ``config.seed``. ``queries`` is the fingerprint of the images that were left out, for the checkpoint's
+    description. A run directory with a saved state is continued and ends in the same weights. Errors: UserError for
+    unknown names, too few images, or a cache of another teacher.
     """
-    if config.mode not in MODES:
-        raise unknown_name("distillation mode", config.mode, MODES)
+    check(config, len(indices))
     fit, held = hold_out(indices, config.held_out, config.seed)
-    if len(fit) < config.batch_size or len(held) <= NEIGHBOURS:
-        raise UserError(
-            "too few images to distil on",
-            f"{len(indices)}, of which {len(held)} are held out, with batches of {config.batch_size}",
-            "give more images or a smaller --batch-size",
-        )
     cached = config.mode == "cached"
     cache_VND = compute_teacher_features(
         images, indices, teacher, features or run.path / "teacher_features", framing=student.input,
@@ -125,11 +120,30 @@ def distill(
     description = {
         "kind": "student", "architecture": student.architecture, "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint, "images": images.fingerprint, "unlabelled_images": len(indices),
-        "indices": fingerprint_of_indices(indices), "settings": as_dict(config),
+        "indices": fingerprint_of_indices(indices), "queries": queries,
+        "settings": as_dict(config),
     }  # fmt: skip
     save_model(run.path / "model", student, description)
     run.drop_state()
     return student.eval()
+
+
+def check(config: DistillConfig, count: int) -> None:
+    """Refuse what cannot be run on ``count`` images, before anything is computed or written. Errors: UserError."""
+    for kind, name, known in (
+        ("distillation mode", config.mode, MODES),
+        ("distillation loss", config.loss, TARGETS),
+        ("optimiser", config.optimiser, OPTIMISERS),
+    ):
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    held = min(config.held_out, count // 5)
+    if count - held < config.batch_size or held <= NEIGHBOURS:
+        raise UserError(
+            "too few images to distil on",
+            f"{count}, of which {held} are held out, with batches of {config.batch_size}",
+            f"give more (at least {5 * (NEIGHBOURS + 1)}) or a smaller --batch-size",
+        )
 
 
 def hold_out(indices: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ from distilhash.errors import UserError, unknown_name
 from distilhash.losses import csq_loss, dch_loss, hash_centres, multi_label_centres
 from distilhash.models.backbone import Backbone
 from distilhash.models.hasher import Hasher
-from distilhash.training.optimisers import Optimisers
+from distilhash.training.optimisers import OPTIMISERS, Optimisers
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 
@@ -46,19 +46,11 @@ def train_hasher(
 
     A frozen backbone runs once and only the head is trained on its features; ``features_ND`` gives them where they are
     known already (the rows of ``indices``). A run directory with a saved state is continued
-    and ends in the same weights.
+    and ends in the same weights. Errors: UserError.
     """
-    if config.framework not in QUANTIZATION_WEIGHTS:
-        raise unknown_name("hashing framework", config.framework, QUANTIZATION_WEIGHTS)
-    if images.labels is None:
-        raise UserError("hashing needs labels", "images without labels", "give class subfolders or list files")
-    if len(indices) < config.batch_size:
-        raise UserError(
-            "too few labelled images to hash on",
-            f"{len(indices)} with batches of {config.batch_size}",
-            "give more images or a smaller --batch-size",
-        )
-    loss_of = _loss(one_hot(images.labels, len(images.class_names))[indices], config)
+    check(images, len(indices), config)
+    assert images.labels is not None
+    loss_of = _loss(one_hot(images.labels, _count_classes(images))[indices], config)
     network: nn.Module = hasher
     if hasher.freeze_backbone:
         if features_ND is None:
@@ -80,12 +72,12 @@ def train_hasher(
     def load(number: int) -> tuple[Tensor, Tensor]:
         """For one step: the network's inputs and the positions of their images in ``indices``."""
         epoch, batch = divmod(number, batches.steps)
-        rows = batches.positions(epoch, batch)
+        rows = batches.positions(epoch, batch)  # read-only, which torch.from_numpy would warn of
         if hasher.freeze_backbone:
             assert features_ND is not None
-            return torch.from_numpy(np.array(features_ND[rows])), torch.from_numpy(rows)
+            return torch.from_numpy(np.array(features_ND[rows])), torch.tensor(rows)
         views = make_views(indices[rows], epoch, config.seed)  # every epoch flips and shifts anew
-        return pixels(images.read(indices[rows], pixels.least_side), views), torch.from_numpy(rows)
+        return pixels(images.read(indices[rows], pixels.least_side), views), torch.tensor(rows)
 
     network.train()
     for inputs, rows_N in prefetch(load, range(step, steps)):
@@ -106,6 +98,24 @@ def train_hasher(
     return hasher.eval()
 
 
+def check(images: ImageSource, count: int, config: HashConfig) -> None:
+    """Refuse what cannot be run on ``count`` of these images, before anything is computed. Errors: UserError."""
+    if config.framework not in QUANTIZATION_WEIGHTS:
+        raise unknown_name("hashing framework", config.framework, QUANTIZATION_WEIGHTS)
+    if config.optimiser not in OPTIMISERS:
+        raise unknown_name("optimiser", config.optimiser, OPTIMISERS)
+    if images.labels is None:
+        raise UserError("hashing needs labels", "images without labels", "give class subfolders or list files")
+    if count < config.batch_size:
+        raise UserError(
+            "too few labelled images to hash on",
+            f"{count} with batches of {config.batch_size}",
+            "give more images or a smaller --batch-size",
+        )
+    if config.framework == "csq":  # not every length has centres of every kind
+        hash_centres(_count_classes(images), config.bits, config.seed, kind=config.centres)
+
+
 def _loss(labels_NC: np.ndarray, config: HashConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """The framework's loss as a function of outputs (N, K) and the rows of their images."""
     weight = config.quantization_weight
@@ -117,6 +127,12 @@ def _loss(labels_NC: np.ndarray, config: HashConfig) -> Callable[[Tensor, Tensor
     centres_CK = hash_centres(labels_NC.shape[1], config.bits, config.seed, kind=config.centres)
     centres_NK = torch.as_tensor(multi_label_centres(labels_NC, centres_CK, config.seed), dtype=torch.float32)
     return lambda outputs, rows: csq_loss(outputs, centres_NK[rows], weight)
+
+
+def _count_classes(images: ImageSource) -> int:
+    labels = np.asarray(images.labels)
+    # A class may have a name and no image; or the classes have no names.
+    return labels.shape[1] if labels.ndim == 2 else max(len(images.class_names), int(labels.max()) + 1)
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -3,7 +3,8 @@
     config.json  provenance.json  metrics.jsonl  train.log  checkpoints/last/state.safetensors  model/
 
 A run that was killed is continued from its last state; what was logged after that state is cut off first, so an
-interrupted run ends with the files of an uninterrupted one.
+interrupted run ends with the files of an uninterrupted one. provenance.json, the first file, says that the directory
+is ours; config.json, the second, that the run has begun; model/model.safetensors, the last, that it is finished.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import torch
 from distilhash.artefact import provenance, read_json, write_atomically, write_json
 from distilhash.checkpoint import load_tensors, save_tensors
 from distilhash.errors import UserError
+
+TEMPORARY = ".*.tmp"  # names of files that are being written
+SHOWN = 3  # differing settings that an error names
 
 
 class RunDirectory:
@@ -44,19 +48,27 @@ class RunDirectory:
         settings = json.loads(json.dumps(settings))
         if self.path.exists() and not self.path.is_dir():
             raise UserError("a run needs a directory", f"the file {self.path}", "choose another path")
-        held = self.path.is_dir() and any(self.path.iterdir())
-        if held and overwrite:
-            _refuse_foreign(self.path)
-            shutil.rmtree(self.path)
+        held = self.path.is_dir() and any(not entry.match(TEMPORARY) for entry in self.path.iterdir())
+        begun = (self.path / "config.json").exists()
+        if held and overwrite and not _is_run(self.path):  # --overwrite deletes: never what no run wrote
+            raise UserError(
+                "--overwrite deletes only a run directory", self.path, "choose another path or empty it yourself"
+            )
+        if held and (overwrite or (_is_run(self.path) and not begun)):
+            _delete(self.path)
         elif held and resume:
             _compare(read_json(self.path / "config.json", "run"), settings, self.path)
         elif held:
             raise UserError(
                 "the run directory exists", self.path, "continue it with --resume or replace it with --overwrite"
             )
-        write_json(self.path / "config.json", settings)
-        if not (self.path / "provenance.json").exists():
+        for remains in self.path.rglob(TEMPORARY):  # of a write that was killed
+            remains.unlink(missing_ok=True)
+        if not (self.path / "config.json").exists():
             write_json(self.path / "provenance.json", provenance())
+            write_json(self.path / "config.json", settings)
+        if self.finished:
+            self.drop_state()
 
     @property
     def finished(self) -> bool:
@@ -67,13 +79,11 @@ class RunDirectory:
         """Show a line of progress on stderr and keep it in train.log."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
-        with (self.path / "train.log").open("a", encoding="utf-8") as log:
-            log.write(text + "\n")
+        self._append("train.log", text)
 
     def record(self, step: int, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-            metrics.write(json.dumps({"step": step, **values}) + "\n")
+        self._append("metrics.jsonl", json.dumps({"step": step, **values}))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -97,16 +107,26 @@ class RunDirectory:
         """The last saved state and its step, or no tensors and step 0; later metrics are cut off."""
         tensors: dict[str, torch.Tensor] = {}
         step = 0
+        kept: list[dict[str, Any]] = []  # none without a state: the line of step 0 will be written again
         if self._state_file.exists():
             tensors, description = load_tensors(self._state_file, "training state")
             step = int(description["step"])
-        kept = [line for line in self.metrics() if line["step"] <= step]
+            kept = [line for line in self.metrics() if line["step"] <= step]
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         return tensors, step
 
     def drop_state(self) -> None:
         """Remove the training state of a run that has written its model."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def _append(self, name: str, line: str) -> None:
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path / name}", error.strerror or error, "free some room and go on with --resume"
+            ) from error
 
     @property
     def _state_file(self) -> Path:
@@ -125,16 +145,43 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _refuse_foreign(path: Path) -> None:
-    # --overwrite deletes: it must never delete a directory that no run wrote.
-    if not (path / "config.json").is_file() or not (path / "provenance.json").is_file():
-        raise UserError("--overwrite deletes only a run directory", path, "choose another path or empty it yourself")
+def _is_run(path: Path) -> bool:
+    """Whether a run wrote this directory."""
+    try:
+        return "distilhash" in json.loads((path / "provenance.json").read_text(encoding="utf-8"))["versions"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
-    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+def _delete(path: Path) -> None:
+    """Empty a run directory, so that a kill in the midst leaves one that has not begun, and is still a run's."""
+    (path / "config.json").unlink(missing_ok=True)
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != "provenance.json":
+            entry.unlink()
+
+
+def _compare(old: Any, new: dict[str, Any], path: Path) -> None:
+    was, now = _flat(old), _flat(new)
+    differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
     if differing:
-        shown = ", ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in differing[:3])
+        shown = ", ".join(f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in differing[:SHOWN])
+        more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         raise UserError(
-            f"the run at {path} has other settings", shown, "resume with the same ones, or start anew with --overwrite"
+            f"the run at {path} has other settings",
+            shown + more,
+            "resume with the same ones, or start anew with --overwrite",
         )
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"distill.epochs": 8}, so that an error can name the one that differs."""
+    if not isinstance(settings, dict):
+        return {prefix: settings}
+    return {
+        name: value
+        for key, part in settings.items()
+        for name, value in _flat(part, f"{prefix}.{key}" if prefix else key).items()
+    }

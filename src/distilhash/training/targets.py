@@ -58,8 +58,9 @@ def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig
     generator = np.random.default_rng((config.seed, 11))
     sample = np.sort(generator.permutation(rows)[:SAMPLE])
     z_ND = (torch.from_numpy(features_ND[sample]) - mean_D) / std_D
-    _, vectors_DD = torch.linalg.eigh(z_ND.T @ z_ND / len(z_ND))
-    axes_DP = vectors_DD[:, -COMPONENTS:]
+    # In double: single precision does not converge where few images or dead dimensions leave many zero eigenvalues.
+    _, vectors_DD = torch.linalg.eigh((z_ND.T @ z_ND / len(z_ND)).double())
+    axes_DP = vectors_DD[:, -COMPONENTS:].float()
 
     def direction(f_ND: Tensor) -> Tensor:
         return F.normalize((f_ND - mean_D) / std_D @ axes_DP, dim=1)

@@ -118,8 +118,9 @@ class _Pass:
 def _open_cache(directory: Path, key: dict[str, Any], shape: tuple[int, ...], rebuild: bool) -> int:
     """Rows that are already there; the file is laid out where it is missing."""
     target = directory / "features.npy"
-    if rebuild and (directory / "cache.json").is_file():
-        shutil.rmtree(directory)
+    if rebuild:  # these two and no more: the directory is one that the user named
+        (directory / "cache.json").unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
     if (directory / "cache.json").is_file():
         held = read_json(directory / "cache.json", "feature cache")
         if not isinstance(held, dict) or held.get("key") != key or held.get("shape") != list(shape):

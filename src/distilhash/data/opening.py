@@ -1,0 +1,111 @@
+"""What a verb is told to read: the images behind a name, without those that cannot be read, and their split.
+
+Shapes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilhash.data.images import ImageSource, Subset, open_images, readable
+from distilhash.data.lists import ListSource
+from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
+from distilhash.errors import UserError
+
+LISTED = 10  # unreadable images that the report names
+SAY_SECONDS = 5.0
+
+
+def _stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_readable(
+    images: str | Path, *, labelled: bool | None, say: Callable[[str], None] = _stderr, quiet: bool = False
+) -> ImageSource:
+    """The source that ``images`` names without what cannot be read, which is counted and listed through ``say``.
+
+    ``labelled``: are the folders in a folder its classes? None: where they can be. ``quiet`` keeps progress, but not
+    that report, from ``say``. Errors: UserError.
+    """
+    progress = (lambda text: None) if quiet else say
+    source, report = readable(_opened(images, labelled, progress), _counter(progress))
+    if report.unreadable:
+        say(report.summary(LISTED))
+    return source
+
+
+def split_of(
+    source: ImageSource, images: str | Path, protocol: str, seed: int, file: Path | None, *, needed: bool
+) -> Split | None:
+    """The split in ``file``, or the one that the source is drawn by; None where there is none and none is needed."""
+    if file is not None:
+        split = Split.load(file)
+        if split.num_images != len(source):
+            raise UserError(
+                "the split is of other images",
+                f"{file}: {split.num_images:,} images, here {len(source):,}",
+                "name the split of these images",
+            )
+        return split
+    if images == "cifar10":
+        return cifar10_split(np.asarray(source.labels), protocol, seed)
+    lists = _lists(source)
+    if lists is not None:
+        return list_split(lists, len(source), seed=seed)
+    if source.labels is not None and (needed or _can_be_split(source.labels)):
+        return holdout_split(np.asarray(source.labels), seed=seed, class_names=tuple(source.class_names))
+    return None
+
+
+def split_beside(hasher: Path) -> Path | None:
+    """The split that the run of a hasher saved, so that its codes are of the parts it was trained by."""
+    for folder in (hasher, hasher.parent, hasher.parent.parent):
+        if (folder / "split.json").is_file():
+            return folder / "split.json"
+    return None
+
+
+def _opened(images: str | Path, labelled: bool | None, progress: Callable[[str], None]) -> ImageSource:
+    if labelled is None and images != "cifar10":
+        try:
+            return open_images(images, True, progress)
+        except UserError:  # no class folders: a folder of any shape will do
+            labelled = False
+    return open_images(images, bool(labelled), progress)
+
+
+def _counter(progress: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Tells every few seconds how many images have been looked at."""
+    said = time.monotonic()
+
+    def count(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            progress(f"images looked at {done:,}/{total:,}")
+
+    return count
+
+
+def _lists(source: ImageSource) -> Mapping[str, NDArray[np.int64]] | None:
+    """Each list's images as indices into the source, also where some of those listed could not be read."""
+    if isinstance(source, ListSource):
+        return source.lists
+    if not (isinstance(source, Subset) and isinstance(source.source, ListSource)):
+        return None
+    place = {int(index): i for i, index in enumerate(source.indices)}
+    return {
+        name: np.array([place[int(i)] for i in listed if int(i) in place], np.int64)
+        for name, listed in source.source.lists.items()
+    }
+
+
+def _can_be_split(labels: NDArray[np.int64] | NDArray[np.uint8]) -> bool:
+    return labels.ndim == 2 or bool((np.bincount(labels) >= 3).all())
