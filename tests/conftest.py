@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from distilhash.data.cifar10 import load_cifar10
+from mistakes import here, made  # noqa: F401 (fixtures of the tests of the user's mistakes)
 
 torch.set_num_threads(1)
 

@@ -12,50 +12,58 @@ import json
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from distilhash.config import (
-    DemoConfig,
-    DistillConfig,
-    HashConfig,
-    StudentConfig,
-    TeacherConfig,
-)
+from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig
 from distilhash.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    """Run one verb and return its exit code: 0, 2 for the user's mistake, 130 for Ctrl-C; our own bugs raise."""
+    options = _parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images: they are reported in one line of our own
     try:
         result = options.run(options)
     except UserError as error:
-        print(f"distilhash: {error}", file=sys.stderr)
+        _stderr(f"distilhash: {' '.join(str(error).split())}")  # one line, whatever a library's message brought along
         return 2
     except KeyboardInterrupt:
-        print(
-            "distilhash: interrupted; the same command with --resume goes on from the last saved state.",
-            file=sys.stderr,
-        )
+        kept = "the same command with --resume goes on from the last saved state"
+        _stderr(f"distilhash: interrupted; {kept if 'resume' in options else 'nothing was written'}.")
         return 130
     if result is not None:
         print(json.dumps(result, indent=2) if options.json else _plain(result))
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and name the verb whose help to read."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument {' '.join(unknown)}")
+        return known, unknown
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="distilhash",
         description="Distil an untouched image teacher into a compact student without labels, hash it, and search.",
+        epilog="distilhash VERB --help shows the settings of a verb, with units and defaults.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (text, declare, run) in VERBS.items():
+    for name, (reads, text, declare, run) in VERBS.items():
         verb = verbs.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            usage=f"distilhash {' '.join([name, *reads.split(), '[settings]'])}",
+            allow_abbrev=False,  # a shortened flag would change its meaning with the next setting
         )  # fmt: skip
         declare(verb)
         verb.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -75,12 +83,17 @@ def _add_settings(
         kind = hints[field.name]
         if isinstance(kind, types.UnionType):
             kind = next(part for part in typing.get_args(kind) if part is not type(None))
-        flag = f"--{prefix}{field.name.replace('_', '-')}"
-        text = field.metadata["help"].replace("%", "%%")
+        flags = [f"--{prefix}{field.name.replace('_', '-')}"]
+        if prefix and field.name == "name":
+            flags = [f"--{prefix.rstrip('-')}", *flags]  # --teacher, and --teacher-name as the other settings have it
+        text, dest = field.metadata["help"].replace("%", "%%"), prefix.replace("-", "_") + field.name
         if kind is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=text)
+            group.add_argument(*flags, action="store_true", help=text)
         else:
-            group.add_argument(flag, type=kind, default=field.default, metavar=kind.__name__.upper(), help=text)
+            text += "" if field.default is None else f" (default: {field.default})"
+            group.add_argument(
+                *flags, dest=dest, type=kind, default=field.default, metavar=kind.__name__.upper(), help=text
+            )
 
 
 def _settings(options: argparse.Namespace, config: type[Any], *, prefix: str = "", **given: Any) -> Any:
@@ -91,24 +104,26 @@ def _settings(options: argparse.Namespace, config: type[Any], *, prefix: str = "
 
 
 def _add_run_directory(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--output", type=Path, default=Path(default), metavar="DIR", help="run directory")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in this directory")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in this directory")
+    parser.add_argument(
+        "--output", type=Path, default=Path(default), metavar="DIR", help="run directory (default: %(default)s)"
+    )
+    rerun = parser.add_mutually_exclusive_group()
+    rerun.add_argument("--resume", action="store_true", help="go on with the run in this directory")
+    rerun.add_argument("--overwrite", action="store_true", help="replace the run in this directory")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "images",
+        "images", metavar="IMAGES",
         help='"cifar10", a folder of images (class subfolders where labels are needed), or a folder with list files',
-    )
+    )  # fmt: skip
+    protocols = "CIFAR-10 only: cifar10, cifar10-1 or cifar10-2 (default: %(default)s)"
+    parser.add_argument("--protocol", default="cifar10", metavar="NAME", help=protocols)
     parser.add_argument(
-        "--protocol", default="cifar10", metavar="NAME", help="CIFAR-10 only: cifar10, cifar10-1 or cifar10-2"
+        "--split-seed", type=int, default=0, metavar="INT", help="seed of the split (default: %(default)s)"
     )
-    parser.add_argument("--split-seed", type=int, default=0, metavar="INT", help="seed of the split")
-    parser.add_argument(
-        "--split", type=Path, metavar="FILE", help="a split.json of an earlier run, instead of a new one"
-    )
+    parser.add_argument("--split", type=Path, metavar="FILE", help="split.json of an earlier run; left out: a new one")
 
 
 def _declare_demo(parser: argparse.ArgumentParser) -> None:
@@ -120,10 +135,7 @@ def _run_demo(options: argparse.Namespace) -> Any:
     from distilhash.comparison import run_demo
     from distilhash.evaluation.report import results_json, terminal_table
 
-    arms = run_demo(
-        _settings(options, DemoConfig), options.output, resume=options.resume, overwrite=options.overwrite,
-        quiet=options.quiet,
-    )  # fmt: skip
+    arms = run_demo(_settings(options, DemoConfig), options.output, **_run_options(options))
     if options.json:
         return results_json(arms)
     return f"{terminal_table(arms)}\n\nThe report: {options.output / 'report.html'}"
@@ -132,7 +144,7 @@ def _run_demo(options: argparse.Namespace) -> Any:
 def _declare_distill(parser: argparse.ArgumentParser) -> None:
     _add_images(parser)
     _add_run_directory(parser, "runs/distill")
-    parser.add_argument("--features", type=Path, metavar="DIR", help="teacher feature cache (default: inside the run)")
+    parser.add_argument("--features", type=Path, metavar="DIR", help="teacher feature cache; left out: in the run")
     parser.add_argument("--rebuild-features", action="store_true", help="compute the feature cache anew")
     parser.add_argument("--all-images", action="store_true", help="distil on the queries of a labelled split, too")
     _add_settings(parser, TeacherConfig, "teacher", prefix="teacher-")
@@ -160,7 +172,7 @@ def _declare_hash(parser: argparse.ArgumentParser) -> None:
     _add_run_directory(parser, "runs/hash")
     parser.add_argument(
         "--backbone", default="v1", metavar="NAME|DIR",
-        help="a distilled student (run directory), v1 or v2 from scratch, or a teacher's name",
+        help="a distilled student (run directory), v1 or v2 from scratch, or a teacher's name (default: %(default)s)",
     )  # fmt: skip
     _add_settings(parser, StudentConfig, "student from scratch", prefix="student-", skip="name")
     _add_settings(parser, TeacherConfig, "teacher as backbone", prefix="teacher-", skip="name")
@@ -180,12 +192,14 @@ def _run_hash(options: argparse.Namespace) -> Any:
 
 
 def _declare_encode(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("hasher", type=Path, help="run directory or model of a hasher")
+    parser.add_argument("hasher", metavar="HASHER", type=Path, help="run directory or model of a hasher")
     _add_images(parser)
+    parts = "which images of the split: all, query, database, train or validation (default: %(default)s)"
+    parser.add_argument("--part", default="all", metavar="NAME", help=parts)
     parser.add_argument(
-        "--part", default="all", metavar="NAME", help="which images: all, query, database, train or validation"
-    )
-    parser.add_argument("--output", type=Path, default=Path("codes.safetensors"), metavar="FILE", help="code table")
+        "--output", type=Path, default=Path("codes.safetensors"), metavar="FILE",
+        help="code table (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _run_encode(options: argparse.Namespace) -> Any:
@@ -197,9 +211,9 @@ def _run_encode(options: argparse.Namespace) -> Any:
 
 
 def _declare_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("query", type=Path, help="code table of the queries")
-    parser.add_argument("database", type=Path, help="code table of the database")
-    parser.add_argument("--at", type=int, metavar="K", help="mAP@K; left out: at all")
+    parser.add_argument("query", metavar="QUERY", type=Path, help="code table of the queries")
+    parser.add_argument("database", metavar="DATABASE", type=Path, help="code table of the database")
+    parser.add_argument("--at", type=int, metavar="K", help="also mAP@K, over the K nearest images, count")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the metrics and curves as JSON")
 
 
@@ -210,14 +224,16 @@ def _run_evaluate(options: argparse.Namespace) -> Any:
 
 
 def _declare_profile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("networks", nargs="+", metavar="NAME|DIR", help="student or teacher names, or run directories")
+    parser.add_argument("networks", nargs="+", metavar="NETWORK", help="student or teacher name, or run directory")
     parser.add_argument(
-        "--bits", type=int, default=64, metavar="INT", help="length of the head put on a bare name, bits"
-    )
+        "--bits", type=int, default=64, metavar="INT",
+        help="length of the code of a bare name's head, bits (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--size", type=int, metavar="INT", help="input side, pixels; left out: the network's own")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, metavar="FLOAT", help="time spent on each timing, seconds"
-    )
+        "--seconds", type=float, default=1.0, metavar="FLOAT",
+        help="time spent on each timing, seconds (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _run_profile(options: argparse.Namespace) -> Any:
@@ -233,11 +249,11 @@ def _run_list(options: argparse.Namespace) -> Any:
 
 
 def _image_options(options: argparse.Namespace) -> dict[str, Any]:
-    return {"protocol": options.protocol, "split_seed": options.split_seed, "split": options.split}
+    return {name: getattr(options, name) for name in ("protocol", "split_seed", "split")}
 
 
 def _run_options(options: argparse.Namespace) -> dict[str, Any]:
-    return {"resume": options.resume, "overwrite": options.overwrite, "quiet": options.quiet}
+    return {name: getattr(options, name) for name in ("resume", "overwrite", "quiet")}
 
 
 def _stderr(text: str) -> None:
@@ -266,12 +282,17 @@ def _value(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], Any]]] = {
-    "demo": ("show the whole argument on CIFAR-10: distil, hash, compare, report", _declare_demo, _run_demo),
-    "distill": ("distil a frozen teacher into a student, without labels", _declare_distill, _run_distill),
-    "hash": ("train a hasher on labelled images", _declare_hash, _run_hash),
-    "encode": ("turn images into a code table", _declare_encode, _run_encode),
-    "evaluate": ("measure retrieval with two code tables", _declare_evaluate, _run_evaluate),
-    "profile": ("count parameters and multiply-adds, and time networks", _declare_profile, _run_profile),
-    "list": ("show every name that can be chosen", lambda parser: None, _run_list),
-}
+Declare = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace], Any]
+
+VERBS: dict[str, tuple[str, str, Declare, Run]] = {  # what it reads, what it does, its flags, the verb itself
+    "demo": ("", "show the whole argument on CIFAR-10: distil, hash, compare, report", _declare_demo, _run_demo),
+    "distill": ("IMAGES", "distil a frozen teacher into a student, without labels", _declare_distill, _run_distill),
+    "hash": ("IMAGES", "train a hasher on labelled images", _declare_hash, _run_hash),
+    "encode": ("HASHER IMAGES", "turn images into a code table", _declare_encode, _run_encode),
+    "evaluate": ("QUERY DATABASE", "measure retrieval with two code tables", _declare_evaluate, _run_evaluate),
+    "profile": (
+        "NETWORK...", "count parameters and multiply-adds, and time networks", _declare_profile, _run_profile
+    ),
+    "list": ("", "show every name that can be chosen", lambda parser: None, _run_list),
+}  # fmt: skip

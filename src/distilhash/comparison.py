@@ -27,6 +27,7 @@ from distilhash.codes import CodeTable, hamming
 from distilhash.config import DemoConfig, as_dict
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.images import ImageSource
+from distilhash.data.opening import to_stderr
 from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.splits import Split, cifar10_split
 from distilhash.encoding import encode, encode_features
@@ -37,8 +38,8 @@ from distilhash.evaluation.report import write_report
 from distilhash.evaluation.results import ARMS, ArmResult, QueryExample, ReportData, png_bytes, results_json
 from distilhash.models import Backbone, Hasher, Teacher
 from distilhash.stages import new_hasher, new_student, open_teacher
-from distilhash.training.distill import distill
-from distilhash.training.hashing import train_hasher
+from distilhash.training import distill as distillation
+from distilhash.training import hashing
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 
@@ -49,38 +50,48 @@ def run_demo(
     config: DemoConfig, output: Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
 ) -> list[ArmResult]:
     """Run every stage that is not yet done and write ``results.json`` and ``report.html``. Errors: UserError."""
+    # What can be refused is refused here, before a directory is made, or deleted for --overwrite.
+    plan = presets.demo_stages(config)
+    images = load_cifar10(progress=None if quiet else to_stderr)
+    split = _split(images, config)
+    distillation.check(plan.distill, len(split.unlabelled))
+    hashing.check(images, len(split.train), plan.hash)
+    teacher = open_teacher(plan.teacher)
     run = RunDirectory(output, {"stage": "demo", **as_dict(config)}, resume=resume, overwrite=overwrite, quiet=quiet)
-    return _Demo(config, run).results()
+    return _Demo(config, plan, images, split, teacher, run).results()
+
+
+def _split(images: ImageSource, config: DemoConfig) -> Split:
+    """The published split, cut to what the demonstration has time to look at."""
+    split = cifar10_split(
+        np.asarray(images.labels), config.protocol, config.seed, class_names=tuple(images.class_names),
+        source=images.fingerprint,
+    )  # fmt: skip
+    database = shuffled(split.database, config.seed, SPLITS, 1000)[: config.database_size]
+    train = shuffled(split.train, config.seed, SPLITS, 1001)[: config.train_size]
+    validation = np.intersect1d(split.validation, train)
+    return dataclasses.replace(split, database=database, train=train, validation=validation)
 
 
 class _Demo:
     """What the stages of one demonstration share."""
 
-    def __init__(self, config: DemoConfig, run: RunDirectory) -> None:
-        self.config, self.run = config, run
-        self.images: ImageSource = load_cifar10(progress=run.say)
-        self.split = self._split()
-        self.plan = presets.demo_stages(config)
-        student = new_student(self.plan.student, config.seed)
-        self.teacher: Teacher = open_teacher(self.plan.teacher)
+    def __init__(
+        self,
+        config: DemoConfig,
+        plan: presets.Stages,
+        images: ImageSource,
+        split: Split,
+        teacher: Teacher,
+        run: RunDirectory,
+    ) -> None:
+        self.config, self.plan, self.images, self.split = config, plan, images, split
+        self.teacher, self.run = teacher, run
+        split.save(run.path / "split.json")
+        student = new_student(plan.student, config.seed)
         # The teacher looks at the same part of an image as the student, in its arm too.
         self.teacher.input = self.teacher.input.framed_as(student.input)
         self.teacher.architecture["input"] = as_dict(self.teacher.input)
-
-    def _split(self) -> Split:
-        """The published split, with the database cut to what the demonstration has time to look at."""
-        path = self.run.path / "split.json"
-        if path.exists():
-            return Split.load(path)
-        split = cifar10_split(
-            np.asarray(self.images.labels), self.config.protocol, self.config.seed,
-            class_names=tuple(self.images.class_names), source=self.images.fingerprint,
-        )  # fmt: skip
-        size = min(self.config.database_size, len(split.database))
-        kept = shuffled(split.database, self.config.seed, SPLITS, 1000)[:size]
-        split = dataclasses.replace(split, database=kept)
-        split.save(path)
-        return split
 
     def results(self) -> list[ArmResult]:
         """Every arm's numbers, the files that hold them, and the page."""
@@ -104,7 +115,7 @@ class _Demo:
         if not (path / "model" / "model.safetensors").exists():
             self._features("teacher_features", self.split.unlabelled)
             with self._timed("distill"):
-                distill(
+                distillation.distill(
                     self.images, self.split.unlabelled, self.teacher,
                     new_student(self.plan.student, self.config.seed), self.plan.distill, self._stage(path),
                     features=self.run.path / "teacher_features",
@@ -125,7 +136,7 @@ class _Demo:
                 backbone = self.teacher
                 features = self._rows(self.split.train)
             with self._timed(name):
-                train_hasher(
+                hashing.train_hasher(
                     self.images, self.split.train, new_hasher(backbone, config), config, self._stage(path),
                     features_ND=features,
                 )  # fmt: skip

@@ -22,7 +22,7 @@ from distilhash.data.opening import open_readable, split_beside, split_of
 from distilhash.data.preprocess import FRAMINGS
 from distilhash.data.splits import CIFAR10_PROTOCOLS, Split
 from distilhash.encoding import encode
-from distilhash.errors import unknown_name
+from distilhash.errors import UserError, unknown_name
 from distilhash.losses import CENTRES
 from distilhash.models import (
     STEMS,
@@ -86,16 +86,15 @@ def distill(
     )  # fmt: skip
     if run.finished:
         return run.path / "model"
-    if chosen is not None:
-        chosen.save(run.path / "split.json")
-        run.say(
-            f"{len(chosen.query):,} images are left out: they are the queries of the split (--all-images takes them)"
-        )
-    distillation.distill(
-        source, indices, teacher_network, network, config, run,
-        features=features, rebuild_features=rebuild_features,
-        queries=None if chosen is None else fingerprint_of_indices(chosen.query),
-    )  # fmt: skip
+    with run:
+        if chosen is not None:
+            chosen.save(run.path / "split.json")
+            run.say(f"{len(chosen.query):,} images are left out: the queries of the split (--all-images takes them)")
+        distillation.distill(
+            source, indices, teacher_network, network, config, run,
+            features=features, rebuild_features=rebuild_features,
+            queries=None if chosen is None else fingerprint_of_indices(chosen.query),
+        )  # fmt: skip
     return run.path / "model"
 
 
@@ -134,9 +133,10 @@ def hash_images(
     )  # fmt: skip
     if run.finished:
         return run.path / "model"
-    chosen.save(run.path / "split.json")
-    _warn_of_seen_queries(Path(backbone), source, chosen, run)
-    hashing.train_hasher(source, chosen.train, new_hasher(network, config), config, run)
+    with run:
+        chosen.save(run.path / "split.json")
+        _warn_of_seen_queries(Path(backbone), source, chosen, run)
+        hashing.train_hasher(source, chosen.train, new_hasher(network, config), config, run)
     return run.path / "model"
 
 
@@ -159,7 +159,10 @@ def encode_images(
     if part == "all":
         indices = np.arange(len(source))
     else:
-        split = split or split_beside(Path(hasher))
+        beside = split_beside(Path(hasher))
+        if split is None and beside is not None:
+            say(f"the split is the hasher's own, {beside}")
+            split = beside
         chosen = split_of(source, images, protocol, split_seed, split, needed=True)
         indices = getattr(chosen, part)
     table = encode(source, indices, network, provenance={"hasher": fingerprint_of(network)}, say=say)
@@ -173,20 +176,24 @@ def profile_networks(
     """Parameters, multiply-adds, latency and throughput of students, teachers or checkpoints. Errors: UserError."""
     from distilhash.evaluation.profile import profile
 
-    rows = []
-    for name in networks:
-        network: Backbone | Hasher
-        if name in STUDENTS:
-            network = create_hasher(create_student(name, InputConfig().size if size is None else size), num_bits=bits)
-        elif _is_teacher(name):
-            network = create_hasher(create_teacher(name, size=size), num_bits=bits)
-        elif Path(name).exists():
-            network, _ = load_model(name)
-        else:
-            raise unknown_name("network", name, [*STUDENTS, *TEACHERS, "timm/NAME", "a run directory"])
-        side = network.input.size if size is None else size
-        rows.append({"network": name, **dataclasses.asdict(profile(network, side, seconds=seconds))})
-    return rows
+    opened = [(name, _network(name, bits, size)) for name in networks]  # all, before the first is timed
+    return [
+        {"network": name, **dataclasses.asdict(profile(network, size or network.input.size, seconds=seconds))}
+        for name, network in opened
+    ]
+
+
+def _network(name: str, bits: int, size: int | None) -> Backbone | Hasher:
+    """What a name to be profiled stands for; a bare student or teacher gets a hash head."""
+    if size is not None and size < 1:
+        raise UserError("the input size must be at least 1 pixel", size)
+    if name in STUDENTS:
+        return create_hasher(create_student(name, size or InputConfig().size), num_bits=bits)
+    if _is_teacher(name):
+        return create_hasher(create_teacher(name, size=size), num_bits=bits)
+    if Path(name).exists():
+        return load_model(name)[0]
+    raise unknown_name("network", name, [*STUDENTS, *TEACHERS, "timm/NAME", "a run directory"])
 
 
 def known_names() -> dict[str, list[str]]:
@@ -245,7 +252,7 @@ def open_backbone(name: str, student: StudentConfig, teacher: TeacherConfig, con
         return create_teacher(name, weights=teacher.weights, size=teacher.size, trainable=not config.freeze_backbone)
     if Path(name).exists():
         return load_student(name)[0]
-    known = [*STUDENTS, *TEACHERS, "timm/NAME", "the run directory of a distilled student"]
+    known = [*STUDENTS, *TEACHERS, "timm/NAME", "a distilled student's run directory"]
     raise unknown_name("backbone", name, known)
 
 

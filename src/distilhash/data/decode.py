@@ -41,8 +41,8 @@ class UnreadableImage(UserError):  # noqa: N818 (it says what the image is)
 
     def __init__(self, name: str, reason: str) -> None:
         self.name = name
-        self.reason = reason
-        super().__init__("an image cannot be read", f"{name}: {reason}", "repair it or take it away")
+        self.reason = reason.rstrip(".")
+        super().__init__("an image cannot be read", f"{name}: {self.reason}", "repair it or take it away")
 
 
 def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -> NDArray[np.uint8]:

@@ -163,7 +163,8 @@ def readable(
     """The source without the images that cannot be read, and which those are. Errors: UserError where none can."""
     report = check(source, progress, least_side)
     if len(report.readable) == 0:
-        raise UserError("none of the images can be read", report.summary())
+        name, reason = report.unreadable[0]
+        raise UserError("none of the images can be read", f"{report.total} of them, such as {name} ({reason})")
     return (Subset(source, report.readable) if report.unreadable else source), report
 
 

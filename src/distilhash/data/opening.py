@@ -22,12 +22,13 @@ LISTED = 10  # unreadable images that the report names
 SAY_SECONDS = 5.0
 
 
-def _stderr(text: str) -> None:
+def to_stderr(text: str) -> None:
+    """Where progress goes by default."""
     print(text, file=sys.stderr, flush=True)
 
 
 def open_readable(
-    images: str | Path, *, labelled: bool | None, say: Callable[[str], None] = _stderr, quiet: bool = False
+    images: str | Path, *, labelled: bool | None, say: Callable[[str], None] = to_stderr, quiet: bool = False
 ) -> ImageSource:
     """The source that ``images`` names without what cannot be read, which is counted and listed through ``say``.
 

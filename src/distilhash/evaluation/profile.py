@@ -108,7 +108,7 @@ def latencies(
         _check_size(size)
     if batch_size < 1:
         raise UserError("a batch holds at least one image", batch_size)
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise UserError("the time to measure for must be above zero seconds", seconds)
     if len(modules) != len(sizes):
         raise UserError("each module needs its input size", f"{len(modules)} modules and {len(sizes)} sizes")

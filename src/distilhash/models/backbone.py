@@ -8,6 +8,7 @@ Shapes: N images, S pixels, D features.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
             loaded: Any = load_file(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # torch's doubts about a file: we load it or we say why not
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (
         Exception
     ) as error:  # torch and safetensors raise a dozen kinds for the dozen ways in which a file is no good

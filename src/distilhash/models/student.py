@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from distilhash.config import InputConfig, as_dict
 from distilhash.errors import UserError, unknown_name
 from distilhash.models.backbone import Backbone
+from distilhash.models.small_map import Conv3x3
 
 # Channels of the five stages.
 STUDENTS: dict[str, tuple[int, int, int, int, int]] = {
@@ -42,9 +43,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv3x3(channels_in, channels, stride)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample: nn.Module | None = None
         if stride != 1 or channels_in != channels:

@@ -94,8 +94,8 @@ def distill(
         if cached:
             features_ND = torch.from_numpy(cache_VND[view, rows_of(chosen)])
         else:
-            with torch.inference_mode():
-                features_ND = teacher(teacher_pixels(pixels, views)).clone()
+            with torch.no_grad():  # autograd would refuse a target that inference mode made
+                features_ND = teacher(teacher_pixels(pixels, views))
         return student_pixels(pixels, views), target.of(features_ND)
 
     def agreement() -> dict[str, float]:

@@ -23,6 +23,7 @@ from distilhash.checkpoint import load_tensors, save_tensors
 from distilhash.errors import UserError
 
 TEMPORARY = ".*.tmp"  # names of files that are being written
+PREAMBLE = {"provenance.json", "config.json", "split.json", "train.log"}  # what is there before a stage makes anything
 SHOWN = 3  # differing settings that an error names
 
 
@@ -69,6 +70,16 @@ class RunDirectory:
             write_json(self.path / "config.json", settings)
         if self.finished:
             self.drop_state()
+
+    def __enter__(self) -> RunDirectory:
+        """The run itself; at the end of the block one that came to nothing is taken back."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Remove the directory of a run that a UserError ended at once: the mended command shall not be refused."""
+        made = {path.name for path in self.path.rglob("*") if path.is_file()}
+        if isinstance(error, UserError) and made <= PREAMBLE:
+            shutil.rmtree(self.path)
 
     @property
     def finished(self) -> bool:

@@ -12,6 +12,7 @@ Legend: V views, N images, D features.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -124,7 +125,8 @@ def _open_cache(directory: Path, key: dict[str, Any], shape: tuple[int, ...], re
     if (directory / "cache.json").is_file():
         held = read_json(directory / "cache.json", "feature cache")
         if not isinstance(held, dict) or held.get("key") != key or held.get("shape") != list(shape):
-            old = held.get("key", {}).get("teacher_name", "unknown") if isinstance(held, dict) else "unknown"
+            old = held.get("key") if isinstance(held, dict) else None
+            old = old.get("teacher_name", "unknown") if isinstance(old, dict) else "unknown"
             raise UserError(
                 "the feature cache is of another teacher, other images or other views",
                 f"{directory}, of teacher {old}",
@@ -151,10 +153,11 @@ def _lay_out(target: Path, shape: tuple[int, ...]) -> None:
                 os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
         temporary.replace(target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(
             "no room for the feature cache",
-            f"{target.parent}, {size >> 20} MiB needed ({error.strerror or error})",
+            f"{target.parent}, {(size >> 20) + 1} MiB needed ({error.strerror or error})",
             "free some room or name another place with --features",
         ) from error
 

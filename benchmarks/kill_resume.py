@@ -1,0 +1,190 @@
+"""Proof that a killed run loses nothing: SIGKILL at random moments, --resume, and the same weights to the byte.
+
+    python benchmarks/kill_resume.py --kills 20 --seed 0
+
+`distilhash distill` and `distilhash hash` are run on 600 CIFAR-10 images, once in peace and once killed over and over:
+before the run directory is whole, in the teacher's pass, in training, while a state is being written. Each time the
+same command with --resume goes on. What must be equal in the end: every file of the run directories but the log and
+the provenance; so the weights, the metrics, and that nothing half-written is left. Distillation saves its state after
+every step, hashing at most twice a second. Stages that end before their kills are used up are followed by another run.
+
+One line on stdout, progress on stderr; exit code 1 where something differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from distilhash.data.cifar10 import load_cifar10
+
+IMAGES_A_CLASS = 60
+TOLD = ("train.log", "provenance.json")  # they tell of the time, not of the result
+STUDENT = ["--student-size", "32", "--student-stem", "small", "--student-framing", "pad", "--student-margin", "0.1"]
+DISTILL = [
+    *STUDENT, "--teacher-size", "96", "--views", "2", "--epochs", "2", "--batch-size", "64", "--held-out", "60",
+    "--checkpoint-seconds", "0",
+]  # fmt: skip
+HASH = ["--epochs", "2", "--batch-size", "64", "--checkpoint-seconds", "0.5"]
+
+
+def main() -> int:
+    """Run the proof and return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20, help="how often a process is killed, count")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="kill_resume_") as place:
+        root = Path(place)
+        write_images(root / "images")
+        draw = random.Random(options.seed)
+        whole = Rounds(root, "whole", draw)
+        seconds = {stage: whole.run_in_peace(stage) for stage in ("distill", "hash")}
+        places: Counter[str] = Counter()
+        different: list[str] = []
+        rounds = 0
+        while places.total() < options.kills:
+            rounds += 1
+            killed = Rounds(root, f"round {rounds}", draw)
+            left = options.kills - places.total()
+            share = round(left * 0.6) if left > 1 else left  # distillation has more places to be killed in
+            places += killed.run_and_kill("distill", share, *seconds["distill"])
+            places += killed.run_and_kill("hash", options.kills - places.total(), *seconds["hash"])
+            different += [
+                f"{stage}/{name}" for stage in seconds for name in differing(whole.path(stage), killed.path(stage))
+            ]
+    verdict = "DIFFERENT: " + ", ".join(sorted(set(different))) if different else "equal to the byte"
+    where = ", ".join(f"{count} {name}" for name, count in places.most_common())
+    print(
+        f"{verdict}: {places.total()} kills in {rounds} runs of both stages ({where}), {time.monotonic() - began:.0f} s"
+    )
+    return 1 if different else 0
+
+
+def write_images(folder: Path) -> None:
+    """The first images of every class as PNG files in class folders."""
+    cifar10 = load_cifar10()
+    labels = np.asarray(cifar10.labels)
+    for number, name in enumerate(cifar10.class_names):
+        (folder / name).mkdir(parents=True)
+        chosen = np.flatnonzero(labels == number)[:IMAGES_A_CLASS]
+        for index, pixels in zip(chosen, cifar10.read(chosen), strict=True):
+            Image.fromarray(pixels).save(folder / name / f"{index:05d}.png")
+
+
+class Rounds:
+    """Both stages in one folder, each in a process that may be killed."""
+
+    def __init__(self, root: Path, name: str, draw: random.Random) -> None:
+        self.root, self.name, self.draw = root, name, draw
+
+    def path(self, stage: str) -> Path:
+        """The stage's run directory."""
+        return self.root / self.name / stage
+
+    def start(self, stage: str) -> subprocess.Popen[bytes]:
+        """The stage's command: it begins, or goes on."""
+        settings = DISTILL if stage == "distill" else ["--backbone", str(self.path("distill")), *HASH]
+        images, output = str(self.root / "images"), str(self.path(stage))
+        return subprocess.Popen(
+            [sys.executable, "-m", "distilhash", stage, images, "--output", output, "--resume", "--quiet", *settings],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def run_in_peace(self, stage: str) -> tuple[float, float]:
+        """Run the stage to its end; seconds until its run directory was there, and from then on."""
+        began = time.monotonic()
+        process = self.start(stage)
+        wait_for(self.path(stage), process)
+        ready = time.monotonic() - began
+        self.finish(stage, process)
+        seconds = time.monotonic() - began - ready
+        tell(f"{self.name}: {stage} in peace, {ready:.1f} s to start and {seconds:.1f} s of work")
+        return ready, seconds
+
+    def run_and_kill(self, stage: str, kills: int, ready: float, seconds: float) -> Counter[str]:
+        """Run the stage to its end, killed up to ``kills`` times on the way; where the kills hit."""
+        places: Counter[str] = Counter()
+        while places.total() < kills:
+            process = self.start(stage)
+            if places.total() == 0:  # once, as soon as there is anything at all
+                wait_for(self.path(stage), process)
+            else:  # with equal slices the work would be done with the last kill; some come while the process starts
+                sleep(self.draw.uniform(0.8 * ready, ready + 2 * seconds / kills), process)
+            process.send_signal(signal.SIGKILL)
+            if process.wait() != -signal.SIGKILL:
+                break  # it was done, well or badly: the next start will tell
+            place = place_of(self.path(stage))
+            places[place.split(",")[0]] += 1
+            tell(f"{self.name}: {stage} killed {place}")
+        self.finish(stage, self.start(stage))
+        return places
+
+    def finish(self, stage: str, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the end, which must be a good one."""
+        if process.wait() != 0:
+            sys.exit(f"{self.name}: {stage} failed, exit code {process.returncode}")
+
+
+def place_of(run: Path) -> str:
+    """What the process was about when it was killed, as its files show."""
+    cache, metrics = run / "teacher_features" / "cache.json", run / "metrics.jsonl"
+    if not (run / "config.json").exists():
+        return "before the run had begun"
+    if (run / "model" / "model.safetensors").exists():
+        return "after the model was written"
+    if any(run.rglob(".*.tmp")):
+        return f"while writing, {next(run.rglob('.*.tmp')).name.split('.')[1]}"
+    if (run / "checkpoints").exists():
+        return f"in training, {metrics.read_text().count('epoch')} lines of metrics"
+    if cache.exists():
+        held = json.loads(cache.read_text())
+        total = held["shape"][0] * held["shape"][1]
+        if held["rows"] < total:
+            return f"in the teacher's pass, {held['rows']} of {total} rows committed"
+    return "before the first state"
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Names of the files that are not in both run directories, or not the same."""
+    contents = [
+        {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name not in TOLD}
+        for run in (one, other)
+    ]
+    return [name for name in contents[0].keys() | contents[1].keys() if contents[0].get(name) != contents[1].get(name)]
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the path is there, or the process has ended."""
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.0002)
+
+
+def sleep(seconds: float, process: subprocess.Popen[bytes]) -> None:
+    """So long, or until the process has ended."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def tell(text: str) -> None:
+    """Progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

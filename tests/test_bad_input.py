@@ -1,0 +1,191 @@
+"""Every mistake in a command ends with one sentence (what, given, fix) on stderr, exit code 2, and nothing changed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from distilhash import cli
+from distilhash.codes import CodeTable
+from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig
+from mistakes import COMMANDS, refused
+
+TEACHERS = (
+    "pip/efficientnet_lite0, pip/efficientnet_lite1, pip/efficientnet_lite2, timm/NAME, torchvision/alexnet, "
+    "torchvision/resnet50"
+)
+PROTOCOLS = "cifar10, cifar10-1, cifar10-2"
+UNKNOWN = [  # command, flag, name, what it is called, and the known ones
+    ("demo", "--protocol", "x", "CIFAR-10 protocol", PROTOCOLS),
+    ("hash cifar10", "--protocol", "cifar10-3", "CIFAR-10 protocol", PROTOCOLS),
+    ("distill", "--teacher", "nope", "teacher", TEACHERS),
+    ("distill", "--teacher-name", "pip/nope", "teacher", TEACHERS),
+    ("distill", "--student", "v9", "student", "v1, v2"),
+    ("distill", "--student-stem", "huge", "stem", "published, small, tiny"),
+    ("distill", "--student-framing", "x", "framing", "crop, pad"),
+    ("distill", "--loss", "kl", "distillation loss", "prototypes, raw, standardised"),
+    ("distill", "--mode", "x", "distillation mode", "cached, online"),
+    ("distill", "--optimiser", "sgd", "optimiser", "adamw, muon, published"),
+    ("hash", "--optimiser", "sgd", "optimiser", "adamw, muon, published"),
+    ("hash", "--student-stem", "huge", "stem", "published, small, tiny"),
+    ("hash", "--framework", "itq", "hashing framework", "csq, dch"),
+    ("hash", "--centres", "x", "kind of centres", "auto, bernoulli, hadamard, spread"),
+    ("hash", "--backbone", "pip/nope", "teacher", TEACHERS),
+    ("hash", "--backbone", "v9", "backbone", f"a distilled student's run directory, {TEACHERS}, v1, v2"),
+    ("encode", "--part", "test", "part", "all, database, query, train, validation"),
+    ("profile", "v9", "v9", "network", f"a run directory, {TEACHERS}, v1, v2"),
+]
+
+
+@pytest.mark.parametrize(("command", "flag", "name", "kind", "known"), UNKNOWN)
+def test_an_unknown_name_lists_the_known_ones(command, flag, name, kind, known, here, capsys):
+    given = (flag, name) if flag.startswith("--") else (name,)
+    assert refused(capsys, *COMMANDS[command], *given) == f"unknown {kind}; got {name!r}; choose one of: {known}."
+
+
+def test_an_unknown_name_of_timm_suggests_near_ones(here, capsys):
+    said = refused(capsys, *COMMANDS["distill"], "--teacher", "timm/resnet5")
+    assert said.startswith("timm has no model of this name; got 'resnet5'; did you mean ")
+    assert "resnet50" in said
+
+
+# Numbers
+
+
+NUMBERS = [  # command, flag, what is given, what the sentence begins with
+    ("distill", "--epochs", "0", "distill epochs must be at least 1; got 0; it is: passes over the unlabelled images"),
+    ("distill", "--epochs", "-3", "distill epochs must be at least 1; got -3; "),
+    ("distill", "--batch-size", "0", "distill batch size must be at least 1; got 0; it is: images a step, count."),
+    ("distill", "--learning-rate", "0", "distill learning rate must be above 0; got 0.0; "),
+    ("distill", "--learning-rate", "-1e-3", "distill learning rate must be above 0; got -0.001; "),
+    ("distill", "--learning-rate", "nan", "distill learning rate must be above 0; got nan; "),
+    ("distill", "--learning-rate", "inf", "distill learning rate must be above 0; got inf; "),
+    ("distill", "--kernel-rate", "0", "distill kernel rate must be above 0; got 0.0; "),
+    ("distill", "--weight-decay", "-1", "distill weight decay must be at least 0; got -1.0; "),
+    ("distill", "--temperature", "0", "distill temperature must be above 0; got 0.0; "),
+    ("distill", "--prototypes", "1", "distill prototypes must be at least 2; got 1; "),
+    ("distill", "--views", "0", "distill views must be at least 1; got 0; "),
+    ("distill", "--held-out", "10", "distill held out must be at least 11; got 10; "),
+    ("distill", "--checkpoint-seconds", "-1", "distill checkpoint seconds must be at least 0; got -1.0; "),
+    ("distill", "--seed", "-1", "distill seed must be at least 0; got -1; "),
+    ("distill", "--seed", str(2**63), f"distill seed must be below {2**63}; got {2**63}; "),
+    ("distill", "--teacher-size", "0", "teacher size must be at least 1; got 0; it is: input side, pixels; "),
+    ("distill", "--student-size", "-32", "student size must be at least 1; got -32; it is: input side, pixels."),
+    ("distill", "--student-margin", "0.5", "student margin must be below 0.5; got 0.5; "),
+    ("hash", "--bits", "0", "hash bits must be at least 1; got 0; it is: length of a code, bits."),
+    ("hash", "--epochs", "0", "hash epochs must be at least 1; got 0; it is: passes over the labelled training images"),
+    ("hash", "--batch-size", "-1", "hash batch size must be at least 1; got -1; "),
+    ("hash", "--learning-rate", "nan", "hash learning rate must be above 0; got nan; "),
+    ("hash", "--gamma", "0", "hash gamma must be above 0; got 0.0; "),
+    ("hash", "--quantization-weight", "-1", "hash quantization weight must be at least 0; got -1.0; "),
+    ("demo", "--database-size", "0", "demo database size must be at least 1; got 0; "),
+    ("demo", "--train-size", "63", "demo train size must be at least 64; got 63; "),
+    ("demo", "--teacher-size", "0", "demo teacher size must be at least 1; got 0; "),
+    ("demo", "--distill-epochs", "0", "demo distill epochs must be at least 1; got 0; "),
+    ("demo", "--hash-epochs", "0", "demo hash epochs must be at least 1; got 0; "),
+    ("demo", "--bits", "-8", "demo bits must be at least 1; got -8; "),
+    ("profile", "--bits", "0", "a code has a positive whole number of bits; got 0."),
+    ("profile", "--size", "0", "the input size must be at least 1 pixel; got 0."),
+    ("profile", "--seconds", "nan", "the time to measure for must be above zero seconds; got nan."),
+    ("profile", "--seconds", "0", "the time to measure for must be above zero seconds; got 0.0."),
+]
+
+
+@pytest.mark.parametrize(("command", "flag", "given", "beginning"), NUMBERS)
+def test_a_number_out_of_bounds_is_refused_before_anything_is_done(command, flag, given, beginning, here, capsys):
+    assert refused(capsys, *COMMANDS[command], f"{flag}={given}").startswith(beginning)
+
+
+def test_every_number_of_every_config_has_bounds():
+    for config in (DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig):
+        for field in dataclasses.fields(config):
+            if field.type.startswith(("int", "float")):
+                assert field.metadata["bounds"].keys() & {"least", "above"}, f"{config.__name__}.{field.name}"
+
+
+def test_a_rank_of_zero_is_refused(here, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("query", "database"):
+        packed = rng.integers(0, 256, (4, 2), np.uint8)
+        CodeTable(packed, 16, [f"{name}{i}" for i in range(4)], np.arange(4) % 2).save(here / f"{name}.safetensors")
+    said = refused(capsys, "evaluate", "query.safetensors", "database.safetensors", "--at", "0", "--output", "m.json")
+    assert said == "at= is the number of ranks that count, at least 1; got 0; leave it out for all ranks."
+
+
+def test_48_bits_have_no_hadamard_centres(here, capsys):
+    assert refused(capsys, *COMMANDS["hash"], "--bits", "48", "--centres", "hadamard") == (
+        "Hadamard centres need a power of two of bits, and at most twice as many classes as bits; got 3 classes and "
+        "48 bits; ask for 32 or 64 bits, or for 'bernoulli' centres."
+    )
+
+
+def test_too_few_images_are_counted(here, capsys):
+    assert refused(capsys, *COMMANDS["distill"], "--batch-size", "128") == (
+        "too few images to distil on; got 66, of which 13 are held out, with batches of 128; give more (at least 55) "
+        "or a smaller --batch-size."
+    )
+    assert refused(capsys, *COMMANDS["hash"], "--batch-size", "128") == (
+        "too few labelled images to hash on; got 66 with batches of 128; give more images or a smaller --batch-size."
+    )
+
+
+# What is not ours to refuse
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "distilhash: the following arguments are required: VERB; see distilhash --help."),
+        (("hash",), "distilhash hash: the following arguments are required: IMAGES; see distilhash hash --help."),
+        (
+            ("hash", "photos", "--epoch", "3"),
+            "distilhash hash: unknown argument --epoch 3; see distilhash hash --help.",
+        ),
+        (
+            ("hash", "photos", "--bits", "many"),
+            "distilhash hash: argument --bits: invalid int value: 'many'; see distilhash hash --help.",
+        ),
+        (
+            ("hash", "photos", "--resume", "--overwrite"),
+            "distilhash hash: argument --overwrite: not allowed with argument --resume; see distilhash hash --help.",
+        ),
+    ],
+)
+def test_a_command_that_cannot_be_parsed_is_one_line(words, said, here, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(list(words))
+    assert left.value.code == 2
+    assert capsys.readouterr().err == said + "\n"
+
+
+def test_an_unknown_verb_lists_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["frobnicate"])
+    assert left.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert all(verb in err for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize(
+    ("command", "stage", "hint"),
+    [
+        ("hash", "hash_images", "the same command with --resume goes on from the last saved state"),
+        ("encode", "encode_images", "nothing was written"),
+    ],
+)
+def test_an_interrupt_says_what_becomes_of_the_work(command, stage, hint, here, monkeypatch, capsys):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"distilhash.stages.{stage}", interrupted)
+    assert cli.main(list(COMMANDS[command])) == 130
+    assert capsys.readouterr() == ("", f"distilhash: interrupted; {hint}.\n")
+
+
+def test_our_bugs_are_not_dressed_up_as_the_users_mistakes(here, monkeypatch):
+    monkeypatch.setattr("distilhash.stages.hash_images", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(list(COMMANDS["hash"]))

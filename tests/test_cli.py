@@ -1,0 +1,280 @@
+"""The command line as its user meets it: the whole pipeline on a small folder, both streams, help, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distilhash import cli
+from distilhash.checkpoint import load_hasher, load_student
+from distilhash.codes import CodeTable
+from distilhash.evaluation import mean_average_precision
+from distilhash.losses import CENTRES
+from distilhash.models import TEACHERS, create_teacher
+
+CLASSES, EACH, QUERIES = 3, 40, 12  # 4 queries a class: a tenth of it
+SMALL = ("--student-size", "32", "--student-stem", "small")
+ONCE = ("--epochs", "1", "--batch-size", "32")
+DISTILL = ("--teacher-size", "32", *SMALL, *ONCE)
+
+
+class Done(NamedTuple):
+    """What a command left: its exit code and its two streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(*words: object) -> Done:
+    """A command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # a library's warning would be a line of stderr that says nothing
+        code = cli.main([str(word) for word in words])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def run_json(*words: object):
+    """The result of a command that must succeed, from the JSON on its stdout."""
+    done = run(*words, "--json")
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+@pytest.fixture(scope="module")
+def photos(cifar10, tmp_path_factory):
+    """A folder of three class folders with 40 real images each."""
+    root = tmp_path_factory.mktemp("photos")
+    labels = np.asarray(cifar10.labels)
+    for c in range(CLASSES):
+        folder = root / cifar10.class_names[c]
+        folder.mkdir()
+        for number, index in enumerate(np.flatnonzero(labels == c)[:EACH]):
+            Image.fromarray(cifar10.images[index]).save(folder / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def pipeline(photos, tmp_path_factory):
+    """Every command of the pipeline with --json, by its verb, and the folder of what they wrote."""
+    root = tmp_path_factory.mktemp("runs")
+    bits = ("--bits", 16, *ONCE)
+    commands = {
+        "distill": ("distill", photos, "--output", root / "student", *DISTILL),
+        "hash": ("hash", photos, "--backbone", root / "student", "--output", root / "hasher", *bits),
+        "query": ("encode", root / "hasher", photos, "--part", "query", "--output", root / "query.safetensors"),
+        "database": ("encode", root / "hasher", photos, "--part", "database", "--output", root / "db.safetensors"),
+        "evaluate": ("evaluate", root / "query.safetensors", root / "db.safetensors", "--at", 10, "--output",
+                     root / "metrics.json"),
+        "profile": ("profile", root / "hasher", root / "student", "--seconds", 0.01),
+    }  # fmt: skip
+    return {name: run(*words, "--json") for name, words in commands.items()} | {"root": root}
+
+
+def test_the_pipeline_ends_well_and_speaks_json(pipeline):
+    root = pipeline["root"]
+    for name in ("distill", "hash", "query", "database", "evaluate", "profile"):
+        assert pipeline[name].code == 0, pipeline[name].err
+    results = {name: json.loads(done.out) for name, done in pipeline.items() if name != "root"}
+    assert results["distill"] == {"student": str(root / "student" / "model")}
+    assert results["hash"] == {"hasher": str(root / "hasher" / "model")}
+    assert results["query"] == {"codes": str(root / "query.safetensors"), "images": QUERIES, "bits": 16}
+    assert results["database"] == {
+        "codes": str(root / "db.safetensors"), "images": CLASSES * EACH - QUERIES, "bits": 16
+    }  # fmt: skip
+
+
+def test_progress_is_on_stderr_alone(pipeline):
+    assert "teacher features 108/108" in pipeline["distill"].err
+    assert "distil epoch 1/1" in pipeline["distill"].err
+    assert "12 images are left out" in pipeline["distill"].err
+    assert pipeline["hash"].err.startswith("hash csq 16 bits epoch 1/1")
+    assert pipeline["query"].err == f"the split is the hasher's own, {pipeline['root'] / 'hasher' / 'split.json'}\n"
+    assert pipeline["evaluate"].err == pipeline["profile"].err == ""
+
+
+def test_evaluate_measures_the_tables(pipeline):
+    root = pipeline["root"]
+    query, database = CodeTable.load(root / "query.safetensors"), CodeTable.load(root / "db.safetensors")
+    assert not set(query.names) & set(database.names)
+    shown = json.loads(pipeline["evaluate"].out)
+    pair = (query.packed, database.packed, query.labels, database.labels)
+    assert shown["map_at_all"] == mean_average_precision(*pair, num_bits=16)
+    assert shown["map_at_10"] == mean_average_precision(*pair, at=10, num_bits=16)
+    assert shown["map_at_all"] > 1 / CLASSES  # chance
+    assert (shown["queries"], shown["database"], shown["bits"]) == (QUERIES, 108, 16)
+    kept = json.loads((root / "metrics.json").read_text())
+    assert kept.pop("curve").keys() == {"precision", "recall"}
+    assert kept == shown
+
+
+def test_profile_counts_both_kinds_of_run(pipeline):
+    hasher, student = json.loads(pipeline["profile"].out)
+    root = pipeline["root"]
+    assert (hasher["network"], student["network"]) == (str(root / "hasher"), str(root / "student"))
+    features = load_student(root / "student")[0].feature_dim
+    assert hasher["parameters"] - student["parameters"] == 16 * features + 16  # the head
+    assert hasher["macs"] - student["macs"] == 16 * features
+    assert hasher["size"] == 32
+    assert hasher["latency_ms_batch1"] > 0
+
+
+def test_hashing_starts_from_the_distilled_weights_and_its_queries_were_not_seen(pipeline):
+    root = pipeline["root"]
+    splits = [json.loads((root / run / "split.json").read_text()) for run in ("student", "hasher")]
+    assert splits[0] == splits[1]
+    assert load_student(root / "student")[1]["unlabelled_images"] == 108
+    assert "optimistic" not in pipeline["hash"].err
+    fingerprint = json.loads((root / "hasher" / "config.json").read_text())["backbone_weights"]
+    from distilhash.models.backbone import fingerprint_of
+
+    assert fingerprint == fingerprint_of(load_student(root / "student")[0])
+
+
+def test_text_is_for_people(pipeline):
+    root = pipeline["root"]
+    done = run("evaluate", root / "query.safetensors", root / "db.safetensors")
+    assert done.code == 0
+    lines = dict(line.split(maxsplit=1) for line in done.out.splitlines())
+    assert lines["queries"] == "12"
+    assert float(lines["map_at_all"]) == pytest.approx(json.loads(pipeline["evaluate"].out)["map_at_all"], abs=1e-4)
+    table = run("profile", root / "hasher", "--seconds", 0.01).out.splitlines()
+    assert len(table) == 2
+    assert table[0].split()[:4] == ["network", "name", "size", "parameters"]
+
+
+def test_a_finished_run_resumes_at_once_and_is_replaced_only_when_told(pipeline, photos):
+    root = pipeline["root"]
+    words = ("hash", photos, "--backbone", root / "student", "--output", root / "hasher", "--bits", 16, *ONCE)
+    model = root / "hasher" / "model" / "model.safetensors"
+    before = model.read_bytes(), model.stat().st_mtime_ns
+    assert run_json(*words, "--resume") == {"hasher": str(root / "hasher" / "model")}
+    assert (model.read_bytes(), model.stat().st_mtime_ns) == before
+    assert run_json(*words, "--overwrite")
+    assert model.stat().st_mtime_ns != before[1]
+    assert model.read_bytes() == before[0]  # the same seed, the same run
+
+
+def test_distill_takes_an_unlabelled_folder_of_any_depth(photos, tmp_path):
+    sources = sorted(photos.rglob("*.png"))[:60]
+    for number, source in enumerate(sources):
+        folder = tmp_path / "mixed" / ("" if number < 20 else "2024/june" if number < 40 else "old")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(source.read_bytes())
+    words = ("distill", tmp_path / "mixed", "--output", tmp_path / "run", *DISTILL, "--loss", "raw", "--quiet")
+    done = run(*words, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert not (tmp_path / "run" / "split.json").exists()
+    assert load_student(tmp_path / "run")[1]["unlabelled_images"] == 60
+
+
+def test_hash_from_scratch(photos, tmp_path):
+    words = ("hash", photos, "--output", tmp_path / "run", *SMALL, *ONCE, "--framework", "dch", "--bits", 48)
+    assert run_json(*words)["hasher"]
+    hasher, description = load_hasher(tmp_path / "run")
+    assert (hasher.backbone.name, hasher.num_bits, hasher.input.size) == ("v1", 48, 32)
+    assert description["settings"]["framework"] == "dch"
+
+
+def test_hash_a_frozen_teacher(photos, tmp_path):
+    words = ("hash", photos, "--output", tmp_path / "run", "--backbone", "pip/efficientnet_lite0", "--teacher-size", 64,
+             "--freeze-backbone", "--bits", 16, *ONCE)  # fmt: skip
+    assert run_json(*words)
+    hasher, _ = load_hasher(tmp_path / "run")
+    teacher = create_teacher("pip/efficientnet_lite0", size=64)
+    assert hasher.input.size == 64
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, hasher.backbone.state_dict()[name]), name
+
+
+def test_list_files_with_several_labels(photos, tmp_path):
+    """Train, database and test as published for NUS-WIDE, through hash, encode and evaluate."""
+    files = sorted(photos.rglob("*.png"))
+    root = tmp_path / "listed"
+    lines = []
+    for number, file in enumerate(files):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        (root / "images" / f"{number}.png").write_bytes(file.read_bytes())
+        own = np.eye(CLASSES, dtype=int)[number // EACH]
+        also = np.eye(CLASSES, dtype=int)[number % CLASSES] * (number % 2)
+        lines.append(f"images/{number}.png {' '.join(map(str, own | also))}")
+    test = lines[::9][:QUERIES]
+    rest = [line for line in lines if line not in test]
+    for name, listed in (("train", rest[:70]), ("database", rest), ("test", test)):
+        (root / f"{name}.txt").write_text("\n".join(listed) + "\n")
+
+    assert run_json("hash", root, "--output", tmp_path / "run", *SMALL, *ONCE, "--bits", 16)
+    for part, count in (("query", 12), ("database", 108)):
+        table = tmp_path / f"{part}.safetensors"
+        assert run_json("encode", tmp_path / "run", root, "--part", part, "--output", table)["images"] == count
+        labels = CodeTable.load(table).labels
+        assert labels.shape == (count, CLASSES)
+        assert labels.sum(axis=1).max() == 2
+    metrics = run_json("evaluate", tmp_path / "query.safetensors", tmp_path / "database.safetensors")
+    assert 0 < metrics["map_at_all"] <= 1
+
+
+def test_list_names_every_kind():
+    names = run_json("list")
+    assert names.keys() == {
+        "teachers", "students", "stems", "framings", "distillation losses", "distillation modes", "optimisers",
+        "hashing frameworks", "centres", "data sets", "protocols", "parts",
+    }  # fmt: skip
+    assert names["teachers"] == [*TEACHERS, "timm/NAME"]
+    assert names["students"] == ["v1", "v2"]
+    assert names["distillation losses"] == ["raw", "standardised", "prototypes"]
+    assert names["optimisers"] == ["muon", "adamw", "published"]
+    assert names["hashing frameworks"] == ["csq", "dch"]
+    assert names["centres"] == list(CENTRES)
+    assert names["protocols"] == ["cifar10", "cifar10-1", "cifar10-2"]
+    text = run("list").out
+    for kind, known in names.items():
+        assert f"{kind} " in text
+        assert ", ".join(known) in text
+
+
+def shell(*words: str, program: tuple[str, ...] = ("-m", "distilhash")) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *program, *words], capture_output=True, text=True, check=False)
+
+
+def test_as_a_program_it_prints_json_and_nothing_else():
+    done = shell("list", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["students"] == ["v1", "v2"]
+
+
+def test_as_a_program_it_exits_with_2_for_the_users_mistake(tmp_path):
+    done = shell("distill", str(tmp_path / "nowhere"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"distilhash: there is no such folder; got {tmp_path / 'nowhere'}; name a folder of images, or cifar10.\n"
+    )
+
+
+def test_as_a_program_it_exits_with_1_for_our_bug():
+    bug = "import distilhash.stages as stages; stages.known_names = lambda: 1 / 0"
+    done = shell(program=("-c", f"{bug}; import distilhash.cli as cli; cli.main(['list'])"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_paths_may_hold_spaces_and_umlauts(pipeline, photos, tmp_path):
+    moved = tmp_path / "f\u00fcr Anna"
+    moved.mkdir()
+    (moved / "model.safetensors").write_bytes(
+        (pipeline["root"] / "hasher" / "model" / "model.safetensors").read_bytes()
+    )
+    table = moved / "codes of all.safetensors"
+    assert run_json("encode", moved, photos, "--output", table) == {"codes": str(table), "images": 120, "bits": 16}
+    assert len(CodeTable.load(table)) == 120

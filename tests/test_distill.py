@@ -1,0 +1,235 @@
+"""Distillation: both modes agree, the student learns, the teacher stays as it was, and no query is ever looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from distilhash import comparison, stages
+from distilhash.checkpoint import load_tensors
+from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig
+from distilhash.data.images import ArraySource
+from distilhash.data.splits import holdout_split
+from distilhash.errors import UserError
+from distilhash.training import distill as module
+from distilhash.training import hashing
+from distilhash.training.distill import distill, hold_out
+from distilhash.training.run import RunDirectory
+from tiny import DISTILL, TinyStudent, distil_tiny, losses_of, tiny_images, tiny_teacher
+
+
+def settings(**changes):
+    return dataclasses.replace(DISTILL, **changes)
+
+
+def records(path):
+    return RunDirectory.metrics_in(path)
+
+
+@pytest.mark.parametrize("loss", ["raw", "standardised", "prototypes"])
+def test_online_and_cached_distillation_are_the_same(tmp_path, loss):
+    """Two views in three epochs, so the image itself comes twice. Measured: 5e-7, as the cached teacher is folded."""
+    for mode in ("cached", "online"):
+        distil_tiny(tmp_path / mode, settings(mode=mode, views=2, loss=loss))
+    cached, online = records(tmp_path / "cached"), records(tmp_path / "online")
+    assert [line.keys() for line in cached] == [line.keys() for line in online]
+    for one, other in zip(cached, online, strict=True):
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, rel=1e-5, abs=1e-5), (name, one["step"])
+
+
+def test_views_are_other_looks_at_the_images(tmp_path):
+    for views in (1, 2):
+        distil_tiny(tmp_path / str(views), settings(views=views))
+    one, two = losses_of(tmp_path / "1"), losses_of(tmp_path / "2")
+    assert one[0] == two[0]  # both begin with the images themselves
+    assert abs(one[1] - two[1]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("loss", "left", "gained"), [("raw", 0.05, 0.1), ("standardised", 0.5, 0.5), ("prototypes", 0.5, 0.6)]
+)
+def test_the_loss_falls_and_the_agreement_rises(tmp_path, loss, left, gained):
+    distil_tiny(tmp_path / "run", settings(loss=loss, epochs=15, learning_rate=0.02))
+    losses, lines = losses_of(tmp_path / "run"), records(tmp_path / "run")
+    assert losses[-1] < left * losses[0]
+    assert lines[-1]["cosine"] > lines[0]["cosine"] + gained
+    assert lines[-1]["overlap_at_10"] > lines[0]["overlap_at_10"] + 0.05
+
+
+def test_every_epoch_is_recorded_with_its_agreement_after_the_start(tmp_path):
+    distil_tiny(tmp_path / "run")
+    lines = records(tmp_path / "run")
+    assert [(line["step"], line["epoch"], "loss" in line) for line in lines] == [
+        (0, 0, False), (3, 1, True), (6, 2, True), (9, 3, True)
+    ]  # fmt: skip
+    assert all(-1 <= line["cosine"] <= 1 and 0 <= line["overlap_at_10"] <= 1 for line in lines)
+
+
+def test_agreement_is_a_count_of_shared_neighbours():
+    torch.manual_seed(0)
+    teacher, student = torch.randn(30, 8), torch.randn(30, 5)
+    shared = 0
+    for i in range(30):
+        near = []
+        for features in (teacher, student):
+            centred = features.double() - features.double().mean(dim=0)
+            cosine = [torch.cosine_similarity(centred[i], centred[j], dim=0).item() for j in range(30)]
+            near.append(set(sorted((j for j in range(30) if j != i), key=lambda j: -cosine[j])[:10]))
+        shared += len(near[0] & near[1])
+    found = module._agreement(student, teacher, teacher, teacher)
+    assert found["overlap_at_10"] == pytest.approx(shared / 300)
+    assert found["cosine"] == pytest.approx(1)
+    assert module._agreement(teacher * 3 + 1, -teacher, teacher, teacher) == {
+        "cosine": pytest.approx(-1), "overlap_at_10": pytest.approx(1)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("dim", "bridged"), [(32, False), (24, True)])
+def test_equal_feature_sizes_need_no_bridge(tmp_path, monkeypatch, dim, bridged):
+    monkeypatch.setattr(RunDirectory, "drop_state", lambda self: None)
+    distil_tiny(tmp_path / "run", settings(loss="raw"), teacher=tiny_teacher(dim=dim))
+    state, _ = load_tensors(tmp_path / "run" / "checkpoints" / "last" / "state.safetensors", "state")
+    assert ("bridge.weight" in state) is bridged
+
+
+@pytest.mark.parametrize("mode", ["cached", "online"])
+def test_the_teacher_stays_as_it_was(tmp_path, mode):
+    teacher = tiny_teacher()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    student = distil_tiny(tmp_path / "run", settings(mode=mode, views=2), teacher=teacher)
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not torch.equal(student.layers[3].weight, TinyStudent().layers[3].weight)
+
+
+def test_the_checkpoint_says_what_it_was_made_from(tmp_path):
+    images, teacher = tiny_images(), tiny_teacher()
+    distil_tiny(tmp_path / "run", images=images, teacher=teacher)
+    _, description = load_tensors(tmp_path / "run" / "model" / "model.safetensors", "checkpoint")
+    assert description["teacher_fingerprint"] == teacher.fingerprint
+    assert description["images"] == images.fingerprint
+    assert description["settings"]["epochs"] == 3
+    assert description["unlabelled_images"] == 120
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"mode": "live"}, r"unknown distillation mode; got 'live'; choose one of: cached, online\."),
+        ({"loss": "mse"}, r"unknown distillation loss; got 'mse'; choose one of: prototypes, raw, standardised\."),
+        ({"optimiser": "sgd"}, r"unknown optimiser; got 'sgd'; choose one of: adamw, muon, published\."),
+        ({"batch_size": 97}, r"too few images to distil on; got 120, of which 24 are held out, with batches of 97;"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_the_teachers_pass(tmp_path, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        distil_tiny(tmp_path / "run", settings(**change))
+    assert not (tmp_path / "run" / "teacher_features").exists()
+
+
+def test_too_few_images_to_hold_any_out_are_refused(tmp_path):
+    with pytest.raises(UserError, match="too few images to distil on; got 54, of which 10 are held out"):
+        distil_tiny(tmp_path / "run", images=tiny_images(54))
+    distil_tiny(tmp_path / "enough", settings(epochs=1), images=tiny_images(55))
+
+
+def test_held_out_images_are_not_trained_on_and_every_other_one_may_be():
+    indices = np.random.default_rng(0).permutation(500)[:200] + 7
+    fit, held = hold_out(indices, 30, seed=1)
+    assert (len(fit), len(held)) == (170, 30)
+    assert sorted([*fit, *held]) == sorted(indices)
+    assert len(hold_out(indices, 500, seed=1)[1]) == 40  # a fifth at most
+    assert not np.array_equal(hold_out(indices, 30, seed=2)[1], held)
+
+
+def test_the_rows_of_the_cache_are_found_in_any_order():
+    indices = np.array([30, 4, 17, 99, 5])
+    rows = module._Rows(indices)
+    np.testing.assert_array_equal(indices[rows(np.array([5, 99, 4]))], [5, 99, 4])
+
+
+def test_the_order_of_the_indices_does_not_shift_the_targets(tmp_path):
+    """A teacher that is its own student must agree with itself, however the images are numbered."""
+    images, teacher = tiny_images(), tiny_teacher(dim=32)
+    student = TinyStudent()
+    teacher.network, teacher.input = TinyStudent().eval(), student.input
+    order = np.random.default_rng(3).permutation(120)
+    config = settings(loss="raw", epochs=1)
+    run = RunDirectory(tmp_path / "run", {}, quiet=True)
+    distill(images, order, teacher, student, config, run)
+    assert records(tmp_path / "run")[0] == {
+        "step": 0, "epoch": 0, "cosine": pytest.approx(1, abs=1e-3), "overlap_at_10": pytest.approx(1, abs=0.01)
+    }  # fmt: skip
+
+
+class Spy(ArraySource):
+    """Notes which images are read, under the name of what is going on."""
+
+    doing = "something else"
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.seen = {}
+
+    def read(self, indices, least_side=None):
+        self.seen.setdefault(self.doing, set()).update(np.asarray(indices).tolist())
+        return super().read(indices, least_side)
+
+
+def test_no_query_is_read_before_it_is_encoded(tmp_path, monkeypatch):
+    spy = tiny_images(120, source=Spy)
+    split = holdout_split(spy.labels, class_names=tuple(spy.class_names))
+    query, unlabelled, train = set(split.query), set(split.unlabelled), set(split.train)
+    assert len(query) == 12
+    monkeypatch.setattr(stages, "open_readable", lambda *arguments, **options: spy)
+    monkeypatch.setattr(stages, "open_teacher", lambda config: tiny_teacher())
+    student = StudentConfig(size=32, stem="small", framing="pad", margin=0.1)
+
+    spy.doing = "distil"
+    config = DistillConfig(epochs=1, batch_size=64, views=2, mode="online", held_out=20)
+    stages.distill("spy", tmp_path / "student", student=student, config=config, quiet=True)
+    for backbone, frozen in (("student", False), ("student", True)):
+        spy.doing = f"hash {frozen}"
+        config = HashConfig(epochs=1, batch_size=64, bits=16, freeze_backbone=frozen)
+        stages.hash_images("spy", tmp_path / spy.doing, tmp_path / backbone, config=config, quiet=True)
+    assert spy.seen == {"distil": unlabelled, "hash False": spy.seen["hash False"], "hash True": train}
+    assert spy.seen["hash False"] <= train
+    spy.doing = "encode"
+    stages.encode_images(tmp_path / "hash True", "spy", tmp_path / "codes.safetensors", part="query")
+    assert spy.seen["encode"] == query
+
+
+def test_the_comparison_trains_on_no_query(tmp_path, monkeypatch):
+    spy = tiny_images(260, source=Spy)
+    split = dataclasses.replace(holdout_split(spy.labels), protocol="cifar10")
+    monkeypatch.setattr(comparison, "load_cifar10", lambda **options: spy)
+    monkeypatch.setattr(comparison, "cifar10_split", lambda *arguments, **options: split)
+
+    def watched(owner, name, words):
+        real = getattr(owner, name)
+
+        def call(*arguments, **options):
+            before, spy.doing = spy.doing, words(*arguments)
+            try:
+                return real(*arguments, **options)
+            finally:
+                spy.doing = before
+
+        monkeypatch.setattr(owner, name, call)
+
+    watched(comparison.distillation, "distill", lambda *arguments: "distil")
+    watched(hashing, "train_hasher", lambda *arguments: "hash")
+    watched(comparison, "compute_teacher_features", lambda images, indices, teacher, directory: directory.name)
+    config = DemoConfig(teacher_size=32, distill_epochs=1, hash_epochs=1, bits=16)
+    comparison.run_demo(config, tmp_path / "demo", quiet=True)
+    assert spy.seen["distil"] <= set(split.unlabelled)
+    assert spy.seen["hash"] <= set(split.train)
+    assert spy.seen["teacher_features"] == set(split.unlabelled)
+    assert spy.seen["query_features"] == set(split.query)  # the frozen teacher's codes of them
+    assert spy.seen["something else"] >= set(split.query)  # encoding, and the pictures of the report

@@ -1,0 +1,183 @@
+"""Supervised hashing: both frameworks learn, a frozen backbone stays frozen, and what cannot be run is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from distilhash.checkpoint import load_tensors
+from distilhash.data.images import ArraySource
+from distilhash.data.preprocess import Preprocess
+from distilhash.errors import UserError
+from distilhash.losses import csq_loss, dch_loss, hash_centres
+from distilhash.training import hashing
+from distilhash.training.hashing import one_hot, train_hasher
+from distilhash.training.run import RunDirectory
+from tiny import HASH, TinyStudent, hash_tiny, losses_of, tiny_hasher, tiny_images
+
+LONGER = dataclasses.replace(HASH, epochs=12, learning_rate=0.01)
+
+
+def settings(**changes):
+    return dataclasses.replace(HASH, **changes)
+
+
+def multi_label_images():
+    """The tiny images with a second label on every third of them."""
+    single = tiny_images()
+    labels = np.eye(4, dtype=np.uint8)[single.labels]
+    labels[::3, 0] = 1
+    return ArraySource(single.images, labels, class_names=single.class_names)
+
+
+def codes_of(hasher, images):
+    with torch.inference_mode():
+        return hasher(Preprocess(hasher.input)(images.read(np.arange(len(images))))).sign().numpy()
+
+
+def bytes_of(module):
+    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adamw", "published"])
+@pytest.mark.parametrize("framework", ["csq", "dch"])
+def test_both_frameworks_learn(tmp_path, framework, optimiser):
+    images = tiny_images()
+    config = dataclasses.replace(LONGER, framework=framework, optimiser=optimiser, weight_decay=0.0)
+    hasher = hash_tiny(tmp_path / "run", config, images=images)
+    losses = losses_of(tmp_path / "run")
+    assert losses[-1] < 0.7 * losses[0]
+    codes = codes_of(hasher, images)
+    distances = (16 - codes @ codes.T) / 2
+    same = images.labels[:, None] == images.labels
+    assert distances[same].mean() < 0.5 * distances[~same].mean()
+
+
+@pytest.mark.parametrize("framework", ["csq", "dch"])
+def test_images_of_several_labels_are_hashed(tmp_path, framework):
+    images = multi_label_images()
+    hasher = hash_tiny(tmp_path / "run", dataclasses.replace(LONGER, framework=framework), images=images)
+    losses = losses_of(tmp_path / "run")
+    assert losses[-1] < 0.8 * losses[0]
+    assert codes_of(hasher, images).shape == (120, 16)
+
+
+def test_the_first_step_is_the_loss_of_the_paper(tmp_path):
+    """One step of all images, so the recorded loss is that of the fresh network in training mode."""
+    images = tiny_images()
+    hasher = tiny_hasher()
+    outputs = hasher.train()(Preprocess(hasher.input)(images.images, hashing.make_views(np.arange(120), 0, 0)))
+    labels = images.labels
+    expected = {
+        ("csq", None): csq_loss(outputs, hash_centres(4, 16)[labels], 1e-4),
+        ("csq", 0.5): csq_loss(outputs, hash_centres(4, 16)[labels], 0.5),
+        ("dch", None): dch_loss(outputs, torch.eye(4)[labels], 20.0, 0.1),
+        ("dch", 0.5): dch_loss(outputs, torch.eye(4)[labels], 20.0, 0.5),
+    }
+    for number, ((framework, weight), loss) in enumerate(expected.items()):
+        config = settings(framework=framework, quantization_weight=weight, epochs=1, batch_size=120)
+        hash_tiny(tmp_path / str(number), config)
+        assert losses_of(tmp_path / str(number)) == [pytest.approx(loss.item(), rel=1e-4)]
+
+
+def test_a_frozen_backbone_keeps_its_bytes_and_the_head_learns(tmp_path):
+    fresh = tiny_hasher()
+    hasher = hash_tiny(tmp_path / "run", dataclasses.replace(LONGER, freeze_backbone=True))
+    assert bytes_of(hasher.backbone) == bytes_of(fresh.backbone)  # BatchNorm statistics included
+    assert not torch.equal(hasher.head.weight, fresh.head.weight)
+    losses = losses_of(tmp_path / "run")
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_given_features_train_the_same_head(tmp_path):
+    images, config = tiny_images(), settings(freeze_backbone=True)
+    hash_tiny(tmp_path / "own", config, images=images)
+    backbone = TinyStudent().eval()
+    with torch.inference_mode():
+        pixels = Preprocess(backbone.input)(images.images)
+        features = torch.cat([backbone(pixels[:64]), backbone(pixels[64:])]).numpy()
+    unread = ArraySource(images.images, images.labels, class_names=images.class_names)
+    unread.read = None  # given features, no image is looked at
+    hash_tiny(tmp_path / "given", config, images=unread, features_ND=features)
+    own, given = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("own", "given"))
+    assert own == given
+    hash_tiny(tmp_path / "other", config, images=images, features_ND=features[::-1])
+    assert (tmp_path / "other" / "model" / "model.safetensors").read_bytes() != own
+
+
+def test_every_epoch_shows_new_views_and_a_frozen_backbone_none(tmp_path, monkeypatch):
+    seen = []
+    real = hashing.make_views
+    monkeypatch.setattr(hashing, "make_views", lambda *arguments: seen.append(arguments[1:]) or real(*arguments))
+    hash_tiny(tmp_path / "run", settings(seed=7))
+    assert seen == [(epoch, 7) for epoch in range(3) for _ in range(3)]
+    hash_tiny(tmp_path / "frozen", settings(freeze_backbone=True))
+    assert len(seen) == 9
+
+
+def test_only_the_chosen_images_are_read(tmp_path):
+    images = tiny_images()
+    chosen = np.arange(1, 120, 2)
+    read = set()
+    real = images.read
+    images.read = lambda indices, least_side=None: read.update(np.asarray(indices).tolist()) or real(indices)
+    config = settings(batch_size=20, epochs=2)
+    train_hasher(images, chosen, tiny_hasher(), config, RunDirectory(tmp_path / "run", {}, quiet=True))
+    assert read == set(chosen)
+
+
+def test_the_checkpoint_says_what_it_was_made_from(tmp_path):
+    images = tiny_images()
+    hash_tiny(tmp_path / "run", images=images)
+    tensors, description = load_tensors(tmp_path / "run" / "model" / "model.safetensors", "checkpoint")
+    assert (description["kind"], description["bits"], description["images"]) == ("hasher", 16, images.fingerprint)
+    assert description["settings"]["framework"] == "csq"
+    assert tensors["head.weight"].shape == (16, 32)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_classes_need_no_names(tmp_path):
+    images = tiny_images()
+    images.class_names = []
+    hash_tiny(tmp_path / "unnamed", settings(epochs=1), images=images)
+    hash_tiny(tmp_path / "named", settings(epochs=1))
+    assert losses_of(tmp_path / "unnamed") == losses_of(tmp_path / "named")
+
+
+def test_one_hot_spreads_classes_and_passes_several_labels():
+    assert one_hot(np.array([2, 0]), 4).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    labels = np.array([[1, 1], [0, 0]], np.uint8)
+    assert one_hot(labels, 2) is labels
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"framework": "itq"}, r"unknown hashing framework; got 'itq'; choose one of: csq, dch\."),
+        ({"optimiser": "sgd"}, r"unknown optimiser; got 'sgd'; choose one of: adamw, muon, published\."),
+        ({"batch_size": 121}, r"too few labelled images to hash on; got 120 with batches of 121;"),
+        ({"bits": 48, "centres": "hadamard"}, r"Hadamard centres need a power of two of bits.*; got 4 classes and 48"),
+        ({"centres": "random"}, r"unknown kind of centres; got 'random'; choose one of: auto, bernoulli, hadamard,"),
+    ],
+)
+@pytest.mark.parametrize("freeze", [False, True])
+def test_what_cannot_be_run_is_refused_before_anything_is_read(tmp_path, change, sentence, freeze):
+    images = tiny_images()
+    images.read = None
+    with pytest.raises(UserError, match=sentence):
+        hash_tiny(tmp_path / "run", settings(freeze_backbone=freeze, **change), images=images)
+
+
+@pytest.mark.parametrize("change", [{"bits": 48}, {"bits": 48, "framework": "dch", "centres": "hadamard"}, {"bits": 1}])
+def test_lengths_without_hadamard_centres_can_be_hashed_otherwise(tmp_path, change):
+    images = tiny_images(classes=2)
+    assert hash_tiny(tmp_path / "run", settings(epochs=1, **change), images=images).num_bits == change["bits"]
+
+
+def test_images_without_labels_are_refused(tmp_path):
+    images = ArraySource(tiny_images().images)
+    with pytest.raises(UserError, match=r"hashing needs labels; got images without labels; give class subfolders or"):
+        hash_tiny(tmp_path / "run", images=images)

@@ -1,0 +1,228 @@
+"""The optimisers: Muon against the singular value decomposition, the cycle of the rate, and exact continuation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from distilhash.checkpoint import load_tensors, save_tensors
+from distilhash.errors import UserError
+from distilhash.training import muon
+from distilhash.training.muon import Muon, orthonormalise
+from distilhash.training.optimisers import OPTIMISERS, Optimisers, one_cycle
+from tiny import TinyStudent
+
+SHAPES = [(6, 6), (5, 40), (40, 5), (16, 144), (1, 9)]
+
+
+def well_conditioned(count, rows, columns, seed=0):
+    """Random matrices with singular values between 0.3 and 3, and their singular vectors."""
+    generator = torch.Generator().manual_seed(seed)
+    u, _, v = torch.linalg.svd(torch.randn(count, rows, columns, generator=generator), full_matrices=False)
+    s = torch.empty(count, min(rows, columns)).uniform_(0.3, 3, generator=generator)
+    return u @ torch.diag_embed(s) @ v, u, v
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_orthonormalise_keeps_the_singular_vectors_and_levels_the_values(shape):
+    matrices, u, v = well_conditioned(3, *shape)
+    levelled = u.mT @ orthonormalise(matrices) @ v.mT  # diagonal in the basis of the singular vectors
+    values = levelled.diagonal(dim1=1, dim2=2)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    assert (levelled - torch.diag_embed(values)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_orthonormalise_is_the_plain_iteration_on_the_wide_matrix(shape):
+    for matrix in well_conditioned(3, *shape, seed=1)[0]:
+        x = matrix.double() if shape[0] <= shape[1] else matrix.double().T
+        x = x / x.norm()
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        plain = x if shape[0] <= shape[1] else x.T
+        assert (orthonormalise(matrix[None])[0] - plain).abs().max() < 1e-3
+
+
+def test_orthonormalise_takes_no_notice_of_scale_or_of_neighbours():
+    matrices = well_conditioned(4, 8, 24)[0]
+    together = orthonormalise(matrices)
+    assert (orthonormalise(1000 * matrices) - together).abs().max() < 1e-4
+    assert torch.allclose(torch.cat([orthonormalise(m[None]) for m in matrices]), together, atol=1e-5)
+
+
+def test_nothing_to_move_is_no_movement():
+    assert torch.equal(orthonormalise(torch.zeros(2, 3, 5)), torch.zeros(2, 3, 5))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (24, 2, 1, 3)], ids=["wide", "tall"])
+def test_muon_is_nesterov_momentum_orthonormalised(shape):
+    torch.manual_seed(0)
+    kernel = nn.Parameter(torch.randn(shape))
+    optimiser = Muon([kernel], lr=0.1, momentum=0.9, weight_decay=0.5)
+    expected, momentum = kernel.detach().clone(), torch.zeros(shape)
+    for _ in range(3):
+        kernel.grad = torch.randn(shape)
+        momentum = 0.9 * momentum + 0.1 * kernel.grad
+        update = 0.1 * kernel.grad + 0.9 * momentum
+        rows = shape[0]
+        moved = orthonormalise(update.reshape(1, rows, -1)).reshape(shape)
+        tall = math.sqrt(max(1, rows / (kernel.numel() // rows)))
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * tall * moved
+        optimiser.step()
+        assert torch.allclose(kernel, expected, atol=1e-5)
+
+
+def test_muon_leaves_a_kernel_without_gradient_alone():
+    kernel = nn.Parameter(torch.ones(2, 4, 1, 1))
+    Muon([kernel], lr=0.1, weight_decay=0.5).step()
+    assert torch.equal(kernel, torch.ones(2, 4, 1, 1))
+
+
+def test_muon_levels_kernels_of_one_shape_together_as_apart(monkeypatch):
+    torch.manual_seed(0)
+    kernels = [nn.Parameter(torch.randn(4, 6, 1, 1)) for _ in range(3)] + [nn.Parameter(torch.randn(2, 6, 1, 1))]
+    alone = [nn.Parameter(kernel.detach().clone()) for kernel in kernels]
+    for kernel, single in zip(kernels, alone, strict=True):
+        kernel.grad = torch.randn(kernel.shape)
+        single.grad = kernel.grad.clone()
+        Muon([single], lr=0.1).step()
+    calls = []
+    monkeypatch.setattr(
+        muon, "orthonormalise", lambda matrices: calls.append(len(matrices)) or orthonormalise(matrices)
+    )
+    Muon(kernels, lr=0.1).step()
+    assert calls == [3, 1]
+    for kernel, single in zip(kernels, alone, strict=True):
+        assert torch.allclose(kernel, single, atol=1e-6)
+
+
+def test_one_cycle_rises_by_a_line_and_falls_by_a_cosine_to_nothing():
+    shares = [one_cycle(step, 100) for step in range(100)]
+    assert shares[:20] == pytest.approx([(step + 1) / 21 for step in range(20)])
+    assert shares[20:] == pytest.approx([(1 + math.cos(math.pi * step / 80)) / 2 for step in range(80)])
+    assert max(shares) == shares[20] == 1.0
+    assert 0 < shares[-1] < 0.001
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_one_cycle_of_few_steps_moves_in_each(steps):
+    assert all(0 < one_cycle(step, steps) <= 1 for step in range(steps))
+
+
+def optimisers_of(module, name, published=torch.optim.Adam, steps=12, weight_decay=0.02):
+    return Optimisers(
+        {"student": module, "bridge": nn.Identity()}, name, steps, published=published, rate=0.01, kernel_rate=0.05,
+        weight_decay=weight_decay,
+    )  # fmt: skip
+
+
+def module_of(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(TinyStudent(seed), nn.Linear(32, 5)).to(memory_format=torch.channels_last)
+
+
+def train(module, optimisers, steps):
+    for step in steps:
+        images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+        images = images.to(memory_format=torch.channels_last)
+        optimisers.step((module(images) - images.mean()).square().mean(), step)
+
+
+def state_bytes(module):
+    return {name: tensor.contiguous().numpy().tobytes() for name, tensor in module.state_dict().items()}
+
+
+ALL = [("muon", None), ("adamw", None), ("published", torch.optim.Adam), ("published", torch.optim.RMSprop)]
+
+
+@pytest.mark.parametrize(("name", "published"), ALL, ids=["muon", "adamw", "Adam", "RMSprop"])
+@pytest.mark.parametrize("stop", [1, 7])
+def test_a_packed_state_continues_to_the_byte(tmp_path, name, published, stop):
+    whole = module_of()
+    optimisers = optimisers_of(whole, name, published)
+    train(whole, optimisers, range(12))
+    packed_whole = optimisers.pack()
+
+    first = module_of()
+    optimisers = optimisers_of(first, name, published)
+    train(first, optimisers, range(stop))
+    save_tensors(tmp_path / "state.safetensors", optimisers.pack(), {})  # the file forgets the order in memory
+
+    second = module_of(seed=9)
+    optimisers = optimisers_of(second, name, published)
+    optimisers.unpack(load_tensors(tmp_path / "state.safetensors", "state")[0])
+    assert state_bytes(second) == state_bytes(first)
+    train(second, optimisers, range(stop, 12))
+    assert state_bytes(second) == state_bytes(whole)
+    packed = optimisers.pack()
+    assert packed.keys() == packed_whole.keys()
+    for key, value in packed.items():
+        assert torch.equal(value, packed_whole[key]), key
+        assert value.stride() == packed_whole[key].stride(), key
+
+
+@pytest.mark.parametrize(("name", "published"), ALL, ids=["muon", "adamw", "Adam", "RMSprop"])
+def test_the_moments_are_part_of_what_is_continued(name, published):
+    """Without them the continuation differs: so the test above can fail."""
+    whole, cut = module_of(), module_of()
+    optimisers = optimisers_of(whole, name, published)
+    train(whole, optimisers, range(4))
+    weights = {key: value.clone() for key, value in optimisers.pack().items() if not key.startswith("optimiser.")}
+    train(whole, optimisers, range(4, 6))
+    optimisers = optimisers_of(cut, name, published)
+    optimisers.unpack(weights)
+    train(cut, optimisers, range(4, 6))
+    assert state_bytes(cut) != state_bytes(whole)
+
+
+def test_a_state_of_another_architecture_is_a_sentence():
+    packed = optimisers_of(module_of(), "muon").pack()
+    other = nn.Sequential(TinyStudent(), nn.Linear(32, 6))
+    with pytest.raises(UserError, match=r"the saved training state is of another architecture; .*--overwrite\.$"):
+        optimisers_of(other, "muon").unpack(packed)
+
+
+def test_unknown_optimisers_are_listed():
+    with pytest.raises(UserError, match="unknown optimiser; got 'sgd'; choose one of: adamw, muon, published"):
+        optimisers_of(module_of(), "sgd")
+    for name in OPTIMISERS:
+        optimisers_of(module_of(), name)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_weight_decay_is_for_kernels_and_matrices_only(name):
+    module = module_of()
+    before = {key: value.detach().clone() for key, value in module.named_parameters()}
+    loss = sum((parameter * 0).sum() for parameter in module.parameters())  # gradients of zero: only decay moves
+    optimisers_of(module, name, steps=1, weight_decay=0.5).step(loss, 0)
+    share = one_cycle(0, 1)
+    for key, value in module.named_parameters():
+        rate = 0.05 if name == "muon" and key == "0.layers.3.weight" else 0.01  # Muon's is the second kernel
+        kept = 1 - share * rate * 0.5 if value.ndim > 1 else 1.0
+        assert torch.allclose(value, before[key] * kept, rtol=1e-6), key
+
+
+def test_the_published_rate_is_constant_and_the_others_cycle():
+    for name, shares in (("published", [1.0, 1.0]), ("adamw", [one_cycle(0, 12), one_cycle(6, 12)])):
+        module = module_of()
+        optimisers = optimisers_of(module, name)
+        for step, share in zip((0, 6), shares, strict=True):
+            train(module, optimisers, [step])
+            assert {group["lr"] for member in optimisers.members for group in member.param_groups} == {0.01 * share}
+
+
+def test_frozen_parameters_are_left_out():
+    module = module_of()
+    module[0].requires_grad_(False)
+    before = state_bytes(module)
+    optimisers = optimisers_of(module, "muon")
+    assert len(optimisers.members) == 1  # no kernel is left for Muon
+    module.eval()
+    train(module, optimisers, range(2))
+    changed = {name for name, content in state_bytes(module).items() if content != before[name]}
+    assert changed == {"1.weight", "1.bias"}
