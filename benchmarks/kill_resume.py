@@ -6,7 +6,7 @@
 before the run directory is whole, in the teacher's pass, in training, while a state is being written. Each time the
 same command with --resume goes on. What must be equal in the end: every file of the run directories but the log and
 the provenance; so the weights, the metrics, and that nothing half-written is left. Distillation saves its state after
-every step, hashing at most twice a second. Stages that end before their kills are used up are followed by another run.
+every step, hashing every 0.4 seconds. Stages that end before their kills are used up are followed by another run.
 
 One line on stdout, progress on stderr; exit code 1 where something differs.
 """
@@ -14,6 +14,7 @@ One line on stdout, progress on stderr; exit code 1 where something differs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -31,13 +32,15 @@ from PIL import Image
 from distilhash.data.cifar10 import load_cifar10
 
 IMAGES_A_CLASS = 60
+STAGES = ("distill", "hash")
+MOST_CHANGES, LONGEST_WAIT = 14, 0.2  # of files that are let pass before a kill, count; after the last of them, seconds
 TOLD = ("train.log", "provenance.json")  # they tell of the time, not of the result
 STUDENT = ["--student-size", "32", "--student-stem", "small", "--student-framing", "pad", "--student-margin", "0.1"]
 DISTILL = [
-    *STUDENT, "--teacher-size", "96", "--views", "2", "--epochs", "2", "--batch-size", "64", "--held-out", "60",
+    *STUDENT, "--teacher-size", "64", "--views", "2", "--epochs", "2", "--batch-size", "64", "--held-out", "60",
     "--checkpoint-seconds", "0",
 ]  # fmt: skip
-HASH = ["--epochs", "2", "--batch-size", "64", "--checkpoint-seconds", "0.5"]
+HASH = ["--epochs", "2", "--batch-size", "64", "--checkpoint-seconds", "0.4"]
 
 
 def main() -> int:
@@ -52,7 +55,8 @@ def main() -> int:
         write_images(root / "images")
         draw = random.Random(options.seed)
         whole = Rounds(root, "whole", draw)
-        seconds = {stage: whole.run_in_peace(stage) for stage in ("distill", "hash")}
+        for stage in STAGES:
+            whole.finish(stage, whole.start(stage))
         places: Counter[str] = Counter()
         different: list[str] = []
         rounds = 0
@@ -61,10 +65,10 @@ def main() -> int:
             killed = Rounds(root, f"round {rounds}", draw)
             left = options.kills - places.total()
             share = round(left * 0.6) if left > 1 else left  # distillation has more places to be killed in
-            places += killed.run_and_kill("distill", share, *seconds["distill"])
-            places += killed.run_and_kill("hash", options.kills - places.total(), *seconds["hash"])
+            places += killed.run_and_kill("distill", share)
+            places += killed.run_and_kill("hash", options.kills - places.total())
             different += [
-                f"{stage}/{name}" for stage in seconds for name in differing(whole.path(stage), killed.path(stage))
+                f"{stage}/{name}" for stage in STAGES for name in differing(whole.path(stage), killed.path(stage))
             ]
     verdict = "DIFFERENT: " + ", ".join(sorted(set(different))) if different else "equal to the byte"
     where = ", ".join(f"{count} {name}" for name, count in places.most_common())
@@ -104,26 +108,15 @@ class Rounds:
             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def run_in_peace(self, stage: str) -> tuple[float, float]:
-        """Run the stage to its end; seconds until its run directory was there, and from then on."""
-        began = time.monotonic()
-        process = self.start(stage)
-        wait_for(self.path(stage), process)
-        ready = time.monotonic() - began
-        self.finish(stage, process)
-        seconds = time.monotonic() - began - ready
-        tell(f"{self.name}: {stage} in peace, {ready:.1f} s to start and {seconds:.1f} s of work")
-        return ready, seconds
-
-    def run_and_kill(self, stage: str, kills: int, ready: float, seconds: float) -> Counter[str]:
+    def run_and_kill(self, stage: str, kills: int) -> Counter[str]:
         """Run the stage to its end, killed up to ``kills`` times on the way; where the kills hit."""
         places: Counter[str] = Counter()
         while places.total() < kills:
             process = self.start(stage)
-            if places.total() == 0:  # once, as soon as there is anything at all
-                wait_for(self.path(stage), process)
-            else:  # with equal slices the work would be done with the last kill; some come while the process starts
-                sleep(self.draw.uniform(0.8 * ready, ready + 2 * seconds / kills), process)
+            # Not after a time alone: a busy machine would let every kill hit the start.
+            first = places.total() == 0  # killed as soon as there is anything at all
+            wait_for_changes(self.path(stage), 1 if first else self.draw.randint(1, MOST_CHANGES), process)
+            sleep(0 if first else self.draw.uniform(0, LONGEST_WAIT), process)
             process.send_signal(signal.SIGKILL)
             if process.wait() != -signal.SIGKILL:
                 break  # it was done, well or badly: the next start will tell
@@ -167,10 +160,24 @@ def differing(one: Path, other: Path) -> list[str]:
     return [name for name in contents[0].keys() | contents[1].keys() if contents[0].get(name) != contents[1].get(name)]
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the path is there, or the process has ended."""
-    while not path.exists() and process.poll() is None:
-        time.sleep(0.0002)
+def wait_for_changes(run: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Until so many changes of the run's files have been seen, or the process has ended."""
+    before = snapshot(run)
+    while count and process.poll() is None:
+        time.sleep(0.001)
+        now = snapshot(run)
+        count -= now != before
+        before = now
+
+
+def snapshot(run: Path) -> dict[Path, tuple[int, int]]:
+    """Every file and folder with its time of last change and size; those that vanish meanwhile are left out."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for path in [run, *run.rglob("*")]:
+            status = path.stat()
+            found[path] = status.st_mtime_ns, status.st_size
+    return found
 
 
 def sleep(seconds: float, process: subprocess.Popen[bytes]) -> None:

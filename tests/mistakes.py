@@ -37,9 +37,9 @@ def made(tmp_path_factory):
         for number in range(EACH):
             picture(root / "photos" / f"class{c}" / f"{number:02d}.png", rng.integers(0, 256, (32, 32, 3), np.uint8))
     student = create_student("v1", size=32, stem="small")
-    about = {"architecture": student.architecture, "images": "others"}
-    save_model(root / "student" / "model", student, {"kind": "student", **about})
-    save_model(root / "hasher" / "model", create_hasher(student, 16), {"kind": "hasher", "bits": 16, **about})
+    about = {"architecture": student.architecture, "bits": 16}
+    save_model(root / "student" / "model", student, about | {"kind": "student"})
+    save_model(root / "hasher" / "model", create_hasher(student, 16), about | {"kind": "hasher"})
     return root
 
 

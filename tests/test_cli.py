@@ -130,6 +130,13 @@ def test_profile_counts_both_kinds_of_run(pipeline):
     assert hasher["latency_ms_batch1"] > 0
 
 
+def test_a_name_goes_before_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v1").mkdir()
+    (row,) = run_json("profile", "v1", "--size", 32, "--bits", 8, "--seconds", 0.01)
+    assert (row["network"], row["size"]) == ("v1", 32)
+
+
 def test_hashing_starts_from_the_distilled_weights_and_its_queries_were_not_seen(pipeline):
     root = pipeline["root"]
     splits = [json.loads((root / run / "split.json").read_text()) for run in ("student", "hasher")]
@@ -223,6 +230,15 @@ def test_list_files_with_several_labels(photos, tmp_path):
         assert labels.sum(axis=1).max() == 2
     metrics = run_json("evaluate", tmp_path / "query.safetensors", tmp_path / "database.safetensors")
     assert 0 < metrics["map_at_all"] <= 1
+
+
+def test_what_a_library_prints_is_not_taken_for_the_result(monkeypatch):
+    def talkative():
+        print("Downloading: weights")  # as torch.hub does
+        return {"students": ["v1"]}
+
+    monkeypatch.setattr("distilhash.stages.known_names", talkative)
+    assert run("list", "--json") == Done(0, '{\n  "students": [\n    "v1"\n  ]\n}\n', "Downloading: weights\n")
 
 
 def test_list_names_every_kind():

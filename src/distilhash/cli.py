@@ -7,6 +7,7 @@ Results go to stdout (``--json`` for machines), progress and logs to stderr. Exi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images: they are reported in one line of our own
     try:
-        result = options.run(options)
+        with contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
+            result = options.run(options)
     except UserError as error:
         _stderr(f"distilhash: {' '.join(str(error).split())}")  # one line, whatever a library's message brought along
         return 2
@@ -55,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="distilhash",
-        description="Distil an untouched image teacher into a compact student without labels, hash it, and search.",
+        description="Distil an untouched image teacher into a compact student without labels, hash it, and measure both.",
         epilog="distilhash VERB --help shows the settings of a verb, with units and defaults.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

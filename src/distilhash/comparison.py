@@ -212,7 +212,7 @@ class _Demo:
             hashing_loss=[_curve(name, lines, "loss") for name, lines in hashing.items()],
             examples=[(arm, self._examples(arm, framework)) for arm, framework in plan.arms if framework == "csq"],
             provenance={
-                "command": f"distilhash demo --seed {self.config.seed}",
+                "command": _command(self.config),
                 "data": f"CIFAR-10, protocol {self.config.protocol}: {len(split.query):,} queries, {len(split.train):,}"
                 f" labelled, {len(split.database):,} of the database, split seed {split.seed}",
                 "teacher": f"{self.teacher.name} at {self.teacher.input.size} pixels, frozen",
@@ -273,6 +273,13 @@ class _Demo:
             seconds: dict[str, Any] = read_json(path, "stage times") if path.exists() else {}
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - began, 2)
             write_json(path, seconds)
+
+
+def _command(config: DemoConfig) -> str:
+    """The command of this demonstration, with the settings that are not the defaults."""
+    given = [(field.name, getattr(config, field.name), field.default) for field in dataclasses.fields(config)]
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value, default in given if value != default]
+    return " ".join(["distilhash demo", *flags])
 
 
 def _curve(name: str, lines: list[dict[str, Any]], value: str) -> Curve:

@@ -23,8 +23,8 @@ def demo_stages(config: DemoConfig) -> Stages:
     return Stages(
         teacher=TeacherConfig(name="pip/efficientnet_lite0", size=config.teacher_size),
         student=StudentConfig(name="v1", size=32, stem="small", framing="pad", margin=0.1),
-        distill=DistillConfig(epochs=config.distill_epochs, seed=config.seed),
-        hash=HashConfig(bits=config.bits, epochs=config.hash_epochs, seed=config.seed),
+        distill=DistillConfig(epochs=config.distill_epochs, batch_size=256, seed=config.seed),
+        hash=HashConfig(bits=config.bits, epochs=config.hash_epochs, batch_size=128, seed=config.seed),
         arms=(("distilled", "csq"), ("scratch", "csq"), ("teacher_frozen", "csq"), ("distilled", "dch")),
     )
 

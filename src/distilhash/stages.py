@@ -135,7 +135,7 @@ def hash_images(
         return run.path / "model"
     with run:
         chosen.save(run.path / "split.json")
-        _warn_of_seen_queries(Path(backbone), source, chosen, run)
+        _warn_of_seen_queries(str(backbone), source, chosen, run)
         hashing.train_hasher(source, chosen.train, new_hasher(network, config), config, run)
     return run.path / "model"
 
@@ -214,11 +214,11 @@ def known_names() -> dict[str, list[str]]:
     }
 
 
-def _warn_of_seen_queries(backbone: Path, source: ImageSource, split: Split, run: RunDirectory) -> None:
-    if not backbone.exists():
+def _warn_of_seen_queries(backbone: str, source: ImageSource, split: Split, run: RunDirectory) -> None:
+    if backbone in STUDENTS or _is_teacher(backbone):
         return
     seen = load_student(backbone)[1]
-    if seen["images"] == source.fingerprint and seen.get("queries") != fingerprint_of_indices(split.query):
+    if seen.get("images") == source.fingerprint and seen.get("queries") != fingerprint_of_indices(split.query):
         run.say("the student was distilled on this split's queries, too: numbers measured on them will be optimistic")
 
 

@@ -31,12 +31,14 @@ def orthonormalise(matrices_GRS: Tensor) -> Tensor:
     x_GRS = matrices_GRS if wide else matrices_GRS.mT
     x_GRS = x_GRS / (x_GRS.norm(dim=(1, 2), keepdim=True) + 1e-7)
     gram_GRR = x_GRS @ x_GRS.mT
-    q_GRR = torch.eye(gram_GRR.shape[1], device=gram_GRR.device).expand_as(gram_GRR)
-    for _ in range(STEPS):
+    q_GRR: Tensor | None = None
+    for step in range(STEPS):
         p_GRR = torch.baddbmm(B * gram_GRR, gram_GRR, gram_GRR, alpha=C)
         p_GRR.diagonal(dim1=1, dim2=2).add_(A)
-        q_GRR = p_GRR @ q_GRR
-        gram_GRR = p_GRR @ gram_GRR @ p_GRR
+        q_GRR = p_GRR if q_GRR is None else p_GRR @ q_GRR
+        if step < STEPS - 1:
+            gram_GRR = p_GRR @ gram_GRR @ p_GRR
+    assert q_GRR is not None
     y_GRS: Tensor = q_GRR @ x_GRS
     return y_GRS if wide else y_GRS.mT
 

@@ -34,7 +34,8 @@ from distilhash.models.folding import folded
 from distilhash.models.teacher import Teacher
 
 BATCH = 64  # images a forward pass: larger ones leave the processor's caches and are no faster
-FLUSH_SECONDS = 5.0
+FLUSH_SECONDS = 1.0  # what a kill loses at most
+SAY_SECONDS = 5.0
 
 
 def compute_teacher_features(
@@ -94,7 +95,7 @@ class _Pass:
         borders = [(view, first) for view in range(total // count) for first in range(0, count, BATCH)]
         borders = [(view, first) for view, first in borders if view * count + first >= done]
         network = folded(self.teacher)
-        began = last = time.monotonic()
+        began = flushed = said = time.monotonic()
         start = done
         for (view, first), pixels in zip(borders, prefetch(self._load, borders), strict=True):
             with torch.inference_mode():
@@ -102,10 +103,12 @@ class _Pass:
             self.rows[view * count + first :][: len(features_ND)] = features_ND
             done = view * count + first + len(features_ND)
             now = time.monotonic()
-            if now - last > FLUSH_SECONDS or done == total:
+            if now - flushed > FLUSH_SECONDS or done == total:
                 self.rows.flush()
                 commit(done)
-                last = now
+                flushed = now
+            if now - said > SAY_SECONDS or done == total:
+                said = now
                 rate = (done - start) / (now - began)
                 say(f"teacher features {done:,}/{total:,}  {rate:,.0f} images/s  {(total - done) / rate:.0f} s left")
 

@@ -1,0 +1,160 @@
+"""Every preset takes two steps in each of its stages and arms; a tiny demonstration runs from the shell to its page."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from distilhash import cli, stages
+from distilhash.checkpoint import load_hasher, load_student
+from distilhash.models import create_teacher
+from distilhash.presets import PRESETS
+from distilhash.training.run import RunDirectory
+
+FAKE = "timm/test_resnet"  # a real network of a few hundred thousand weights
+LARGE = ("torchvision/", "timm/")  # teachers that would be downloaded
+
+
+@pytest.fixture(scope="module")
+def photos(cifar10, tmp_path_factory):
+    """Two class folders of five images: a query and four for training in each."""
+    root = tmp_path_factory.mktemp("photos")
+    labels = np.asarray(cifar10.labels)
+    for c in range(2):
+        (root / str(c)).mkdir()
+        for index in np.flatnonzero(labels == c)[:5]:
+            Image.fromarray(cifar10.images[index]).save(root / str(c) / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def no_download(tmp_path, monkeypatch):
+    """In the place of a large teacher a small one, random and at 64 pixels; a packaged one at 32 pixels."""
+    torch.manual_seed(0)
+    weights = tmp_path / "fake.safetensors"
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), weights)
+    asked = []
+
+    def create(name, *, trainable=False, **_):
+        asked.append(name)
+        if name.startswith(LARGE):
+            return create_teacher(FAKE, weights, 64, trainable=trainable)
+        return create_teacher(name, size=32, trainable=trainable)
+
+    monkeypatch.setattr(stages, "create_teacher", create)
+    # Two images are held out here, and agreement is about the nearest of them.
+    monkeypatch.setattr("distilhash.training.distill.NEIGHBOURS", 1)
+    return asked
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_takes_two_steps_of_every_stage_and_arm(name, photos, no_download, tmp_path):
+    plan = PRESETS[name]()
+    few = {"epochs": 1, "batch_size": 4}  # of 8 images: two steps
+    stages.distill(
+        photos, tmp_path / "student", teacher=plan.teacher, student=plan.student, all_images=True, quiet=True,
+        config=dataclasses.replace(plan.distill, checkpoint_seconds=0, **few),
+    )  # fmt: skip
+    assert no_download == [plan.teacher.name]
+    assert load_student(tmp_path / "student")[0].input.size == plan.student.size
+    check_two_steps(tmp_path / "student")
+    for arm, framework in plan.arms:
+        backbone = {"distilled": str(tmp_path / "student"), "scratch": plan.student.name}.get(arm, plan.teacher.name)
+        run = tmp_path / f"{arm}-{framework}"
+        frozen = arm == "teacher_frozen"
+        config = dataclasses.replace(plan.hash, framework=framework, freeze_backbone=frozen, **few)
+        stages.hash_images(
+            photos, run, backbone, config=config, student=plan.student, teacher=plan.teacher, quiet=True
+        )  # fmt: skip
+        check_two_steps(run)
+        hasher, description = load_hasher(run)
+        assert hasher.num_bits == plan.hash.bits
+        assert description["settings"]["framework"] == framework
+    assert {arm for arm, _ in plan.arms} >= {"distilled"}
+
+
+def check_two_steps(run):
+    """Two steps were recorded, their losses are finite, and the checkpoint holds finite weights."""
+    (line,) = [line for line in RunDirectory.metrics_in(run) if "loss" in line]
+    assert line["step"] == 2
+    assert math.isfinite(line["loss"])
+    module = stages.load_model(run)[0]
+    assert all(torch.isfinite(tensor).all() for tensor in module.state_dict().values())
+
+
+DEMO = (
+    "--database-size", "300", "--train-size", "200", "--teacher-size", "32", "--distill-epochs", "1",
+    "--hash-epochs", "1", "--bits", "16",
+)  # fmt: skip
+KEYS = {  # which other people's scripts read
+    "arm", "backbone", "framework", "bits", "seed", "dataset", "protocol", "map_at_all", "parameters", "macs",
+    "seconds",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The run directory of a tiny demonstration on real CIFAR-10 with the real EfficientNet-Lite0, and its stdout."""
+    output = tmp_path_factory.mktemp("demo") / "run"
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        assert cli.main(["demo", "--output", str(output), *DEMO, "--json"]) == 0
+    return output, out.getvalue()
+
+
+def test_the_demo_writes_results_and_a_page(demo):
+    output, printed = demo
+    rows = json.loads((output / "results.json").read_text())
+    assert json.loads(printed) == rows
+    assert [(row["arm"], row["framework"]) for row in rows] == [
+        ("distilled", "csq"), ("scratch", "csq"), ("teacher_frozen", "csq"), ("distilled", "dch")
+    ]  # fmt: skip
+    for row in rows:
+        assert row.keys() >= KEYS
+        assert 0 < row["map_at_all"] <= 1
+        assert row["parameters"] > 0 and row["macs"] > 0 and row["seconds"] > 0
+        assert (row["bits"], row["seed"], row["dataset"]) == (16, 0, "cifar10")
+        assert row["protocol"] == "cifar10, database 300"
+    page = (output / "report.html").read_text()
+    assert "mAP" in page
+    assert " ".join(("distilhash demo", *DEMO)) in " ".join(page.split())
+    assert page.count("data:image/png") > 50  # ten queries and their neighbours
+
+
+def test_the_demo_keeps_its_queries_out_of_training(demo):
+    output, _ = demo
+    split = json.loads((output / "split.json").read_text())
+    assert {part: len(split[part]) for part in ("query", "train", "database")} == {
+        "query": 1000, "train": 200, "database": 300
+    }  # fmt: skip
+    seen = set(split["train"]) | set(split["database"])
+    assert not seen & set(split["query"])
+    assert load_student(output / "distill")[1]["unlabelled_images"] == len(seen) == 500
+
+
+def test_the_demo_is_not_run_over_and_resumes_at_once(demo, capsys):
+    output, printed = demo
+    before = (output / "results.json").read_bytes()
+    words = ["demo", "--output", str(output), *DEMO, "--json"]
+    assert cli.main(words) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"distilhash: the run directory exists; got {output}; continue it with --resume or replace it with "
+        "--overwrite.\n",
+    )
+    assert cli.main([*words, "--resume"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == (printed, "")  # nothing is done again
+    assert (output / "results.json").read_bytes() == before
+    assert cli.main([*words, "--resume", "--seed", "1"]) == 2
+    assert "seed was 0 and is 1" in capsys.readouterr().err
