@@ -6,7 +6,7 @@
 before the run directory is whole, in the teacher's pass, in training, while a state is being written. Each time the
 same command with --resume goes on. What must be equal in the end: every file of the run directories but the log and
 the provenance; so the weights, the metrics, and that nothing half-written is left. Distillation saves its state after
-every step, hashing every 0.4 seconds. Stages that end before their kills are used up are followed by another run.
+every step, hashing every 0.2 seconds. Stages that end before their kills are used up are followed by another run.
 
 One line on stdout, progress on stderr; exit code 1 where something differs.
 """
@@ -33,14 +33,14 @@ from distilhash.data.cifar10 import load_cifar10
 
 IMAGES_A_CLASS = 60
 STAGES = ("distill", "hash")
-MOST_CHANGES, LONGEST_WAIT = 14, 0.2  # of files that are let pass before a kill, count; after the last of them, seconds
+MOST_CHANGES, LONGEST_WAIT = 24, 0.2  # of files that are let pass before a kill, count; after the last of them, seconds
 TOLD = ("train.log", "provenance.json")  # they tell of the time, not of the result
 STUDENT = ["--student-size", "32", "--student-stem", "small", "--student-framing", "pad", "--student-margin", "0.1"]
 DISTILL = [
-    *STUDENT, "--teacher-size", "64", "--views", "2", "--epochs", "2", "--batch-size", "64", "--held-out", "60",
+    *STUDENT, "--teacher-size", "48", "--views", "2", "--epochs", "2", "--batch-size", "64", "--held-out", "60",
     "--checkpoint-seconds", "0",
 ]  # fmt: skip
-HASH = ["--epochs", "2", "--batch-size", "64", "--checkpoint-seconds", "0.4"]
+HASH = ["--epochs", "2", "--batch-size", "64", "--checkpoint-seconds", "0.2"]
 
 
 def main() -> int:

@@ -81,7 +81,7 @@ NUMBERS = [  # command, flag, what is given, what the sentence begins with
     ("hash", "--gamma", "0", "hash gamma must be above 0; got 0.0; "),
     ("hash", "--quantization-weight", "-1", "hash quantization weight must be at least 0; got -1.0; "),
     ("demo", "--database-size", "0", "demo database size must be at least 1; got 0; "),
-    ("demo", "--train-size", "63", "demo train size must be at least 64; got 63; "),
+    ("demo", "--train-size", "127", "demo train size must be at least 128; got 127; "),
     ("demo", "--teacher-size", "0", "demo teacher size must be at least 1; got 0; "),
     ("demo", "--distill-epochs", "0", "demo distill epochs must be at least 1; got 0; "),
     ("demo", "--hash-epochs", "0", "demo hash epochs must be at least 1; got 0; "),

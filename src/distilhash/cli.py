@@ -57,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="distilhash",
-        description="Distil an untouched image teacher into a compact student without labels, hash it, and measure both.",
+        description="Distil an untouched image teacher into a compact student without labels, hash it, and measure it.",
         epilog="distilhash VERB --help shows the settings of a verb, with units and defaults.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
