@@ -37,7 +37,7 @@ MOST_CHANGES, LONGEST_WAIT = 24, 0.2  # of files that are let pass before a kill
 TOLD = ("train.log", "provenance.json")  # they tell of the time, not of the result
 STUDENT = ["--student-size", "32", "--student-stem", "small", "--student-framing", "pad", "--student-margin", "0.1"]
 DISTILL = [
-    *STUDENT, "--teacher-size", "48", "--views", "2", "--epochs", "2", "--batch-size", "64", "--held-out", "60",
+    *STUDENT, "--teacher-size", "64", "--views", "2", "--epochs", "2", "--batch-size", "64", "--held-out", "60",
     "--checkpoint-seconds", "0",
 ]  # fmt: skip
 HASH = ["--epochs", "2", "--batch-size", "64", "--checkpoint-seconds", "0.2"]
@@ -72,9 +72,9 @@ def main() -> int:
             ]
     verdict = "DIFFERENT: " + ", ".join(sorted(set(different))) if different else "equal to the byte"
     where = ", ".join(f"{count} {name}" for name, count in places.most_common())
-    print(
-        f"{verdict}: {places.total()} kills in {rounds} runs of both stages ({where}), {time.monotonic() - began:.0f} s"
-    )
+    runs = "one run" if rounds == 1 else f"{rounds} runs"
+    seconds = time.monotonic() - began
+    print(f"{verdict}: {places.total()} kills in {runs} of both stages ({where}), {seconds:.0f} s")
     return 1 if different else 0
 
 
@@ -114,9 +114,14 @@ class Rounds:
         while places.total() < kills:
             process = self.start(stage)
             # Not after a time alone: a busy machine would let every kill hit the start.
-            first = places.total() == 0  # killed as soon as there is anything at all
-            wait_for_changes(self.path(stage), 1 if first else self.draw.randint(1, MOST_CHANGES), process)
-            sleep(0 if first else self.draw.uniform(0, LONGEST_WAIT), process)
+            if places.total() == 0:  # as soon as there is anything at all
+                wait_for_changes(self.path(stage), 1, process)
+            elif places.total() == 1 and stage == "distill":  # in the midst of the teacher's pass
+                while committed(self.path(stage))[0] == 0 and process.poll() is None:
+                    time.sleep(0.001)
+            else:
+                wait_for_changes(self.path(stage), self.draw.randint(1, MOST_CHANGES), process)
+                sleep(self.draw.uniform(0, LONGEST_WAIT), process)
             process.send_signal(signal.SIGKILL)
             if process.wait() != -signal.SIGKILL:
                 break  # it was done, well or badly: the next start will tell
@@ -134,7 +139,6 @@ class Rounds:
 
 def place_of(run: Path) -> str:
     """What the process was about when it was killed, as its files show."""
-    cache, metrics = run / "teacher_features" / "cache.json", run / "metrics.jsonl"
     if not (run / "config.json").exists():
         return "before the run had begun"
     if (run / "model" / "model.safetensors").exists():
@@ -142,13 +146,20 @@ def place_of(run: Path) -> str:
     if any(run.rglob(".*.tmp")):
         return f"while writing, {next(run.rglob('.*.tmp')).name.split('.')[1]}"
     if (run / "checkpoints").exists():
-        return f"in training, {metrics.read_text().count('epoch')} lines of metrics"
-    if cache.exists():
-        held = json.loads(cache.read_text())
-        total = held["shape"][0] * held["shape"][1]
-        if held["rows"] < total:
-            return f"in the teacher's pass, {held['rows']} of {total} rows committed"
+        return f"in training, {(run / 'metrics.jsonl').read_text().count('epoch')} lines of metrics"
+    rows, total = committed(run)
+    if rows < total:
+        return f"in the teacher's pass, {rows} of {total} rows committed"
     return "before the first state"
+
+
+def committed(run: Path) -> tuple[int, int]:
+    """Rows of teacher features that are safely on disk, and all."""
+    cache = run / "teacher_features" / "cache.json"
+    if not cache.exists():
+        return 0, 0
+    held = json.loads(cache.read_text())
+    return held["rows"], held["shape"][0] * held["shape"][1]
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -176,7 +187,8 @@ def snapshot(run: Path) -> dict[Path, tuple[int, int]]:
     with contextlib.suppress(OSError):
         for path in [run, *run.rglob("*")]:
             status = path.stat()
-            found[path] = status.st_mtime_ns, status.st_size
+            # The mapped features change with every page that is touched; what counts is when they are committed.
+            found[path] = 0 if path.suffix == ".npy" else status.st_mtime_ns, status.st_size
     return found
 
 

@@ -206,7 +206,7 @@ def test_no_query_is_read_before_it_is_encoded(tmp_path, monkeypatch):
 
 
 def test_the_comparison_trains_on_no_query(tmp_path, monkeypatch):
-    spy = tiny_images(260, source=Spy)
+    spy = tiny_images(400, source=Spy)
     split = dataclasses.replace(holdout_split(spy.labels), protocol="cifar10")
     monkeypatch.setattr(comparison, "load_cifar10", lambda **options: spy)
     monkeypatch.setattr(comparison, "cifar10_split", lambda *arguments, **options: split)

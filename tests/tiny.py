@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -102,7 +101,8 @@ class Slow(ArraySource):
         return super().read(indices, least_side)
 
 
-if __name__ == "__main__":  # a process of its own, for tests to kill: both stages, each continued where it was
+def both_stages(path: Path) -> None:
+    """The work of a process of its own, for tests to kill: both stages, each continued where it was."""
     torch.set_num_threads(1)
-    distil_tiny(Path(sys.argv[1]) / "distill", resume=True, images=tiny_images(source=Slow))
-    hash_tiny(Path(sys.argv[1]) / "hash", resume=True, images=tiny_images(source=Slow))
+    distil_tiny(path / "distill", resume=True, images=tiny_images(source=Slow))
+    hash_tiny(path / "hash", resume=True, images=tiny_images(source=Slow))
