@@ -194,7 +194,9 @@ class CodeTable:
             "num_bits": str(self.num_bits),
             "provenance": json.dumps(self.provenance),
         }
-        write_atomically(Path(path), safetensors.numpy.save(tensors, metadata=header))
+        # One key: safetensors writes several in random order, and equal tables shall be equal files.
+        packed_header = {"distilhash": json.dumps(header, sort_keys=True)}
+        write_atomically(Path(path), safetensors.numpy.save(tensors, metadata=packed_header))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CodeTable:
@@ -203,8 +205,10 @@ class CodeTable:
             raise UserError("there is no code table at this path", path, "write one with: distilhash encode")
         try:
             with safetensors.safe_open(path, framework="np") as file:
-                header = file.metadata() or {}
+                header = json.loads((file.metadata() or {}).get("distilhash", "{}"))
                 tensors = {name: file.get_tensor(name) for name in TENSORS & set(file.keys())}
+            if not isinstance(header, dict):
+                raise ValueError("its header is not an object")
             if header.get("format") != FORMAT or header.get("version") != str(VERSION):
                 raise ValueError(f"its format is {header.get('format')!r}, version {header.get('version')!r}")
             provenance = json.loads(header["provenance"])
