@@ -1,7 +1,7 @@
 """Two ways to do one work, timed in turn: A B A B ..., so that a machine that drifts drifts for both.
 
 A side is a function that does a fixed number of items and returns that number. A side that needs another process
-environment (the peer knows nothing of our malloc and thread settings) is a `Process`, which runs a script of its own and
+environment (the peer knows nothing of our malloc and thread settings) is a `Process`, which runs its own script and
 times itself between "go" and "done".
 """
 
