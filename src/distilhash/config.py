@@ -149,7 +149,7 @@ class DemoConfig(Bounded):
 
     seed: int = setting(0, "Of the split, the initial weights, the views and the order of images", **_SEEDS)
     protocol: str = setting("cifar10", 'Published split: "cifar10", "cifar10-1" or "cifar10-2"')
-    database_size: int = setting(15_000, "Database images kept of the protocol's, drawn by the seed, count", least=1)
+    database_size: int = setting(12_000, "Database images kept of the protocol's, drawn by the seed, count", least=1)
     train_size: int = setting(5_000, "Labelled images kept of the protocol's, drawn by the seed, count", least=128)
     teacher_size: int = setting(128, "Side to which the teacher's input is enlarged, pixels", least=1)
     distill_epochs: int = setting(3, "Passes over the unlabelled images, count", least=1)
