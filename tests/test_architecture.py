@@ -26,7 +26,7 @@ ALLOWED = {
     "encoding": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint"},
     "stages": {
         "errors", "artefact", "config", "data", "models", "losses", "codes", "checkpoint", "training", "encoding",
-        "evaluation", "runtime",
+        "evaluation", "presets", "runtime",
     },
     "comparison": {
         "errors", "artefact", "config", "presets", "data", "models", "losses", "codes", "checkpoint", "training",

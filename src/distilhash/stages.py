@@ -1,7 +1,7 @@
 """One function for each verb: it opens what the verb reads, runs one stage, and names what it wrote.
 
 These are the verbs of the command line as Python calls (``distilhash.distill(...)``); the stages themselves, in
-``training``, ``encode`` and ``evaluation``, take objects instead of paths.
+``training``, ``encoding`` and ``evaluation``, take objects instead of paths.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from distilhash.models import (
     create_teacher,
 )
 from distilhash.models.backbone import fingerprint_of
+from distilhash.presets import PRESETS
 from distilhash.runtime import keep_memory
 from distilhash.training import distill as distillation
 from distilhash.training import hashing
@@ -211,6 +212,7 @@ def known_names() -> dict[str, list[str]]:
         "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],
         "protocols": list(CIFAR10_PROTOCOLS),
         "parts": list(PARTS),
+        "presets": list(PRESETS),
     }
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -166,27 +165,6 @@ def readable(
         name, reason = report.unreadable[0]
         raise UserError("none of the images can be read", f"{report.total} of them, such as {name} ({reason})")
     return (Subset(source, report.readable) if report.unreadable else source), report
-
-
-def open_images(
-    where: str | Path, labelled: bool = False, progress: Callable[[str], object] | None = None
-) -> ImageSource:
-    """The source that ``where`` names: "cifar10", a folder with train.txt, database.txt and test.txt, or a folder.
-
-    ``labelled`` is about a plain folder: are the folders in it its classes? ``progress`` gets a sentence for each
-    step of fetching CIFAR-10. Errors: UserError.
-    """
-    from distilhash.data.cifar10 import load_cifar10
-    from distilhash.data.folders import FolderSource, checked_folder
-    from distilhash.data.lists import LISTS, ListSource
-
-    if where == "cifar10":
-        return load_cifar10(progress=progress)
-    root = checked_folder(where)
-    listed = [(root / name).is_file() for name in LISTS]
-    if all(listed) or (labelled and any(listed)):
-        return ListSource(root)
-    return FolderSource(root, labelled)
 
 
 def checked_labels(labels: ArrayLike | None, count: int) -> Labels:

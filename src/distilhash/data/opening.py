@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distilhash.data.images import ImageSource, Subset, open_images, readable
-from distilhash.data.lists import ListSource
+from distilhash.data.cifar10 import load_cifar10
+from distilhash.data.folders import FolderSource, checked_folder
+from distilhash.data.images import ImageSource, Subset, readable
+from distilhash.data.lists import LISTS, ListSource
 from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
 from distilhash.errors import UserError
 
@@ -25,6 +27,23 @@ SAY_SECONDS = 5.0
 def to_stderr(text: str) -> None:
     """Where progress goes by default."""
     print(text, file=sys.stderr, flush=True)
+
+
+def open_images(
+    where: str | Path, labelled: bool = False, progress: Callable[[str], object] | None = None
+) -> ImageSource:
+    """The source that ``where`` names: "cifar10", a folder with train.txt, database.txt and test.txt, or a folder.
+
+    ``labelled`` is about a plain folder: are the folders in it its classes? ``progress`` gets a sentence for each
+    step of fetching CIFAR-10. Errors: UserError.
+    """
+    if where == "cifar10":
+        return load_cifar10(progress=progress)
+    root = checked_folder(where)
+    listed = [(root / name).is_file() for name in LISTS]
+    if all(listed) or (labelled and any(listed)):
+        return ListSource(root)
+    return FolderSource(root, labelled)
 
 
 def open_readable(

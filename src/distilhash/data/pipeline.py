@@ -19,6 +19,7 @@ def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threa
     An error of ``load`` is raised at its place in the order; leaving the loop early stops the threads.
     """
     waiting: deque[Future[V]] = deque()
+    cores = torch.get_num_threads()  # asked here: a thread that has not asked yet would get the pool's number
     # One core for each thread: a second team of compute threads would fight the network's for the cores.
     pool = ThreadPoolExecutor(threads, "prefetch", initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -30,3 +31,4 @@ def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threa
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(cores)  # of threads that are yet to come

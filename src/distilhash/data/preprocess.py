@@ -89,22 +89,16 @@ class Preprocess:
         """
         if isinstance(images, np.ndarray):
             _check_images(images, 4)
-            groups = {images.shape[1:]: np.arange(len(images))} if len(images) else {}
-        else:
-            groups = _by_shape(images)
+        groups = {} if isinstance(images, np.ndarray) else _by_shape(images)
         if views is not None:
             _check_views(views, len(images))
-        parts = []
+        if isinstance(images, np.ndarray) and len(images):
+            return self._normalised(self._framed(images, views))
+        framed = np.empty((len(images), self.config.size, self.config.size, 3), np.uint8)
         for which in groups.values():
-            group = images if isinstance(images, np.ndarray) else np.stack([images[int(i)] for i in which])
-            parts.append(self._normalised(self._framed(group, None if views is None else views[which])))
-        if len(parts) == 1:
-            return parts[0]
-        size = self.config.size
-        result = torch.empty((len(images), 3, size, size), memory_format=torch.channels_last)
-        for which, part in zip(groups.values(), parts, strict=True):
-            result[torch.from_numpy(which)] = part
-        return result
+            group = images[which[0]][None] if len(which) == 1 else np.stack([images[i] for i in which])
+            framed[which] = self._framed(group, None if views is None else views[which])
+        return self._normalised(framed)
 
     def _framed(self, images: NDArray[np.uint8], views: Views | None) -> NDArray[np.uint8]:
         """(n, H, W, 3) to (n, S, S, 3), both uint8."""
