@@ -1,8 +1,8 @@
 """Supervised hashing of a backbone: Deep Cauchy Hashing or Central Similarity Quantization.
 
-DCH: Cao et al., CVPR 2018, equations 2 and 6 to 9. CSQ: Yuan et al., CVPR 2020, Algorithm 1 and L_C + L_Q. The backbone is a
-distilled student, the same student from scratch, a teacher that is fine-tuned, or a frozen one of which only the head
-is trained. Nothing is chosen on query images: the last epoch is what is kept.
+DCH: Cao et al., CVPR 2018, equations 2 and 6 to 9. CSQ: Yuan et al., CVPR 2020, Algorithm 1 and L_C + L_Q. The
+backbone is a distilled student, the same student from scratch, a teacher that is fine-tuned, or a frozen one of which
+only the head is trained. Nothing is chosen on query images: the last epoch is what is kept.
 
 Legend: N images of a batch, C classes, K bits.
 """
