@@ -1,5 +1,6 @@
 # Two commands set everything up on a fresh machine: `make demo` and `make test`.
-# PYTHON chooses the interpreter (3.11 to 3.13), RUN the directory of the demo's run.
+# PYTHON chooses the interpreter (3.11 to 3.13), RUN the directory of the demo's run, PHOTOS a folder of JPEG files for
+# `make bench` (left out: made up on the spot).
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,6 +29,7 @@ format: $(VENV)/ready-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/ready-dev
+	$(BIN)/python benchmarks/bench.py $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python benchmarks/kill_resume.py --kills 20
 
 $(VENV)/bin/python:

@@ -15,8 +15,8 @@ from distilhash.codes import hamming, pack
 from distilhash.errors import UserError
 from distilhash.evaluation import (
     average_precision,
+    counting,
     mean_average_precision,
-    metrics,
     precision_at,
     precision_at_radius,
     precision_recall,
@@ -317,7 +317,7 @@ def test_blocks_of_queries_are_one_answer_and_memory_does_not_grow_with_their_nu
     codes = rng.integers(0, 256, (5000, 2), np.uint8)
     arguments = (codes[:1500], codes, labels[:1500], labels)
     whole = average_precision(*arguments, at=700, num_bits=16)
-    monkeypatch.setattr(metrics, "BLOCK", 64)
+    monkeypatch.setattr(counting, "BLOCK", 64)
     tracemalloc.start()
     np.testing.assert_array_equal(average_precision(*arguments, at=700, num_bits=16), whole)
     peak = tracemalloc.get_traced_memory()[1]

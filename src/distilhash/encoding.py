@@ -1,11 +1,12 @@
 """Images through a hasher to a table of packed codes.
 
-Legend: N images, K bits.
+Legend: N images, n images of a batch, K bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from distilhash.data.preprocess import Preprocess
 from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
 
-BATCH = 250  # images a forward pass
+BATCH_PIXELS = 16 * 224**2  # of the input of one batch: 16 images of 224 pixels, 784 of 32
+SAY_SECONDS = 5.0
 
 
 def encode(
@@ -30,20 +32,36 @@ def encode(
     say: Callable[[str], None] = lambda text: None,
 ) -> CodeTable:
     """Codes of ``images[indices]``, in that order: the sign of each output, packed. Zero counts as -1."""
+    packed, done, said = [], 0, time.monotonic()
+    for outputs_nK in outputs(images, indices, hasher):
+        packed.append(pack(outputs_nK))
+        done += len(outputs_nK)
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            say(f"encoded {done:,}/{len(indices):,}")
+    return table(np.concatenate(packed), images, indices, hasher.num_bits, provenance or {})
+
+
+def outputs(images: ImageSource, indices: np.ndarray, hasher: Hasher) -> Iterator[np.ndarray]:
+    """The hasher's outputs (n, K) of ``images[indices]``, batch after batch, in that order.
+
+    Each core takes a batch of its own all the way from the files to the outputs. So nothing waits: neither the network
+    for pixels nor, as in a network that is spread over the cores, one core for the others after every layer.
+    """
     pixels = Preprocess(hasher.input)
-    size = BATCH if pixels.config.size <= 64 else 32  # about the same memory at every input size
-    blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
-    packed = []
     hasher.eval()
     backbone = folded(hasher.backbone)
-    for done, batch in enumerate(
-        prefetch(lambda block: pixels(images.read(block, pixels.least_side)), blocks), start=1
-    ):
+    cores = torch.get_num_threads()
+    size = max(1, min(BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // cores)))
+
+    def outputs_of(block: np.ndarray) -> np.ndarray:
+        batch = pixels(images.read(block, pixels.least_side))
         with torch.inference_mode():
-            packed.append(pack(hasher.head(torch.relu(backbone(batch))).numpy()))
-        if done % 20 == 0:
-            say(f"encoded {min(done * size, len(indices)):,}/{len(indices):,}")
-    return table(np.concatenate(packed), images, indices, hasher.num_bits, provenance or {})
+            found: np.ndarray = hasher.head(torch.relu(backbone(batch))).numpy()
+        return found
+
+    blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
+    return prefetch(outputs_of, blocks, ahead=2 * cores, threads=cores)
 
 
 def encode_features(

@@ -96,7 +96,9 @@ class Preprocess:
             return self._normalised(self._framed(images, views))
         framed = np.empty((len(images), self.config.size, self.config.size, 3), np.uint8)
         for which in groups.values():
-            group = images[which[0]][None] if len(which) == 1 else np.stack([images[i] for i in which])
+            first = images[which[0]]
+            # reshape, not [None]: with that one's stride of 0 PyTorch would not see that the colours lie together.
+            group = first.reshape(1, *first.shape) if len(which) == 1 else np.stack([images[i] for i in which])
             framed[which] = self._framed(group, None if views is None else views[which])
         return self._normalised(framed)
 
@@ -152,17 +154,11 @@ class Preprocess:
 
 
 def _windows(images: NDArray[np.uint8], corner: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
-    """(n, size, size, 3): of each image the window whose upper left pixel is corner (n, 2), without a loop."""
-    images = np.ascontiguousarray(images)
-    count, height, width = images.shape[:3]
-    of_image, of_row, of_pixel, of_colour = images.strides
-    every = np.lib.stride_tricks.as_strided(
-        images,
-        (count, height - size + 1, width - size + 1, size, size * 3),
-        (of_image, of_row, of_pixel, of_row, of_colour),
-        writeable=False,
-    )
-    return every[np.arange(count), corner[:, 0], corner[:, 1]].reshape(count, size, size, 3)
+    """(n, size, size, 3): of each image the window whose upper left pixel is corner (n, 2)."""
+    windows = np.empty((len(images), size, size, 3), np.uint8)
+    for window, image, (top, left) in zip(windows, images, corner.tolist(), strict=True):
+        window[:] = image[top : top + size, left : left + size]
+    return windows
 
 
 def _middle(images: NDArray[np.uint8], aspect: int) -> NDArray[np.uint8]:

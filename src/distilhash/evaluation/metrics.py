@@ -7,25 +7,23 @@ is the order of the database (a stable sort by distance). The published evaluati
 unstably, which is neither; where no two images tie, all three agree.
 
 All but the stable metrics are functions of counts alone: for each query and distance, the number of database images
-and of relevant ones. The counts are taken a query at a time, so memory grows with the database and never with
-queries x database.
+and of relevant ones (distilhash.evaluation.counting).
 
 An image is relevant to a query of its own class, or, with labels of several classes, to one that shares a class.
 
-Shapes: Q queries, B database images, K bits, C classes, W words of 64 bits, T = K + 1 distances.
+Shapes: Q queries, B database images, K bits, C classes, T = K + 1 distances.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distilhash.codes import distance_dtype, packed_pair, to_words
 from distilhash.errors import UserError, unknown_name
+from distilhash.evaluation.counting import Retrieval
 from distilhash.evaluation.ties import expected_average_precision
 
 Floats = NDArray[np.float64]
@@ -33,7 +31,6 @@ Integers = NDArray[np.int64]
 
 TIES = ("expected", "stable")
 DENOMINATORS = ("found", "relevant")
-BLOCK = 1024  # queries whose counts are held at once
 
 
 class RadiusCurve(NamedTuple):
@@ -92,7 +89,7 @@ def average_precision(
     _check_name("denominator", denominator, DENOMINATORS)
     if at is not None and (not isinstance(at, int | np.integer) or at < 1):
         raise UserError("at= is the number of ranks that count, at least 1", at, "leave it out for all ranks")
-    retrieval = _Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
+    retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
     depth = retrieval.num_database if at is None else min(at, retrieval.num_database)
     if ties == "expected":
         return np.concatenate(
@@ -120,7 +117,7 @@ def precision_recall(
     No ties to break: a ball holds a distance whole. A query whose ball is empty counts as precision 0, as is usual in
     the hashing literature, and one without any relevant image as recall 0. Arrays and errors as in average_precision.
     """
-    retrieval = _Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
+    retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
     precision = np.zeros(retrieval.num_bits + 1)
     recall = np.zeros(retrieval.num_bits + 1)
     for items_QT, relevant_QT in retrieval.counts():
@@ -162,7 +159,7 @@ def precision_at(
     ``ranks``: (R,) integers from 1 to B. ``ties`` and the arrays as in average_precision.
     """
     _check_name("ties", ties, TIES)
-    retrieval = _Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
+    retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
     rank_R = np.asarray(ranks)
     if rank_R.ndim != 1 or rank_R.dtype.kind not in "iu" or not len(rank_R):
         raise UserError("ranks must be a list of integers", f"{rank_R.dtype} {rank_R.shape}")
@@ -183,98 +180,6 @@ def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
         raise unknown_name(kind, name, known)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Retrieval:
-    """Checked arrays, in the form in which they are counted."""
-
-    query_words: NDArray[np.uint64]  # (Q, W)
-    database_words: NDArray[np.uint64]  # (W, B): a column of words is read in one run
-    num_bits: int
-    relevant: Callable[[int], NDArray[np.intp]]  # query -> its relevant database images, in ascending order
-
-    @classmethod
-    def checked(
-        cls,
-        query_codes: ArrayLike,
-        database_codes: ArrayLike,
-        query_labels: ArrayLike,
-        database_labels: ArrayLike,
-        num_bits: int | None,
-    ) -> _Retrieval:
-        query, database, num_bits = packed_pair(query_codes, database_codes, num_bits)
-        labels = [np.asarray(query_labels), np.asarray(database_labels)]
-        for name, packed, label in zip(("query", "database"), (query, database), labels, strict=True):
-            if not len(packed):
-                raise UserError(f"there are no {name} codes", fix="a metric needs at least one")
-            if label.ndim == 0 or len(label) != len(packed):
-                raise UserError(
-                    f"{name}_labels must have one row a code", f"shape {label.shape} for {len(packed)} codes"
-                )
-        words_WB = np.ascontiguousarray(to_words(database).T)
-        return cls(to_words(query), words_WB, num_bits, _relevance(*labels))
-
-    @property
-    def num_queries(self) -> int:
-        return len(self.query_words)
-
-    @property
-    def num_database(self) -> int:
-        return int(self.database_words.shape[1])
-
-    def rankings(self) -> Iterator[tuple[NDArray[Any], NDArray[np.intp]]]:
-        """For each query the distances (B,), in a buffer that the next query overwrites, and its relevant images."""
-        differing_B = np.empty(self.num_database, np.uint64)
-        bits_B = np.empty(self.num_database, np.uint8)
-        distance_B = np.empty(self.num_database, distance_dtype(self.num_bits))
-        for query, words in enumerate(self.query_words):
-            distance_B[:] = 0
-            for word, column_B in zip(words, self.database_words, strict=True):
-                np.bitwise_count(np.bitwise_xor(column_B, word, out=differing_B), out=bits_B)
-                distance_B += bits_B
-            yield distance_B, self.relevant(query)
-
-    def counts(self) -> Iterator[tuple[Integers, Integers]]:
-        """For each block of queries, (Q, T) database images and relevant ones at each distance."""
-        items: list[Integers] = []
-        hits: list[Integers] = []
-        for query, (distance_B, relevant) in enumerate(self.rankings(), start=1):
-            items.append(np.bincount(distance_B, minlength=self.num_bits + 1))
-            hits.append(np.bincount(distance_B[relevant], minlength=self.num_bits + 1))
-            if len(items) == BLOCK or query == self.num_queries:
-                yield np.array(items), np.array(hits)
-                items, hits = [], []
-
-
-def _relevance(query_labels: NDArray[Any], database_labels: NDArray[Any]) -> Callable[[int], NDArray[np.intp]]:
-    """The relevant database images of a query, as a function of its number."""
-    both = (query_labels, database_labels)
-    if all(labels.ndim == 1 and labels.dtype.kind in "iu" for labels in both):
-        order = np.argsort(database_labels, kind="stable")
-        start_Q = np.searchsorted(database_labels, query_labels, side="left", sorter=order)
-        stop_Q = np.searchsorted(database_labels, query_labels, side="right", sorter=order)
-        return lambda query: order[start_Q[query] : stop_Q[query]]
-    if any(labels.ndim != 2 or not np.isin(labels, (0, 1)).all() for labels in both):
-        raise UserError(
-            "labels must be (N,) integer classes, or (N, C) of 0/1, the same for queries and database",
-            f"{query_labels.dtype} {query_labels.shape} and {database_labels.dtype} {database_labels.shape}",
-        )
-    if query_labels.shape[1] != database_labels.shape[1]:
-        raise UserError(
-            "query and database labels must have the same classes",
-            f"{query_labels.shape[1]} and {database_labels.shape[1]} columns",
-        )
-    query_QW, database_BW = (to_words(np.packbits(labels != 0, axis=1)) for labels in both)
-    database_WB = np.ascontiguousarray(database_BW.T)
-
-    def sharing_a_class(query: int) -> NDArray[np.intp]:
-        shared_B = np.zeros(len(database_labels), bool)
-        for word, column_B in zip(query_QW[query], database_WB, strict=True):
-            shared_B |= (column_B & word) != 0
-        return np.flatnonzero(shared_B)
-
-    return sharing_a_class
-
-
 def _stable_ranks(distance_B: NDArray[Any], relevant: NDArray[np.intp]) -> Integers:
     """Ranks (from 1, ascending) of the relevant images where ties keep the order of the database."""
     is_relevant_B = np.zeros(len(distance_B), bool)
@@ -282,7 +187,7 @@ def _stable_ranks(distance_B: NDArray[Any], relevant: NDArray[np.intp]) -> Integ
     return np.flatnonzero(is_relevant_B[np.argsort(distance_B, kind="stable")]) + 1
 
 
-def _hits_at(retrieval: _Retrieval, rank_R: Integers, ties: str) -> Iterator[tuple[NDArray[Any], int]]:
+def _hits_at(retrieval: Retrieval, rank_R: Integers, ties: str) -> Iterator[tuple[NDArray[Any], int]]:
     """For each query, (R,) relevant images within each rank, and all that there are."""
     if ties == "stable":
         for distance_B, relevant in retrieval.rankings():

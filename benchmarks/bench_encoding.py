@@ -1,0 +1,155 @@
+"""Images to codes, end to end: files are opened, read, decoded, resized, put through the network, and packed.
+
+python benchmarks/bench.py encode_224 encode_64 overlap cost_encode --photos FOLDER
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from distilhash.codes import pack
+from distilhash.data.cifar10 import load_cifar10
+from distilhash.data.folders import FolderSource
+from distilhash.data.images import ArraySource
+from distilhash.data.pipeline import prefetch
+from distilhash.data.preprocess import Preprocess
+from distilhash.encoding import BATCH_PIXELS, encode
+from distilhash.models import Hasher, create_hasher, create_student
+from distilhash.models.folding import folded
+from distilhash.runtime import keep_memory
+from scaling import cost
+from sidebyside import Process, Work, compare, timed
+
+BITS = 64
+MOST_PHOTOS = 320  # of one run of ours, count
+PEER_PHOTOS = 64  # of one run of the peer, count
+SIZES = (1_000, 2_500, 5_000, 7_500, 10_000)
+PEER = "ResNet50 at 224, eager fp32, contiguous, Pillow and torchvision image by image, batch 32, own process"
+
+
+def encode_224(photos: Path) -> None:
+    """Student v1 at 224 pixels against ResNet50."""
+    compare_with_peer("encode_224", photos, 10, new_hasher(224, "published"))
+
+
+def encode_64(photos: Path) -> None:
+    """Student v1 at 64 pixels against ResNet50 at 224."""
+    compare_with_peer("encode_64", photos, 30, new_hasher(64, "small"))
+
+
+def overlap(photos: Path) -> None:
+    """The pipeline at 224 pixels against the slower of its two halves, decoding alone and the network alone."""
+    source, indices = open_photos(photos)
+    hasher = new_hasher(224, "published")
+    pixels, backbone = Preprocess(hasher.input), folded(hasher.backbone)
+    size, threads = BATCH_PIXELS // 224**2, torch.get_num_threads()
+    blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
+    batch = pixels(source.read(blocks[0], pixels.least_side))
+
+    def decode(block: np.ndarray) -> int:
+        return len(pixels(source.read(block, pixels.least_side)))
+
+    def network(block: np.ndarray) -> int:
+        with torch.inference_mode():
+            return len(pack(hasher.head(torch.relu(backbone(batch[: len(block)]))).numpy()))
+
+    def alone(half: Callable[[np.ndarray], int]) -> Callable[[], int]:
+        return lambda: sum(prefetch(half, blocks, ahead=2 * threads, threads=threads))
+
+    halves = [timed(alone(decode)), timed(alone(network))]
+    rates: dict[str, list[float]] = {"decoding": [], "network": []}
+
+    def slower() -> float:
+        found = [half() for half in halves]
+        for name, rate in zip(rates, found, strict=True):
+            rates[name].append(rate)
+        return min(found)
+
+    work = Work(
+        work="overlap", peer="the slower of decoding alone and the network alone", unit="images/s", least=0.8,
+        settings=described(source, indices, hasher) | {"alone": rates},
+    )  # fmt: skip
+    compare(work, slower, timed(lambda: len(encode(source, indices, hasher))))
+
+
+def cost_encode(photos: Path) -> None:
+    """Encoding CIFAR-10 at its own 32 pixels, 1,000 to 10,000 images."""
+    hasher = new_hasher(32, "small")
+    cifar10 = load_cifar10()
+
+    def prepare(count: int) -> Callable[[], object]:
+        part = ArraySource(cifar10.read(np.arange(count)), fingerprint="part")
+        return lambda: encode(part, np.arange(count), hasher)
+
+    settings: dict[str, object] = {"images": "CIFAR-10", "network": "v1 at 32 pixels, stem small", "bits": BITS}
+    cost("cost_encode", "images", SIZES, prepare, settings)
+
+
+WORKS = {"encode_224": encode_224, "encode_64": encode_64, "overlap": overlap, "cost_encode": cost_encode}
+
+
+def compare_with_peer(name: str, photos: Path, least: float, hasher: Hasher) -> None:
+    """One row: this hasher's encode() against the peer, on the same photographs."""
+    source, indices = open_photos(photos)
+    work = Work(work=name, peer=PEER, unit="images/s", least=least, settings=described(source, indices, hasher))
+    with peer_process(photos) as peer:
+        compare(work, peer, timed(lambda: len(encode(source, indices, hasher))))
+
+
+@contextlib.contextmanager
+def peer_process(photos: Path, *options: str) -> Iterator[Process]:
+    """The peer on these photographs."""
+    script = str(Path(__file__).with_name("peer_encoding.py"))
+    process = Process(script, str(photos), "--images", str(PEER_PHOTOS), *options)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def new_hasher(size: int, stem: str) -> Hasher:
+    """Student v1 with fresh weights, which take as long as any others."""
+    keep_memory()
+    torch.manual_seed(0)
+    return create_hasher(create_student("v1", size=size, stem=stem), num_bits=BITS).eval()
+
+
+def open_photos(folder: Path) -> tuple[FolderSource, np.ndarray]:
+    """The photographs and the indices of one run."""
+    source = FolderSource(folder)
+    return source, np.arange(min(len(source), MOST_PHOTOS))
+
+
+def described(source: FolderSource, indices: np.ndarray, hasher: Hasher) -> dict[str, object]:
+    """What the ratio depends on."""
+    sizes = []
+    for file in source.files:
+        with Image.open(source.root / file.path) as image:
+            sizes.append(image.size)
+    width, height = (int(side) for side in np.median(sizes, axis=0))
+    return {
+        "images": f"{len(indices)} JPEG files, median {width} x {height} pixels",
+        "network": f"v1 at {hasher.input.size} pixels, {BITS} bits, fp32",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def generate_photos(folder: Path, count: int = 160) -> Path:
+    """JPEG files of usual size and weight, for want of photographs: smooth noise at every scale. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        width, height = (500, 375) if number % 4 else (375, 500)
+        pixels = np.full((height, width, 3), 128.0)
+        for cells, strength in ((4, 50), (16, 30), (64, 16), (192, 9)):
+            noise = draw.normal(0, strength, (cells * height // width + 1, cells, 3))
+            channels = [Image.fromarray(noise[..., c].astype(np.float32)).resize((width, height)) for c in range(3)]
+            pixels += np.stack([np.asarray(channel) for channel in channels], axis=2)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:04d}.jpg", quality=92)
+    return folder
