@@ -38,9 +38,9 @@ TOLD = ("train.log", "provenance.json")  # they tell of the time, not of the res
 STUDENT = ["--student-size", "32", "--student-stem", "small", "--student-framing", "pad", "--student-margin", "0.1"]
 DISTILL = [
     *STUDENT, "--teacher-size", "64", "--views", "2", "--epochs", "2", "--batch-size", "64", "--held-out", "60",
-    "--checkpoint-seconds", "0",
+    "--precision", "float32", "--checkpoint-seconds", "0",
 ]  # fmt: skip
-HASH = ["--epochs", "2", "--batch-size", "64", "--checkpoint-seconds", "0.2"]
+HASH = ["--epochs", "2", "--batch-size", "64", "--precision", "float32", "--checkpoint-seconds", "0.2"]
 
 
 def main() -> int:

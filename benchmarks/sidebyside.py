@@ -1,12 +1,13 @@
 """Two ways to do one work, timed in turn: A B A B ..., so that a machine that drifts drifts for both.
 
-A side is a function that does a fixed number of items and returns that number. A side that needs another process
-environment (the peer knows nothing of our malloc and thread settings) is a `Process`, which runs its own script and
-times itself between "go" and "done".
+A side is a function that does a fixed number of items and returns how many it did a second. A side that needs another
+process environment (the peer knows nothing of our malloc and thread settings) is a `Process`: a script that times
+itself. A loop of the library is given its pace by `paced`, without being touched.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -14,9 +15,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results.json"
 PAIRS = 5
@@ -64,7 +66,10 @@ class Process:
         assert self._process.stdout
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(map(str, self._process.args))} came to nothing: {self._process.wait()}")
+        return float(line)
 
     def close(self) -> None:
         assert self._process.stdin
@@ -78,10 +83,49 @@ def serve(side: Side) -> None:
         print(side(), flush=True)
 
 
+def paced(items: int, steps: int) -> Callable[..., Iterator[Any]]:
+    """A `distilhash.data.pipeline.prefetch` that lets a loop of the library go for so many steps at each line "go".
+
+    It goes in the place of the prefetch that the loop's module imported; ``items`` is what one run does. A run begins
+    with all batches that are read ahead at hand, and ends when as many are at hand again: what is timed is exactly so
+    many steps, and the making of so many batches.
+    """
+    from distilhash.data.pipeline import prefetch
+
+    def feed(load: Callable[[Any], Any], keys: Iterable[Any], **options: Any) -> Iterator[Any]:
+        begun, ended = [], []  # lists, whose append() no thread can interrupt
+
+        def noted() -> Iterator[Any]:
+            for key in keys:
+                begun.append(key)
+                yield key
+
+        def loaded(key: Any) -> Any:
+            result = load(key)
+            ended.append(key)
+            return result
+
+        batches = prefetch(loaded, noted(), **options)
+        for _ in sys.stdin:
+            began = time.perf_counter()
+            yield from itertools.islice(batches, steps)
+            while len(ended) < len(begun):
+                time.sleep(1e-4)
+            print(items / (time.perf_counter() - began), file=sys.__stdout__, flush=True)
+        raise SystemExit(0)  # nobody waits for the loop's end
+
+    return feed
+
+
+def pairwise(peer: Side, ours: Side, pairs: int = PAIRS) -> list[tuple[float, float]]:
+    """The rates of both, in turn, after one run of each that does not count."""
+    peer(), ours()
+    return [(peer(), ours()) for _ in range(pairs)]
+
+
 def compare(work: Work, peer: Side, ours: Side, pairs: int = PAIRS) -> dict[str, object]:
     """Time both in turn after a warm-up, print the row, and keep it in results.json."""
-    peer(), ours()
-    rates = [(peer(), ours()) for _ in range(pairs)]
+    rates = pairwise(peer, ours, pairs)
     ratio = statistics.median(b / a for a, b in rates)
     row: dict[str, object] = {
         "work": work.work,

@@ -151,7 +151,7 @@ def test_the_feature_cache_of_another_teacher_is_refused_and_kept(here, other_te
     assert cli.main([*COMMANDS["distill"], "--features", "cache"]) == 0
     shutil.move("run", "first")
     assert refused(capsys, *COMMANDS["distill"], "--features", "cache", *other_teacher) == (
-        "the feature cache is of another teacher, other images or other views; got cache, of teacher "
+        "the feature cache is of another teacher, other images or views, or another precision; got cache, of teacher "
         "pip/efficientnet_lite0; name another with --features, or compute it anew with --rebuild-features."
     )
     assert not (here / "run").exists()  # the mended command is not told that its run directory exists

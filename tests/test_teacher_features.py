@@ -141,7 +141,7 @@ def test_a_cache_of_something_else_is_refused_and_kept(tmp_path, name):
         options["teacher"].input = dataclasses.replace(options["teacher"].input, size=20)
     with pytest.raises(UserError) as error:
         compute(tmp_path, **options)
-    assert "of another teacher, other images or other views" in error.value.what
+    assert "of another teacher, other images or views" in error.value.what
     assert error.value.got == f"{tmp_path}, of teacher tiny"
     assert "--rebuild-features" in error.value.fix
     assert content(tmp_path) == before

@@ -107,8 +107,9 @@ class _Demo:
     def _features(self, name: str, indices: np.ndarray) -> np.ndarray:
         with self._timed(name):
             return compute_teacher_features(
-                self.images, indices, self.teacher, self.run.path / name, seed=self.config.seed, say=self.run.say
-            )
+                self.images, indices, self.teacher, self.run.path / name, seed=self.config.seed,
+                precision=self.plan.distill.precision, say=self.run.say,
+            )  # fmt: skip
 
     def _distilled(self) -> Backbone:
         path = self.run.path / "distill"

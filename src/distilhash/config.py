@@ -110,6 +110,9 @@ class DistillConfig(Bounded):
     temperature: float = setting(0.1, "Of the soft assignment to prototypes, in units of cosine", above=0)
     views: int = setting(1, "Views of each image in the feature cache (the first is the image itself), count", least=1)
     mode: str = setting("cached", '"cached": teacher features once, before; "online": the teacher runs in every step')
+    precision: str = setting(
+        "auto", '"float32", "bfloat16" (teacher and student; weights stay in float32), or "auto": the faster one here'
+    )
     held_out: int = setting(500, "Unlabelled images kept out of training, to measure agreement on, count", least=11)
     seed: int = setting(0, "Of the initial weights, the views and the order of images", **_SEEDS)
     checkpoint_seconds: float = setting(
@@ -137,6 +140,7 @@ class HashConfig(Bounded):
     )
     centres: str = setting("auto", 'CSQ: "auto" (Hadamard where it exists), "hadamard", "spread" or "bernoulli"')
     freeze_backbone: bool = setting(False, "Train only the head")
+    precision: str = setting("auto", '"float32", "bfloat16" (weights stay in float32), or "auto": the faster one here')
     seed: int = setting(0, "Of the head's initial weights, the centres, the views and the order of images", **_SEEDS)
     checkpoint_seconds: float = setting(
         30.0, "Least time between two saved states, seconds; 0 saves every step", least=0

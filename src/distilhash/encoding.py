@@ -19,7 +19,7 @@ from distilhash.data.preprocess import Preprocess
 from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
 
-BATCH_PIXELS = 16 * 224**2  # of the input of one batch: 16 images of 224 pixels, 784 of 32
+BATCH_PIXELS = 8 * 224**2  # of the input of one batch: 8 images of 224 pixels, 392 of 32
 SAY_SECONDS = 5.0
 
 

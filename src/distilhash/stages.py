@@ -42,6 +42,7 @@ from distilhash.runtime import keep_memory
 from distilhash.training import distill as distillation
 from distilhash.training import hashing
 from distilhash.training.optimisers import OPTIMISERS
+from distilhash.training.precision import PRECISIONS
 from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS
 
@@ -207,6 +208,7 @@ def known_names() -> dict[str, list[str]]:
         "distillation losses": list(TARGETS),
         "distillation modes": list(distillation.MODES),
         "optimisers": list(OPTIMISERS),
+        "precisions": list(PRECISIONS),
         "hashing frameworks": list(hashing.QUANTIZATION_WEIGHTS),
         "centres": list(CENTRES),
         "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],

@@ -29,6 +29,7 @@ from distilhash.errors import UserError, unknown_name
 from distilhash.models.student import Student
 from distilhash.models.teacher import Teacher
 from distilhash.training.optimisers import OPTIMISERS, Optimisers
+from distilhash.training.precision import PRECISIONS, arithmetic, settled
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS, create_target
@@ -62,7 +63,8 @@ def distill(
     cached = config.mode == "cached"
     cache_VND = compute_teacher_features(
         images, indices, teacher, features or run.path / "teacher_features", framing=student.input,
-        views=config.views if cached else 1, seed=config.seed, rebuild=rebuild_features, say=run.say,
+        views=config.views if cached else 1, seed=config.seed, precision=config.precision, rebuild=rebuild_features,
+        say=run.say,
     )  # fmt: skip
     rows_of = _Rows(indices)
     target = create_target(cache_VND[0], rows_of(fit), config)
@@ -108,8 +110,12 @@ def distill(
     if step == 0:
         run.record(0, epoch=0, **agreement())
     student.train()
+    side = student.input.size
+    precision = settled(config.precision, run.path / "precision.json", student, (config.batch_size, 3, side, side))
     for pixels_N3SS, target_NT in prefetch(load, range(step, steps)):
-        loss = target.loss(bridge(student(pixels_N3SS)), target_NT)
+        with arithmetic(precision):
+            outputs_NT = bridge(student(pixels_N3SS))
+        loss = target.loss(outputs_NT.float(), target_NT)
         optimisers.step(loss, step)
         step += 1
         if progress.step(step, loss.item()):
@@ -120,7 +126,7 @@ def distill(
     description = {
         "kind": "student", "architecture": student.architecture, "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint, "images": images.fingerprint, "unlabelled_images": len(indices),
-        "indices": fingerprint_of_indices(indices), "queries": queries,
+        "indices": fingerprint_of_indices(indices), "queries": queries, "precision": precision,
         "settings": as_dict(config),
     }  # fmt: skip
     save_model(run.path / "model", student, description)
@@ -134,6 +140,7 @@ def check(config: DistillConfig, count: int) -> None:
         ("distillation mode", config.mode, MODES),
         ("distillation loss", config.loss, TARGETS),
         ("optimiser", config.optimiser, OPTIMISERS),
+        ("precision", config.precision, PRECISIONS),
     ):
         if name not in known:
             raise unknown_name(kind, name, known)

@@ -27,6 +27,7 @@ from distilhash.losses import csq_loss, dch_loss, hash_centres, multi_label_cent
 from distilhash.models.backbone import Backbone
 from distilhash.models.hasher import Hasher
 from distilhash.training.optimisers import OPTIMISERS, Optimisers
+from distilhash.training.precision import PRECISIONS, arithmetic, settled
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 
@@ -80,8 +81,14 @@ def train_hasher(
         return pixels(images.read(indices[rows], pixels.least_side), views), torch.tensor(rows)
 
     network.train()
+    precision, side = "float32", hasher.input.size  # which is what a head alone is fastest in
+    if not hasher.freeze_backbone:
+        shape_N3SS = (config.batch_size, 3, side, side)
+        precision = settled(config.precision, run.path / "precision.json", network, shape_N3SS)
     for inputs, rows_N in prefetch(load, range(step, steps)):
-        loss = loss_of(network(inputs), rows_N)
+        with arithmetic(precision):
+            outputs_NK = network(inputs)
+        loss = loss_of(outputs_NK.float(), rows_N)
         optimisers.step(loss, step)
         step += 1
         if progress.step(step, loss.item()):
@@ -91,7 +98,7 @@ def train_hasher(
     description = {
         "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,
         "images": images.fingerprint, "labelled_images": len(indices), "indices": fingerprint_of_indices(indices),
-        "settings": as_dict(config),
+        "precision": precision, "settings": as_dict(config),
     }  # fmt: skip
     save_model(run.path / "model", hasher, description)
     run.drop_state()
@@ -104,6 +111,8 @@ def check(images: ImageSource, count: int, config: HashConfig) -> None:
         raise unknown_name("hashing framework", config.framework, QUANTIZATION_WEIGHTS)
     if config.optimiser not in OPTIMISERS:
         raise unknown_name("optimiser", config.optimiser, OPTIMISERS)
+    if config.precision not in PRECISIONS:
+        raise unknown_name("precision", config.precision, PRECISIONS)
     if images.labels is None:
         raise UserError("hashing needs labels", "images without labels", "give class subfolders or list files")
     if count < config.batch_size:

@@ -5,7 +5,7 @@ published loop does) repeats the dearest part of the work. View 0 is the image i
 shifted, by a hash of (seed, view, image), so the student can be shown exactly the view a feature was computed on.
 
     features.npy     (V, N, D) float32, memory-mapped; partial until progress says so
-    cache.json       fingerprint and shape; rows done
+    cache.json       fingerprint and shape; the arithmetic that the teacher ran in; rows done
 
 Legend: V views, N images, D features.
 """
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from distilhash.artefact import fingerprint_of_indices, read_json, write_json
 from distilhash.config import InputConfig, fingerprint
@@ -32,8 +33,9 @@ from distilhash.data.preprocess import Preprocess, make_views
 from distilhash.errors import UserError
 from distilhash.models.folding import folded
 from distilhash.models.teacher import Teacher
+from distilhash.training.precision import arithmetic, fastest
 
-BATCH = 64  # images a forward pass: larger ones leave the processor's caches and are no faster
+BATCH, BATCH_PIXELS = 64, 400_000  # most of a forward pass: larger ones leave the processor's caches and are slower
 FLUSH_SECONDS = 1.0  # what a kill loses at most
 SAY_SECONDS = 5.0
 
@@ -47,14 +49,16 @@ def compute_teacher_features(
     framing: InputConfig | None = None,
     views: int = 1,
     seed: int = 0,
+    precision: str = "float32",
     rebuild: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
     """Features (V, N, D) float32 of ``images[indices]``, read-only and memory-mapped; computed where not yet there.
 
     ``framing`` is the input of the student, whose framing and margin the teacher takes over so that both see the same
-    part of an image. An interrupted pass goes on where it stopped. Errors: UserError where the directory
-    holds the features of another teacher, of other images or views, and where the disk has no room for them.
+    part of an image. ``precision`` is what the teacher runs in; "auto": what the features there are in, or what is
+    faster. An interrupted pass goes on where it stopped. Errors: UserError where the directory holds the features of
+    another teacher, of other images or views or in another precision, and where the disk has no room for them.
     """
     seen = teacher.input.framed_as(framing) if framing else teacher.input
     shape = (views, len(indices), teacher.feature_dim)
@@ -66,13 +70,16 @@ def compute_teacher_features(
         "indices": fingerprint_of_indices(indices),
         "seed": seed if views > 1 else None,  # view 0 does not depend on it
     }
-    done = _open_cache(directory, key, shape, rebuild)
+    done, precision = _open_cache(directory, key, shape, precision, rebuild)
     total = views * len(indices)
     target = directory / "features.npy"
     if done < total:
         features = np.load(target, mmap_mode="r+", allow_pickle=False).reshape(total, -1)
-        work = _Pass(features, images, indices, teacher, Preprocess(seen), seed)
-        work.run(done, lambda rows: _write_progress(directory, key, shape, rows), say)
+        network = folded(teacher)
+        if precision == "auto":
+            precision = fastest(network, (_batch(seen), 3, seen.size, seen.size))
+        work = _Pass(features, images, indices, network, Preprocess(seen), seed, precision)
+        work.run(done, lambda rows: _write_progress(directory, key, shape, precision, rows), say)
         del features
     return np.load(target, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
@@ -84,22 +91,25 @@ class _Pass:
     rows: np.memmap
     images: ImageSource
     indices: np.ndarray
-    teacher: Teacher
+    network: nn.Module
     preprocess: Preprocess
     seed: int
+    precision: str
 
     def run(self, done: int, commit: Callable[[int], None], say: Callable[[str], None]) -> None:
-        """Fill the rows from ``done`` on; ``commit`` is told how many are safely on disk."""
-        count, total = len(self.indices), len(self.rows)
+        """Fill the rows from ``done`` on; ``commit`` is told how many are safely on disk.
+
+        Each core takes a batch of its own from the files to the features: no core waits for another after every layer.
+        """
+        count, total, batch = len(self.indices), len(self.rows), _batch(self.preprocess.config)
         # A batch never crosses a view, and a resumed pass has the borders of an uninterrupted one.
-        borders = [(view, first) for view in range(total // count) for first in range(0, count, BATCH)]
+        borders = [(view, first) for view in range(total // count) for first in range(0, count, batch)]
         borders = [(view, first) for view, first in borders if view * count + first >= done]
-        network = folded(self.teacher)
         began = flushed = said = time.monotonic()
         start = done
-        for (view, first), pixels in zip(borders, prefetch(self._load, borders), strict=True):
-            with torch.inference_mode():
-                features_ND = network(pixels).numpy()
+        cores = torch.get_num_threads()
+        computed = prefetch(self._features, borders, ahead=2 * cores, threads=cores)
+        for (view, first), features_ND in zip(borders, computed, strict=True):
             self.rows[view * count + first :][: len(features_ND)] = features_ND
             done = view * count + first + len(features_ND)
             now = time.monotonic()
@@ -112,34 +122,47 @@ class _Pass:
                 rate = (done - start) / (now - began)
                 say(f"teacher features {done:,}/{total:,}  {rate:,.0f} images/s  {(total - done) / rate:.0f} s left")
 
-    def _load(self, border: tuple[int, int]) -> torch.Tensor:
+    def _features(self, border: tuple[int, int]) -> np.ndarray:
         view, first = border
-        chosen = self.indices[first : first + BATCH]
+        chosen = self.indices[first : first + _batch(self.preprocess.config)]
         views = make_views(chosen, view, self.seed) if view else None
-        return self.preprocess(self.images.read(chosen, self.preprocess.least_side), views)
+        pixels = self.preprocess(self.images.read(chosen, self.preprocess.least_side), views)
+        with torch.inference_mode(), arithmetic(self.precision):
+            features_ND: np.ndarray = self.network(pixels).float().numpy()
+        return features_ND
 
 
-def _open_cache(directory: Path, key: dict[str, Any], shape: tuple[int, ...], rebuild: bool) -> int:
-    """Rows that are already there; the file is laid out where it is missing."""
+def _batch(seen: InputConfig) -> int:
+    """Images of one forward pass."""
+    return max(1, min(BATCH, BATCH_PIXELS // seen.size**2))
+
+
+def _open_cache(
+    directory: Path, key: dict[str, Any], shape: tuple[int, ...], precision: str, rebuild: bool
+) -> tuple[int, str]:
+    """Rows that are already there, and their precision; the file is laid out where it is missing."""
     target = directory / "features.npy"
     if rebuild:  # these two and no more: the directory is one that the user named
         (directory / "cache.json").unlink(missing_ok=True)
         target.unlink(missing_ok=True)
     if (directory / "cache.json").is_file():
         held = read_json(directory / "cache.json", "feature cache")
-        if not isinstance(held, dict) or held.get("key") != key or held.get("shape") != list(shape):
-            old = held.get("key") if isinstance(held, dict) else None
+        held = held if isinstance(held, dict) else {}
+        was = held.get("precision", "float32")  # "auto" where no row was kept yet
+        same = held.get("key") == key and held.get("shape") == list(shape)
+        if not (same and (precision == was or "auto" in (precision, was))):
+            old = held.get("key")
             old = old.get("teacher_name", "unknown") if isinstance(old, dict) else "unknown"
             raise UserError(
-                "the feature cache is of another teacher, other images or other views",
+                "the feature cache is of another teacher, other images or views, or another precision",
                 f"{directory}, of teacher {old}",
                 "name another with --features, or compute it anew with --rebuild-features",
             )
         if target.is_file() and target.stat().st_size >= int(np.prod(shape)) * 4:
-            return int(held["rows"])
+            return int(held["rows"]), was if precision == "auto" else precision
     _lay_out(target, shape)
-    _write_progress(directory, key, shape, 0)
-    return 0
+    _write_progress(directory, key, shape, precision, 0)
+    return 0, precision
 
 
 def _lay_out(target: Path, shape: tuple[int, ...]) -> None:
@@ -165,5 +188,6 @@ def _lay_out(target: Path, shape: tuple[int, ...]) -> None:
         ) from error
 
 
-def _write_progress(directory: Path, key: dict[str, Any], shape: tuple[int, ...], rows: int) -> None:
-    write_json(directory / "cache.json", {"key": key, "shape": list(shape), "rows": rows})
+def _write_progress(directory: Path, key: dict[str, Any], shape: tuple[int, ...], precision: str, rows: int) -> None:
+    held = {"key": key, "shape": list(shape), "precision": precision, "rows": rows}
+    write_json(directory / "cache.json", held)

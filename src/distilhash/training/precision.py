@@ -1,0 +1,80 @@
+"""The arithmetic that networks run in: float32, or bfloat16 where the processor multiplies it itself and it is faster.
+
+bfloat16 has the range of float32 and 8 of its 24 bits. Under it only convolutions and matrix products take rounded
+operands (torch.autocast); weights, statistics, losses and optimisers stay in float32. "auto" times a few passes of both
+and keeps the faster one: whether bfloat16 pays depends on the processor and on the shapes, and where it is emulated it
+costs a factor. What was chosen is written down, so that a resumed run goes on in it.
+
+Shapes: N images of a batch, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from distilhash.artefact import read_json, write_json
+from distilhash.errors import UserError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+GAIN = 1.2  # a smaller one is not worth the lost digits, and may be noise
+PASSES = 3  # that are timed of each kind, after one that is not
+
+
+def arithmetic(precision: str) -> AbstractContextManager[object]:
+    """What forward passes run in; results may come out in bfloat16, so a loss is taken of ``outputs.float()``."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def settled(wanted: str, file: Path, network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
+    """What is wanted, or for "auto" what ``file`` names; where there is none yet, the faster one is found and written.
+
+    ``network`` is timed in its mode (training or not) and left as it is. Errors: UserError for a damaged file.
+    """
+    if wanted != "auto":
+        return wanted
+    if not file.exists():
+        write_json(file, {"precision": fastest(network, shape_N3SS)})
+    held = read_json(file, "choice of a precision")
+    if not isinstance(held, dict) or held.get("precision") not in PRECISIONS[1:]:
+        raise UserError("this file does not name a precision", file, "start anew with --overwrite")
+    return str(held["precision"])
+
+
+def fastest(network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
+    """In which precision passes over such a batch take less time; float32, untimed, where nothing else is native."""
+    if not native_bfloat16():
+        return "float32"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        images_N3SS = torch.randn(shape_N3SS).contiguous(memory_format=torch.channels_last)
+        seconds = {name: _seconds(network, images_N3SS, name) for name in ("float32", "bfloat16")}
+    return "bfloat16" if seconds["float32"] > GAIN * seconds["bfloat16"] else "float32"
+
+
+def native_bfloat16() -> bool:
+    """Whether the processor may multiply bfloat16 itself."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # PyTorch without oneDNN
+        return False
+
+
+def _seconds(network: nn.Module, images_N3SS: Tensor, precision: str) -> float:
+    """The shortest of a few passes: forward, and backward where the network trains."""
+    trial = copy.deepcopy(network)  # statistics and gradients of the real one stay as they are
+    trains = trial.training and any(parameter.requires_grad for parameter in trial.parameters())
+    seconds = []
+    for _ in range(1 + PASSES):
+        began = time.perf_counter()
+        with arithmetic(precision), torch.inference_mode(not trains):
+            outputs = trial(images_N3SS)
+        if trains:
+            outputs.float().square().mean().backward()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
