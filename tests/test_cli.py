@@ -244,8 +244,8 @@ def test_what_a_library_prints_is_not_taken_for_the_result(monkeypatch):
 def test_list_names_every_kind():
     names = run_json("list")
     assert names.keys() == {
-        "teachers", "students", "stems", "framings", "distillation losses", "distillation modes", "optimisers", "precisions",
-        "hashing frameworks", "centres", "data sets", "protocols", "parts", "presets",
+        "teachers", "students", "stems", "framings", "distillation losses", "distillation modes", "optimisers",
+        "precisions", "hashing frameworks", "centres", "data sets", "protocols", "parts", "presets",
     }  # fmt: skip
     assert names["teachers"] == [*TEACHERS, "timm/NAME"]
     assert names["students"] == ["v1", "v2"]
