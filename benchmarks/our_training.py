@@ -30,7 +30,8 @@ import numpy as np
 
 from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, as_dict
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.images import ImageSource, open_images
+from distilhash.data.images import ImageSource
+from distilhash.data.opening import open_readable
 from distilhash.data.pipeline import prefetch
 from distilhash.models.teacher import TEACHERS, Teacher, rebuild_teacher
 from distilhash.stages import new_hasher, new_student
@@ -84,7 +85,7 @@ def run_distill(
 
 
 def distill_224(place: Path, where: str, steps: int) -> None:
-    images = open_images(where)
+    images = open_readable(where, labelled=None, quiet=True)
     config = DistillConfig(epochs=ENDLESS, batch_size=64, held_out=11)
     run_distill(place, images, len(images), StudentConfig(size=224), config, paced(steps * config.batch_size, steps))
 
@@ -96,7 +97,7 @@ def distill_64(place: Path, where: str, steps: int) -> None:
 
 
 def hash_224(place: Path, where: str, steps: int) -> None:
-    images = open_images(where, labelled=True)
+    images = open_readable(where, labelled=True, quiet=True)
     config = HashConfig(epochs=ENDLESS, batch_size=64, bits=64)
     hashing.prefetch = paced(steps * config.batch_size, steps)
     hasher = new_hasher(new_student(StudentConfig(size=224), 0), config)
@@ -105,7 +106,7 @@ def hash_224(place: Path, where: str, steps: int) -> None:
 
 
 def teacher_pass(place: Path, where: str, steps: int) -> None:
-    images = open_images(where)
+    images = open_readable(where, labelled=None, quiet=True)
     teacher = random_teacher("pip/efficientnet_lite0")
     teacher_features.prefetch = paced(steps * teacher_features._batch(teacher.input), steps)
     views = ENDLESS // len(images)  # more batches than will be asked for

@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_NEVER = 2**31 - 1
+_NEVER = -1  # mallopt(3): no trimming at all; 2**31 - 1 would trim a heap of 2 GiB and more
 _LARGEST = 2**30
 
 

@@ -1,8 +1,9 @@
 """How many images, and how many relevant ones, lie at each Hamming distance from a query: what the metrics are made of.
 
-The counts are taken a query at a time, so memory grows with the database and never with queries x database. NumPy only.
+The counts are taken a query at a time, so memory grows with the database and never with queries x database. NumPy only,
+unless much is counted (``compiled``).
 
-Shapes: Q queries, B database images, K bits, C classes, W words of 64 bits, T = K + 1 distances.
+Shapes: Q queries, B database images, K bits, C classes, W words of 64 bits, L words of labels, T = K + 1 distances.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distilhash.codes import distance_dtype, packed_pair, to_words
 from distilhash.errors import UserError
+from distilhash.evaluation.compiled import kernel
 
 Integers = NDArray[np.int64]
 
@@ -29,6 +31,9 @@ class Retrieval:
     query_words: NDArray[np.uint64]  # (Q, W)
     database_words: NDArray[np.uint64]  # (W, B): a column of words is read in one run
     num_bits: int
+    query_labels: NDArray[np.uint64]  # (Q, L): a class, or words of label bits
+    database_labels: NDArray[np.uint64]  # (L, B)
+    classes: bool  # the labels are classes: relevant is what is equal, and not what shares a bit
     relevant: Callable[[int], NDArray[np.intp]]  # query -> its relevant database images, in ascending order
 
     @classmethod
@@ -51,7 +56,7 @@ class Retrieval:
                     f"{name}_labels must have one row a code", f"shape {label.shape} for {len(packed)} codes"
                 )
         words_WB = np.ascontiguousarray(to_words(database).T)
-        return cls(to_words(query), words_WB, num_bits, _relevance(*labels))
+        return cls(to_words(query), words_WB, num_bits, *_relevance(*labels))
 
     @property
     def num_queries(self) -> int:
@@ -77,12 +82,24 @@ class Retrieval:
 
     def counts(self) -> Iterator[tuple[Integers, Integers]]:
         """For each block of queries, (Q, T) database images and relevant ones at each distance."""
+        distances = self.num_bits + 1
+        loop = kernel(self.num_queries * self.num_database)
+        if loop:
+            for start in range(0, self.num_queries, BLOCK):
+                block = slice(start, start + BLOCK)
+                counted = np.zeros((2, len(self.query_words[block]), distances), np.int64)
+                loop(
+                    self.query_words[block], self.database_words, self.query_labels[block], self.database_labels,
+                    self.classes, *counted,
+                )  # fmt: skip
+                yield counted[0], counted[1]
+            return
         items: list[Integers] = []
         hits: list[Integers] = []
         index_B = np.empty(self.num_database, np.intp)
         for query, (distance_B, relevant) in enumerate(self.rankings(), start=1):
-            items.append(_histogram(distance_B, self.num_bits + 1, index_B))
-            hits.append(_histogram(distance_B[relevant], self.num_bits + 1, index_B))
+            items.append(_histogram(distance_B, distances, index_B))
+            hits.append(_histogram(distance_B[relevant], distances, index_B))
             if len(items) == BLOCK or query == self.num_queries:
                 yield np.array(items), np.array(hits)
                 items, hits = [], []
@@ -105,14 +122,17 @@ def _histogram(distance_n: NDArray[Any], bins: int, index_B: NDArray[np.intp]) -
     return found
 
 
-def _relevance(query_labels: NDArray[Any], database_labels: NDArray[Any]) -> Callable[[int], NDArray[np.intp]]:
-    """The relevant database images of a query, as a function of its number."""
+def _relevance(
+    query_labels: NDArray[Any], database_labels: NDArray[Any]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], bool, Callable[[int], NDArray[np.intp]]]:
+    """The last four fields of a Retrieval."""
     both = (query_labels, database_labels)
     if all(labels.ndim == 1 and labels.dtype.kind in "iu" for labels in both):
         order = np.argsort(database_labels, kind="stable")
         start_Q = np.searchsorted(database_labels, query_labels, side="left", sorter=order)
         stop_Q = np.searchsorted(database_labels, query_labels, side="right", sorter=order)
-        return lambda query: order[start_Q[query] : stop_Q[query]]
+        query_Q, database_B = (labels.astype(np.int64).view(np.uint64) for labels in both)
+        return query_Q[:, None], database_B[None], True, lambda query: order[start_Q[query] : stop_Q[query]]
     if any(labels.ndim != 2 or not np.isin(labels, (0, 1)).all() for labels in both):
         raise UserError(
             "labels must be (N,) integer classes, or (N, C) of 0/1, the same for queries and database",
@@ -123,13 +143,13 @@ def _relevance(query_labels: NDArray[Any], database_labels: NDArray[Any]) -> Cal
             "query and database labels must have the same classes",
             f"{query_labels.shape[1]} and {database_labels.shape[1]} columns",
         )
-    query_QW, database_BW = (to_words(np.packbits(labels != 0, axis=1)) for labels in both)
-    database_WB = np.ascontiguousarray(database_BW.T)
+    query_QL, database_BL = (to_words(np.packbits(labels != 0, axis=1)) for labels in both)
+    database_LB = np.ascontiguousarray(database_BL.T)
 
     def sharing_a_class(query: int) -> NDArray[np.intp]:
         shared_B = np.zeros(len(database_labels), bool)
-        for word, column_B in zip(query_QW[query], database_WB, strict=True):
+        for word, column_B in zip(query_QL[query], database_LB, strict=True):
             shared_B |= (column_B & word) != 0
         return np.flatnonzero(shared_B)
 
-    return sharing_a_class
+    return query_QL, database_LB, False, sharing_a_class
