@@ -63,7 +63,7 @@ class Cell:
     @property
     def metric(self) -> str:
         """What its mAP is called."""
-        return "mAP@all" if self.at is None else f"mAP@{self.at:,}"
+        return "mAP@all" if self.at is None else f"mAP@{self.at}"
 
 
 def read_cells(rows: Iterable[Mapping[str, Any]]) -> list[Cell]:

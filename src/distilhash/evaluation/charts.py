@@ -28,6 +28,7 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float]
     colour: str = ""  # an arm's key; empty: the next of the neutral colours
+    dash: str | None = None  # one of DASHES, where it must be the same in several charts; None: by order
     spread: Sequence[tuple[float, float]] = ()  # lowest and highest y at each x, drawn as whiskers; empty: none
 
     def __post_init__(self) -> None:
@@ -128,10 +129,11 @@ def empty(width: float, height: float, what: str, kind: str = "") -> str:
 
 def styles(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
     """For each name, in order: the class that colours it and its dashes."""
-    names = {curve.name: curve.colour for curve in reversed(curves)}
+    first = {curve.name: curve for curve in reversed(curves)}
     found: dict[str, tuple[str, str]] = {}
     for i, name in enumerate(dict.fromkeys(curve.name for curve in curves)):
-        found[name] = (f"c-{names[name] or i % 4 + 1}", DASHES[i % len(DASHES)])
+        own = first[name]
+        found[name] = (f"c-{own.colour or i % 4 + 1}", DASHES[i % len(DASHES)] if own.dash is None else own.dash)
     return found
 
 
