@@ -80,8 +80,8 @@ def page(cells: Sequence[Cell], title: str = TITLE, grid: Grid = PAPER) -> str:
         ("trade-off", "Quality against cost", _TRADE_OFF, trade_off(tables)),
         ("precision-recall", "Precision and recall", _RECALL, precision_recall(tables)),
         ("precision-at-n", "Precision among the nearest", _DEPTH, precision_at_n(tables)),
-        ("epochs", "Which epoch is reported", _EPOCHS, "".join(epochs(table, i) for i, table in enumerate(tables))),
-        ("method", "Where each number comes from", "", provenance(tables)),
+        ("epochs", "Choice of the epoch", _EPOCHS, "".join(epochs(table, i) for i, table in enumerate(tables))),
+        ("method", "Provenance", "", provenance(tables)),
     ]
     deck = f"""{done_of(tables)}. A setting is a data set, a loss and a code length. Every number is expected average
         precision of the last epoch, the mean over its seeds, unless its table says otherwise."""

@@ -9,7 +9,7 @@ from html import escape
 from distilhash.evaluation.cells import Cell, Pick
 from distilhash.evaluation.charts import element
 from distilhash.evaluation.document import facts_table
-from distilhash.evaluation.matrix import BUDGETS, Column, Entry, Row, Table, settings_apart
+from distilhash.evaluation.matrix import BUDGETS, DATASETS, Column, Entry, Row, Table, settings_apart
 from distilhash.evaluation.results import ARMS, MISSING, score, whole
 
 _MEASURED = """Every query is compared, by the Hamming distance between codes, with every image of the database.
@@ -38,21 +38,21 @@ def _of_table(table: Table, number: int) -> str:
     cells = [cell for entry in entries for cell in entry.cells]
     shared, apart = settings_apart(entries)
     about = [
-        ("protocol", f"{table.name}, {table.protocol}; {table.metric}"),
+        ("protocol", f"{DATASETS.get(table.dataset, table.dataset)}, {table.protocol}; {table.metric}"),
         ("budget", BUDGETS.get(table.budget, table.budget)),
         ("seeds", ", ".join(map(str, sorted({cell.seed for cell in cells})))),
         ("machine", _each(cell.machine for cell in cells)),
         ("training time", f"{whole(math.fsum(c.seconds for c in cells if math.isfinite(c.seconds)))} seconds in all"),
-        *shared.items(),
     ]
     records = "".join(
         _record(table.entries[place], anchor(number, table, *place), apart[id(table.entries[place])])
         for place in places
     )
-    heading = element("h3", escape(f"{table.name}: what every cell shares"))
-    folded = element("h3", escape(f"{table.name}: cell by cell"))
     facts = facts_table([(name, text) for name, text in about if text], f"What every cell of {table.name} shares")
-    return heading + facts + folded + element("div", records, class_="records card")
+    settings = facts_table(list(shared.items()), f"Settings that every cell of {table.name} shares")
+    first = element("details", element("summary", "Settings that every cell shares") + element("div", settings))
+    heading = element("h3", escape(table.name))
+    return heading + facts + element("div", (first if shared else "") + records, class_="records card")
 
 
 def _record(entry: Entry, key: str, apart: Mapping[str, str]) -> str:
@@ -63,7 +63,7 @@ def _record(entry: Entry, key: str, apart: Mapping[str, str]) -> str:
     value = element("span", escape(score(entry.mean)))
     about = [
         ("backbone", one.backbone),
-        ("settings of its own", ", ".join(f"{name} {text}" for name, text in apart.items())),
+        ("its own settings", ", ".join(f"{name} {text}" for name, text in apart.items())),
         ("machine", _each(cell.machine for cell in entry.cells)),
     ]
     if entry.mixed:

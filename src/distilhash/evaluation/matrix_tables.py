@@ -34,8 +34,7 @@ def results(table: Table, number: int) -> str:
             small += f"{' · ' if small else ''}n = {len(entry.cells)}"
         return _Shown(score(entry.mean) + ("†" if entry.mixed else ""), small, _told(entry))
 
-    foot = _gains(table)
-    return _matrix(table, number, f"{table.metric}, expected", table.entries, shown, foot, note(table))
+    return _matrix(table, number, f"{table.metric}, expected", table.entries, shown, _gains(table), note(table))
 
 
 def _told(entry: Entry) -> str:
@@ -68,7 +67,8 @@ def epochs(table: Table, number: int) -> str:
 
         if known:
             below = f"‡ {' '.join(_TESTED.split())}" if warned else ""
-            parts.append(_matrix(table, number, f"{table.metric}, epoch {heading}", known, shown, "", below))
+            what = f"{table.metric}, epoch {heading}"
+            parts.append(_matrix(table, number, what, known, shown, "", below, "tested" if warned else "choice"))
     return "".join(parts)
 
 
@@ -80,8 +80,12 @@ def _matrix(
     shown: Callable[[Entry], _Shown],
     foot: str,
     below: str,
+    kind: str = "",
 ) -> str:
-    """Arms as rows, loss and bits as columns; what is below it says what its numbers are."""
+    """Arms as rows, loss and bits as columns; what is below it says what its numbers are.
+
+    ``kind`` is a class of the page: "choice" and "tested" leave out the costs, "tested" the praise as well.
+    """
     length = len(table.bits)
     losses = "".join(
         element("th", escape(framework.upper()), colspan=length, scope="colgroup", class_="loss")
@@ -94,10 +98,10 @@ def _matrix(
     )
     arm = element("th", "Arm", scope="col", rowspan=2, class_="text")
     head = element("thead", element("tr", arm + losses) + element("tr", heads))
-    best = _better_students(table, entries)
+    best = _better_students(table, entries) if kind != "tested" else set()
     rows = []
     for row in table.rows:
-        cells = [_row_head(table, row)]
+        cells = [_row_head(table, row, with_costs=not kind)]
         for column, start in zip(table.columns, starts, strict=True):
             label = f"{column[0].upper()} {column[1]}"
             classes = ["first"] if start else []
@@ -114,14 +118,15 @@ def _matrix(
         rows.append(element("tr", "".join(cells), style=f"--bits:{length}"))
     caption = element("caption", escape(f"{what}, {table.name}"), class_="unseen")
     body = element("tbody", "".join(rows) + foot)
-    drawn = element("table", caption + head + body, class_="arms matrix")
-    title = element("h3", escape(table.name) + element("span", escape(f"{what}; protocol {table.protocol}")))
+    drawn = element("table", caption + head + body, class_=f"arms matrix {kind}".strip())
+    told = element("span", escape(f"{what}; protocol {table.protocol}"), class_=kind)
+    title = element("h3", escape(table.name) + told)
     region = element("div", drawn, class_="card scroll", tabindex=0, role="region", aria_label=f"{what}, {table.name}")
     return title + region + (element("p", escape(below), class_="note") if below else "")
 
 
-def _row_head(table: Table, row: Row) -> str:
-    dearest = table.costs(row)
+def _row_head(table: Table, row: Row, *, with_costs: bool) -> str:
+    dearest = table.costs(row) if with_costs else None
     costs = f"{count(dearest.parameters)} parameters, {count(dearest.macs)} MACs" if dearest else ""
     small = "".join(element("small", escape(text)) for text in (row[1], costs) if text)
     name = element("i", "", aria_hidden="true") + escape(ARMS[row[0]])
