@@ -36,10 +36,10 @@ from distilhash.evaluation.results import ARMS
 
 TITLE = "Teacher, student from scratch, student distilled"
 
-_RESULTS = """The small figures are the lowest and the highest of the seeds. A tint marks the better student of a
-column. Each number leads to its seeds, settings and command."""
-_BITS = """Longer codes hold more, and cost more to keep. A dot is the mean over seeds; its whisker reaches from the
-lowest seed to the highest."""
+_RESULTS = """A tint marks the better student of a column. Each number leads to its seeds, settings and command."""
+_BITS = "Longer codes hold more, and cost more to keep."
+_SPREAD = " The small figures are the lowest and the highest of the seeds."
+_WHISKERS = " A dot is the mean over seeds; its whisker reaches from the lowest seed to the highest."
 _TRADE_OFF = """Further left is cheaper, further up is better. The area of a disc is proportional to parameters. Shown
 is the code length at which most arms are done, and the longest of those."""
 _RECALL = """From left to right the search reaches further out: recall grows, precision falls. Each curve is that of
@@ -74,9 +74,11 @@ def page(cells: Sequence[Cell], title: str = TITLE, grid: Grid = PAPER) -> str:
     if not cells:
         raise UserError("a comparison needs at least one cell")
     tables = tables_of(cells, grid)
+    several = any(len(entry.cells) > 1 for table in tables for entry in table.entries.values())
+    spread, whiskers = (_SPREAD, _WHISKERS) if several else ("", "")
     sections = [
-        ("results", "Results", _RESULTS, "".join(results(table, i) for i, table in enumerate(tables))),
-        ("bits", "Quality against code length", _BITS, against_bits(tables)),
+        ("results", "Results", _RESULTS + spread, "".join(results(table, i) for i, table in enumerate(tables))),
+        ("bits", "Quality against code length", _BITS + whiskers, against_bits(tables)),
         ("trade-off", "Quality against cost", _TRADE_OFF, trade_off(tables)),
         ("precision-recall", "Precision and recall", _RECALL, precision_recall(tables)),
         ("precision-at-n", "Precision among the nearest", _DEPTH, precision_at_n(tables)),
@@ -105,14 +107,18 @@ def _facts(tables: Sequence[Table]) -> list[Fact]:
         mean = signed(fmean(pair.difference for pair in scratch))
         facts.append((mean, f"mAP against the same student from scratch, {_mean_of(len(scratch))}"))
     if teacher and all(pair.theirs.mean > 0 for pair in teacher):
-        name, one = ARMS[teacher[0].theirs.one.arm].lower(), teacher[0]
+        name = ARMS[teacher[0].theirs.one.arm].lower()
         kept = fmean(pair.ours.mean / pair.theirs.mean for pair in teacher)
         facts.append((share(kept), f"of the mAP of the {name}, {_mean_of(len(teacher))}"))
         for field, what in (("macs", "of its multiply-adds per image"), ("parameters", "of its parameters")):
-            ours, theirs = getattr(one.ours.one, field), getattr(one.theirs.one, field)
-            if ours > 0 and theirs > 0:
-                facts.append((share(ours / theirs), what))
+            ratios = {_ratio(getattr(pair.ours.one, field), getattr(pair.theirs.one, field)) for pair in teacher}
+            if len(ratios) == 1 and "" not in ratios:  # one number speaks for all settings, or none does
+                facts.append((ratios.pop(), what))
     return facts
+
+
+def _ratio(ours: float, theirs: float) -> str:
+    return share(ours / theirs) if ours > 0 and theirs > 0 else ""
 
 
 def _mean_of(settings: int) -> str:

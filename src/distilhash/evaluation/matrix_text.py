@@ -80,6 +80,8 @@ def note(table: Table) -> str:
         parts.append("mean over seeds (lowest to highest)")
     if table.seeds:
         parts.append(f"seed{'s' if len(table.seeds) > 1 else ''} {', '.join(map(str, table.seeds))}")
+    if entries and all(len(entry.cells) == 1 for entry in entries):
+        parts.append("one seed, so a small difference may be chance")
     machines = sorted({cell.machine for entry in entries for cell in entry.cells if cell.machine})
     if machines:
         parts.append(f"run on {' and '.join(machines)}")
