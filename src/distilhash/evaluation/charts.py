@@ -28,11 +28,17 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float]
     colour: str = ""  # an arm's key; empty: the next of the neutral colours
+    dash: str | None = None  # one of DASHES, where it must be the same in several charts; None: by order
+    spread: Sequence[tuple[float, float]] = ()  # lowest and highest y at each x, drawn as whiskers; empty: none
 
     def __post_init__(self) -> None:
-        """UserError unless each x has its y."""
+        """UserError unless each x has its y, and its spread where there is one."""
         if len(self.x) != len(self.y):
             raise UserError(f"the curve {self.name!r} needs as many x as y", f"{len(self.x)} and {len(self.y)}")
+        if self.spread and len(self.spread) != len(self.x):
+            raise UserError(
+                f"the curve {self.name!r} needs a spread for each x", f"{len(self.spread)} of {len(self.x)}"
+            )
 
 
 def element(tag: str, content: str | None = None, **attributes: object) -> str:
@@ -123,10 +129,11 @@ def empty(width: float, height: float, what: str, kind: str = "") -> str:
 
 def styles(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
     """For each name, in order: the class that colours it and its dashes."""
-    names = {curve.name: curve.colour for curve in reversed(curves)}
+    first = {curve.name: curve for curve in reversed(curves)}
     found: dict[str, tuple[str, str]] = {}
     for i, name in enumerate(dict.fromkeys(curve.name for curve in curves)):
-        found[name] = (f"c-{names[name] or i % 4 + 1}", DASHES[i % len(DASHES)])
+        own = first[name]
+        found[name] = (f"c-{own.colour or i % 4 + 1}", DASHES[i % len(DASHES)] if own.dash is None else own.dash)
     return found
 
 
@@ -148,21 +155,27 @@ def line_chart(
     y_label: str,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
+    x_marks: Sequence[float] = (),
     width: float = 430,
     height: float = 290,
     kind: str = "",
 ) -> str:
-    """Lines on linear axes; ranges are those of the data unless given."""
+    """Lines on linear axes; ranges are those of the data unless given.
+
+    ``x_marks`` are the only places where something was measured: they become the ticks, and the points become dots.
+    """
     finite = [[point for run in _runs(curve) for point in run] for curve in curves]
     points = [point for own in finite for point in own]
     if not points:
         return empty(width, height, title, kind)
     x_range = x_range or _around([x for x, _ in points], 0.0)
-    y_range = y_range or _around([y for _, y in points], 0.04)
+    reached = [y for curve in curves for pair in curve.spread for y in pair if math.isfinite(y)]
+    y_range = y_range or _around([y for _, y in points] + reached, 0.04)
     x_ticks, y_ticks = ticks(*x_range), ticks(*y_range, most=5)
     if all(float(x).is_integer() for x, _ in points):
         x_ticks = [x for x in x_ticks if float(x).is_integer()]  # there is no epoch 2.5
     y_texts = {y: number(y, y_ticks[1] - y_ticks[0] if len(y_ticks) > 1 else 0.01) for y in y_ticks}
+    x_ticks = list(x_marks) or x_ticks
     x_texts = {x: number(x, x_ticks[1] - x_ticks[0] if len(x_ticks) > 1 else 1) for x in x_ticks}
     left = 14 + 12 * GLYPH * max(map(len, y_texts.values()))
     axes = Axes((left, 28, width - 16, height - 46), x_range, y_range)
@@ -174,9 +187,12 @@ def line_chart(
         for run in _runs(curve):
             spots = [(axes.across(x), axes.up(y)) for x, y in run]
             drawn.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots))
-            if len(spots) == 1:  # a point between gaps has no line to be seen by
+            for x, y in spots if x_marks else ():
+                content.append(element("circle", cx=x, cy=y, r=3.5, class_=f"dot {colour}"))
+            if len(spots) == 1 and not x_marks:  # a point between gaps has no line to be seen by
                 content.append(element("circle", cx=spots[0][0], cy=spots[0][1], r=3.5, class_=f"dot {colour}"))
         path = "".join(drawn)
+        content += [_whisker(axes, x, *ends, colour) for x, ends in zip(curve.x, curve.spread, strict=False)]
         content.append(element("path", d=path, class_=f"line {colour}", stroke_dasharray=dash or "none"))
         stride = max(1, math.ceil(len(own) / MOST_TARGETS))
         for x, y in own[::stride]:
@@ -185,6 +201,15 @@ def line_chart(
     ends = [f"{c.name}: {own[0][1]:.3g} to {own[-1][1]:.3g}" for c, own in zip(curves, finite, strict=True) if own]
     description = f"{title}. {y_label} by {x_label}, from the first point to the last. " + "; ".join(ends)
     return svg(width, height, description, "".join(content), kind)
+
+
+def _whisker(axes: Axes, x: float, low: float, high: float, colour: str) -> str:
+    """A stroke from the lowest to the highest, with caps; nothing where they are one."""
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return ""
+    at, bottom, top = axes.across(x), axes.up(low), axes.up(high)
+    caps = "".join(f"M{at - 4:.1f} {y:.1f}L{at + 4:.1f} {y:.1f}" for y in (bottom, top))
+    return element("path", d=f"M{at:.1f} {bottom:.1f}L{at:.1f} {top:.1f}{caps}", class_=f"whisker {colour}")
 
 
 def _around(values: Sequence[float], share: float) -> tuple[float, float]:

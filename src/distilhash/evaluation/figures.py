@@ -51,11 +51,11 @@ def trade_off(arms: Sequence[ArmResult]) -> str:
         discs = [_disc(own) for own in _seeds_together(group)]
         name, key = setting_name(setting, groups), ""
         if len(groups) > 1 or len(discs) > MOST_NAMES:
-            key = _key(discs)
+            key = key_of(discs)
             discs = [replace(disc, label=(str(i),)) for i, disc in enumerate(discs, 1)]
         arrow = _gain(_seeds_together(group), discs, ("", "+")[bool(key)], (" from distilling", "")[bool(key)])
         figures.append((name, key, partial(_bubbles, discs, arrow, name)))
-    return _panels(figures, tall=1.2)
+    return panels(figures, tall=1.2)
 
 
 def _seeds_together(arms: Sequence[ArmResult]) -> list[list[ArmResult]]:
@@ -75,7 +75,8 @@ def _disc(seeds: Sequence[ArmResult]) -> Disc:
     return Disc(x=one.macs, y=mean, area=one.parameters, label=label, colour=one.arm, note="\n".join(note))
 
 
-def _key(discs: Sequence[Disc]) -> str:
+def key_of(discs: Sequence[Disc]) -> str:
+    """Whose disc a number in the chart is, line by line: the three lines of a label in one."""
     items = []
     for i, disc in enumerate(discs, 1):
         name, backbone, figures = map(escape, disc.label)
@@ -120,7 +121,7 @@ def precision_recall(arms: Sequence[ArmResult]) -> str:
         name = setting_name(setting, groups)
         title = f"Precision and recall, {name}"
         figures.append((name, legend(curves), partial(_precision_lines, curves, title)))
-    return _panels(figures)
+    return panels(figures)
 
 
 def _precision_lines(curves: Sequence[Curve], title: str, width: float, height: float, kind: str) -> str:
@@ -142,7 +143,7 @@ def training(data: ReportData) -> str:
         curves = [_of_an_arm(curve) for curve in given]
         if curves:
             figures.append((name, legend(curves), partial(_epochs, curves, name, y_label)))
-    return _panels(figures)
+    return panels(figures)
 
 
 def _epochs(curves: Sequence[Curve], title: str, y_label: str, width: float, height: float, kind: str) -> str:
@@ -157,7 +158,7 @@ def _of_an_arm(curve: Curve) -> Curve:
     return curve
 
 
-def _panels(figures: Sequence[tuple[str, str, Callable[[float, float, str], str]]], tall: float = 1.0) -> str:
+def panels(figures: Sequence[tuple[str, str, Callable[[float, float, str], str]]], tall: float = 1.0) -> str:
     """Cards of a name, a legend and a chart, in as many columns as their number fills; empty where there are none.
 
     The letters of a chart keep their size only if it is shown about as wide as it was drawn: wide charts are drawn

@@ -1,23 +1,21 @@
 """One self-contained HTML page for a run that compares arms: no request to the network, nothing but text and images.
 
-The page is ``report.html`` with ``report.css`` in it; this file fills its places. Every string that comes from outside
-is escaped where it enters the markup. The plain data and what is said of it live in ``results``, the SVG in ``charts``.
+The frame of the page is ``document``; this file fills it. Every string that comes from outside is escaped where it
+enters the markup. The plain data and what is said of it live in ``results``, the SVG in ``charts``.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 from distilhash.errors import UserError
 from distilhash.evaluation.charts import Curve, element
+from distilhash.evaluation.document import Fact, document, facts_table, share
 from distilhash.evaluation.figures import precision_recall, searches, setting_name, trade_off, training
 from distilhash.evaluation.results import (
     ARMS,
@@ -50,8 +48,6 @@ __all__ = [
     "terminal_table",
     "write_report",
 ]
-
-NUMBER = re.compile("(?<![\\w.])(\\d?\\.\\d{3}|\\d+(?:\\.\\d)?\N{MULTIPLICATION SIGN})(?!\\w)")
 
 MEASURED = """Every query image is compared, by the Hamming distance between codes, with every image of the database.
 Average precision is taken over the whole ranking and averaged over the queries: mAP@all. Short codes put many images
@@ -98,16 +94,8 @@ def page(data: ReportData) -> str:
         ("queries", "What the searches return", _QUERIES, searches(data.examples)),
         ("method", "How it was measured", "", _method(data)),
     ]
-    shown = [part for part in sections if part[3]]
-    source = resources.files("distilhash.evaluation")
-    return Template(source.joinpath("report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(data.title),
-        style=source.joinpath("report.css").read_text(encoding="utf-8"),
-        headline=NUMBER.sub(r"<b>\1</b>", escape(headline(data.arms))),
-        deck=element("p", escape(data.subtitle), class_="deck") if data.subtitle else "",
-        facts=_facts(data.arms),
-        contents="".join(element("li", element("a", escape(name), href=f"#{key}")) for key, name, _, _ in shown),
-        sections="\n".join(_section(*part) for part in shown),
+    return document(
+        title=data.title, headline=headline(data.arms), deck=data.subtitle, facts=_facts(data.arms), sections=sections
     )
 
 
@@ -121,17 +109,11 @@ _QUERIES = """The nearest database images of each query, nearest first, with the
 a green frame mark a relevant image; a cross and a red frame mark any other, with what it shows."""
 
 
-def _section(key: str, name: str, lead: str, content: str) -> str:
-    about = element("p", escape(lead), class_="lead") if lead else ""
-    heading = element("h2", escape(name), id=f"{key}-heading")
-    return element("section", heading + about + content, id=key, aria_labelledby=f"{key}-heading")
-
-
-def _facts(arms: Sequence[ArmResult]) -> str:
-    """Four numbers under the headline, those of them that the run has."""
+def _facts(arms: Sequence[ArmResult]) -> list[Fact]:
+    """Five numbers under the headline, those of them that the run has."""
     found = contenders(arms)
     if found is None:
-        return ""
+        return []
     student, scratch, teacher = found.student, found.scratch, found.teacher
     facts = [(score(student.map_at_all), f"mAP@all of the distilled student, {student.bits} bits")]
     if scratch:
@@ -140,14 +122,9 @@ def _facts(arms: Sequence[ArmResult]) -> str:
     if teacher and teacher.map_at_all > 0:
         facts.append((f"{100 * student.map_at_all / teacher.map_at_all:.0f} %", "of the mAP of the teacher"))
     if teacher and teacher.macs > 0 and teacher.parameters > 0:
-        facts.append((_share(student.macs / teacher.macs), "of its multiply-adds per image"))
-        facts.append((_share(student.parameters / teacher.parameters), "of its parameters"))
-    cells = (element("div", element("dt", escape(told)) + element("dd", escape(number))) for number, told in facts)
-    return element("dl", "".join(cells), class_="facts")
-
-
-def _share(ratio: float) -> str:
-    return f"{100 * ratio:.0f} %" if ratio >= 0.0995 else f"{100 * ratio:.1f} %"
+        facts.append((share(student.macs / teacher.macs), "of its multiply-adds per image"))
+        facts.append((share(student.parameters / teacher.parameters), "of its parameters"))
+    return facts
 
 
 def _table(arms: Sequence[ArmResult]) -> str:
@@ -209,12 +186,7 @@ def _method(data: ReportData) -> str:
     notes = "".join(element("li", escape(note)) for note in data.notes)
     prose = element("p", escape(opening)) + (element("ul", notes) if notes else "")
     facts = {name: value for name, value in data.provenance.items() if name != "command"}
-    rows = "".join(
-        element("tr", element("th", escape(name), scope="row") + element("td", escape(value)))
-        for name, value in facts.items()
-    )
-    caption = element("caption", "Where the figures come from", class_="unseen")
-    table = element("table", caption + element("tbody", rows), class_="provenance") if rows else ""
+    table = facts_table(list(facts.items()), "Where the figures come from")
     command = data.provenance.get("command")
     again = ""
     if command:

@@ -1,0 +1,199 @@
+"""The cells of a comparison as they lie on disk: read from JSON, checked once, plain from here on.
+
+A cell is one run: an arm, a backbone, a loss, a code length and a seed on one data set, with its numbers. A cell whose
+mAP is null was planned and is not done.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from distilhash.errors import UserError, unknown_name
+from distilhash.evaluation.results import ARMS
+
+FIX = "run this cell again"
+LONGEST_TEXT = 20_000  # characters of one text in a cell
+
+
+class Pick(NamedTuple):
+    """An epoch that was picked by a score, and its mAP on the queries."""
+
+    epoch: int
+    map: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run and its numbers; NaN, None or nothing where a number was not measured."""
+
+    arm: str  # a key of ARMS
+    backbone: str
+    framework: str  # "csq" or "dch"
+    bits: int
+    seed: int
+    dataset: str
+    protocol: str
+    budget: str = ""  # "paper", "desktop" or "smoke"
+    at: int | None = None  # mAP over this many nearest images; None: over all
+    map: float = math.nan  # expected AP, last epoch
+    stable_map: float = math.nan  # the same with ties by database order
+    chosen: Pick | None = None  # the epoch chosen on validation images
+    best_on_test: Pick | None = None  # the epoch that suits the queries best: optimistic, always marked as such
+    precision_at_radius_2: float = math.nan
+    parameters: float = math.nan
+    macs: float = math.nan  # multiply-adds of one image
+    seconds: float = math.nan
+    input_size: int | None = None  # side, pixels
+    epochs: int | None = None
+    machine: str = ""
+    command: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    precision_recall: tuple[Sequence[float], Sequence[float]] = ((), ())  # recall, precision
+    precision_at_n: tuple[Sequence[float], Sequence[float]] = ((), ())  # n, precision
+
+    @property
+    def done(self) -> bool:
+        """Whether the cell has its result."""
+        return math.isfinite(self.map)
+
+    @property
+    def metric(self) -> str:
+        """What its mAP is called."""
+        return "mAP@all" if self.at is None else f"mAP@{self.at}"
+
+
+def read_cells(rows: Iterable[Mapping[str, Any]]) -> list[Cell]:
+    """Cells from plain JSON data. Errors: UserError names the field that is unsound, or a run that is there twice."""
+    cells = [_cell(row) for row in rows]
+    seen: set[tuple[object, ...]] = set()
+    for cell in cells:
+        key = (cell.dataset, cell.protocol, cell.budget, cell.at, cell.arm, cell.backbone, cell.framework, cell.bits,
+               cell.seed)  # fmt: skip
+        if cell.done and key in seen:
+            name = f"{cell.dataset}, {cell.arm}, {cell.backbone}, {cell.framework}, {cell.bits} bits, seed {cell.seed}"
+            raise UserError("a comparison holds one run twice", name, "keep one of the two")
+        if cell.done:
+            seen.add(key)
+    return cells
+
+
+def leaves(settings: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Nested settings as flat names and texts: {"hash": {"bits": 64}} is "hash.bits": "64"."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        full = f"{above}.{name}" if above else str(name)
+        if isinstance(value, Mapping):
+            found |= leaves(value, full)
+        else:
+            found[full] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return found
+
+
+def _cell(row: Mapping[str, Any]) -> Cell:
+    if not isinstance(row, Mapping):
+        raise UserError("a cell of a comparison must be a JSON object", type(row).__name__, FIX)
+    arm = _text(row, "arm", needed=True)
+    if arm not in ARMS:
+        raise unknown_name("arm", arm, ARMS)
+    bits = _count(row, "bits", needed=True)
+    seed = _count(row, "seed", needed=True)
+    if not bits:
+        raise _unsound("bits", bits)
+    assert seed is not None
+    at, value = _map(row)
+    return Cell(
+        arm=arm,
+        bits=bits,
+        seed=seed,
+        at=at,
+        map=value,
+        backbone=_text(row, "backbone", needed=True),
+        framework=_text(row, "framework", needed=True),
+        dataset=_text(row, "dataset", needed=True),
+        protocol=_text(row, "protocol", needed=True),
+        budget=_text(row, "budget"),
+        stable_map=_number(row, "stable_map", most=1),
+        chosen=_pick(row, "chosen"),
+        best_on_test=_pick(row, "best_on_test"),
+        precision_at_radius_2=_number(row, "precision_at_radius_2", most=1),
+        parameters=_number(row, "parameters"),
+        macs=_number(row, "macs"),
+        seconds=_number(row, "seconds"),
+        input_size=_count(row, "input_size"),
+        epochs=_count(row, "epochs"),
+        machine=_text(row, "machine"),
+        command=_text(row, "command"),
+        settings=_mapping(row, "settings"),
+        precision_recall=_curve(row, "curves", "recall", most=1),
+        precision_at_n=_curve(row, "precision_at_n", "n", most=math.inf),
+    )
+
+
+def _unsound(name: str, got: object) -> UserError:
+    return UserError(f"a cell of the comparison has no sound {name!r}", repr(got)[:80], FIX)
+
+
+def _map(row: Mapping[str, Any]) -> tuple[int | None, float]:
+    """The depth and the value of the cell's mAP; that at a depth, where both are there: only the asked-for one is."""
+    names = sorted(name for name in row if re.fullmatch(r"map_at_[1-9]\d{0,8}", name))
+    if len(names) > 1:
+        raise UserError("a cell of the comparison has more than one mAP", ", ".join(names), FIX)
+    name = names[0] if names else "map_at_all"
+    return int(name.removeprefix("map_at_")) if names else None, _number(row, name, most=1)
+
+
+def _text(row: Mapping[str, Any], name: str, needed: bool = False) -> str:
+    value = row.get(name)
+    if value is None and not needed:
+        return ""
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT or (needed and not value):
+        raise _unsound(name, value)
+    return value
+
+
+def _number(row: Mapping[str, Any], name: str, most: float = math.inf) -> float:
+    value = row.get(name)
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _within(value, most):
+        raise _unsound(name, value)
+    return float(value)
+
+
+def _within(value: float, most: float) -> bool:
+    return math.isnan(value) or (0 <= value <= most and value < math.inf)
+
+
+def _count(row: Mapping[str, Any], name: str, needed: bool = False) -> int | None:
+    value = row.get(name)
+    if value is None and not needed:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _unsound(name, value)
+    return value
+
+
+def _mapping(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = row.get(name)
+    if value is not None and not isinstance(value, Mapping):
+        raise _unsound(name, value)
+    return value or {}
+
+
+def _pick(row: Mapping[str, Any], name: str) -> Pick | None:
+    picked = _mapping(row, name)
+    epoch, value = _count(picked, "epoch", needed=bool(picked)), _number(picked, "map", most=1)
+    return Pick(epoch, value) if epoch is not None and math.isfinite(value) else None
+
+
+def _curve(row: Mapping[str, Any], name: str, x: str, most: float) -> tuple[Sequence[float], Sequence[float]]:
+    held = _mapping(row, name)
+    both = (held.get(x) or [], held.get("precision") or [])
+    if not all(isinstance(axis, list) for axis in both) or len(both[0]) != len(both[1]):
+        raise _unsound(name, "two lists that differ in length" if both else held)
+    across, up = ([_number({x: v}, x, limit) for v in axis] for axis, limit in zip(both, (most, 1), strict=True))
+    return across, up
