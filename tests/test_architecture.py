@@ -28,11 +28,17 @@ ALLOWED = {
         "errors", "artefact", "config", "data", "models", "losses", "codes", "checkpoint", "training", "encoding",
         "evaluation", "presets", "runtime",
     },
-    "comparison": {
-        "errors", "artefact", "config", "presets", "data", "models", "losses", "codes", "checkpoint", "training",
-        "encoding", "evaluation", "stages",
+    "arms": {
+        "artefact", "config", "presets", "data", "models", "codes", "checkpoint", "training", "encoding", "stages",
     },
-    "cli": {"errors", "config", "presets", "stages", "comparison", "evaluation"},
+    "comparison": {
+        "artefact", "config", "presets", "data", "models", "codes", "training", "evaluation", "stages", "arms",
+    },
+    "reproduction": {
+        "errors", "artefact", "config", "presets", "data", "models", "codes", "checkpoint", "training", "evaluation",
+        "arms",
+    },
+    "cli": {"errors", "config", "presets", "stages", "comparison", "reproduction", "evaluation"},
     "__init__": {"stages", "errors"},
     "__main__": {"cli"},
 }  # fmt: skip

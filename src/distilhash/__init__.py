@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from distilhash.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "demo", "distill", "encode", "evaluate", "hash", "profile"]
+__all__ = ["UserError", "demo", "distill", "encode", "evaluate", "hash", "profile", "reproduce"]
 
 _HOMES = {
     "demo": ("distilhash.comparison", "run_demo"),
@@ -24,6 +24,7 @@ _HOMES = {
     "evaluate": ("distilhash.evaluation.protocol", "evaluate_files"),
     "hash": ("distilhash.stages", "hash_images"),
     "profile": ("distilhash.stages", "profile_networks"),
+    "reproduce": ("distilhash.reproduction", "reproduce"),
 }
 
 

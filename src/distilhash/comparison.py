@@ -1,47 +1,35 @@
 """The demonstration: the arms of the paper's comparison on CIFAR-10, from images to the page that shows them.
 
-Every stage writes into its own directory of the run, so a run that was stopped goes on where it was:
-
-    split.json   teacher_features/   query_features/   distill/   hash-ARM-FRAMEWORK-BITS/
-    codes/   seconds.json   results.json   report.html
-
-Arms: the distilled student, the same student from scratch, and the frozen teacher with a head; all of them hashed on
-the same labels. Query images enter only the last step, as queries.
+Every stage writes into its own directory of the run (``arms``), so a run that was stopped goes on where it was. Beside
+them lie split.json, codes/, results.json and report.html. Query images enter only the last step, as queries.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distilhash import presets
+from distilhash.arms import Arms, framed_teacher
 from distilhash.artefact import fingerprint_of_indices, read_json, write_json
-from distilhash.checkpoint import load_hasher, load_student
 from distilhash.codes import CodeTable, hamming
 from distilhash.config import DemoConfig, as_dict
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.images import ImageSource
 from distilhash.data.opening import to_stderr
-from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.splits import Split, cifar10_split
-from distilhash.encoding import encode, encode_features
 from distilhash.evaluation.charts import Curve
 from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.evaluation.protocol import evaluate_tables
 from distilhash.evaluation.report import write_report
 from distilhash.evaluation.results import ARMS, ArmResult, QueryExample, ReportData, png_bytes, results_json
-from distilhash.models import Backbone, Hasher, Teacher
-from distilhash.stages import new_hasher, new_student, open_teacher
+from distilhash.models import Hasher
 from distilhash.training import distill as distillation
 from distilhash.training import hashing
 from distilhash.training.run import RunDirectory
-from distilhash.training.teacher_features import compute_teacher_features
 
 NEIGHBOURS = 10  # images shown for each query
 
@@ -56,9 +44,13 @@ def run_demo(
     split = _split(images, config)
     distillation.check(plan.distill, len(split.unlabelled))
     hashing.check(images, len(split.train), plan.hash)
-    teacher = open_teacher(plan.teacher)
+    teacher = framed_teacher(plan)
     run = RunDirectory(output, {"stage": "demo", **as_dict(config)}, resume=resume, overwrite=overwrite, quiet=quiet)
-    return _Demo(config, plan, images, split, teacher, run).results()
+    arms = Arms(
+        plan=plan, images=images, split=split, labelled=split.train, teacher=teacher, seed=config.seed, place=run.path,
+        features=run.path / "teacher_features", features_of=np.union1d(split.unlabelled, split.query), run=run,
+    )  # fmt: skip
+    return _Demo(config, arms).results()
 
 
 def _split(images: ImageSource, config: DemoConfig) -> Split:
@@ -67,31 +59,16 @@ def _split(images: ImageSource, config: DemoConfig) -> Split:
         np.asarray(images.labels), config.protocol, config.seed, class_names=tuple(images.class_names),
         source=images.fingerprint,
     )  # fmt: skip
-    database = shuffled(split.database, config.seed, SPLITS, 1000)[: config.database_size]
-    train = shuffled(split.train, config.seed, SPLITS, 1001)[: config.train_size]
-    validation = np.intersect1d(split.validation, train)
-    return dataclasses.replace(split, database=database, train=train, validation=validation)
+    return split.cut(config.seed, train=config.train_size, database=config.database_size)
 
 
 class _Demo:
-    """What the stages of one demonstration share."""
+    """One demonstration: its arms, measured, and the page of them."""
 
-    def __init__(
-        self,
-        config: DemoConfig,
-        plan: presets.Stages,
-        images: ImageSource,
-        split: Split,
-        teacher: Teacher,
-        run: RunDirectory,
-    ) -> None:
-        self.config, self.plan, self.images, self.split = config, plan, images, split
-        self.teacher, self.run = teacher, run
-        split.save(run.path / "split.json")
-        student = new_student(plan.student, config.seed)
-        # The teacher looks at the same part of an image as the student, in its arm too.
-        self.teacher.input = self.teacher.input.framed_as(student.input)
-        self.teacher.architecture["input"] = as_dict(self.teacher.input)
+    def __init__(self, config: DemoConfig, arms: Arms) -> None:
+        self.config, self.arms = config, arms
+        self.plan, self.images, self.split, self.run = arms.plan, arms.images, arms.split, arms.run
+        arms.split.save(arms.run.path / "split.json")
 
     def results(self) -> list[ArmResult]:
         """Every arm's numbers, the files that hold them, and the page."""
@@ -102,77 +79,27 @@ class _Demo:
         write_report(self._report(arms), self.run.path / "report.html")
         return arms
 
-    # One stage a method: each leaves a directory, and does nothing where that is whole.
-
-    def _features(self, name: str, indices: np.ndarray) -> np.ndarray:
-        with self._timed(name):
-            return compute_teacher_features(
-                self.images, indices, self.teacher, self.run.path / name, seed=self.config.seed,
-                precision=self.plan.distill.precision, say=self.run.say,
-            )  # fmt: skip
-
-    def _distilled(self) -> Backbone:
-        path = self.run.path / "distill"
-        if not (path / "model" / "model.safetensors").exists():
-            self._features("teacher_features", self.split.unlabelled)
-            with self._timed("distill"):
-                distillation.distill(
-                    self.images, self.split.unlabelled, self.teacher,
-                    new_student(self.plan.student, self.config.seed), self.plan.distill, self._stage(path),
-                    features=self.run.path / "teacher_features",
-                )  # fmt: skip
-        return load_student(path)[0]
-
-    def _hashed(self, arm: str, framework: str) -> Hasher:
-        config = dataclasses.replace(self.plan.hash, framework=framework, freeze_backbone=arm == "teacher_frozen")
-        name = self._name(arm, framework)
-        path = self.run.path / name
-        if not (path / "model" / "model.safetensors").exists():
-            features = None
-            if arm == "distilled":
-                backbone = self._distilled()
-            elif arm == "scratch":
-                backbone = new_student(self.plan.student, self.config.seed)
-            else:
-                backbone = self.teacher
-                features = self._rows(self.split.train)
-            with self._timed(name):
-                hashing.train_hasher(
-                    self.images, self.split.train, new_hasher(backbone, config), config, self._stage(path),
-                    features_ND=features,
-                )  # fmt: skip
-        return load_hasher(path)[0]
-
     def _codes(self, arm: str, framework: str) -> tuple[CodeTable, CodeTable]:
         tables = []
         for part in ("query", "database"):
-            path = self.run.path / "codes" / f"{self._name(arm, framework)}-{part}.safetensors"
+            name = self.arms.path(arm, framework, self.config.bits).name
+            path = self.run.path / "codes" / f"{name}-{part}.safetensors"
             if not path.exists():
                 indices = getattr(self.split, part)
-                hasher = self._hashed(arm, framework)
+                hasher = self._hasher(arm, framework)
                 self.run.say(f"codes of {len(indices):,} {part} images by {ARMS[arm]}, {framework}")
                 made = {"arm": arm, "framework": framework, "indices": fingerprint_of_indices(indices)}
-                if arm == "teacher_frozen":  # its features are known: only the head is left to run
-                    rows = self._features("query_features", indices)[0] if part == "query" else self._rows(indices)
-                    encode_features(rows, self.images, indices, hasher, provenance=made).save(path)
-                else:
-                    encode(self.images, indices, hasher, provenance=made).save(path)
+                self.arms.codes(hasher, indices, made).save(path)
             tables.append(CodeTable.load(path))
         return tables[0], tables[1]
 
-    def _rows(self, indices: np.ndarray) -> np.ndarray:
-        """Teacher features of unlabelled images, from the cache that distillation read."""
-        cache_ND = self._features("teacher_features", self.split.unlabelled)[0]
-        rows: np.ndarray = cache_ND[np.searchsorted(self.split.unlabelled, indices)]
-        return rows
+    def _hasher(self, arm: str, framework: str) -> Hasher:
+        return self.arms.hasher(arm, framework, self.config.bits)
 
     def _measure(self, arm: str, framework: str) -> ArmResult:
         query, database = self._codes(arm, framework)
         metrics = evaluate_tables(query, database)
-        hasher = self._hashed(arm, framework)
-        seconds = read_json(self.run.path / "seconds.json", "stage times")
-        stages = [self._name(arm, framework)]
-        stages += {"distilled": ["teacher_features", "distill"], "teacher_frozen": ["teacher_features"]}.get(arm, [])
+        hasher = self._hasher(arm, framework)
         return ArmResult(
             arm=arm,
             backbone=f"{hasher.backbone.name} at {hasher.input.size} px",
@@ -186,7 +113,7 @@ class _Demo:
             precision_at_radius_2=metrics["precision_at_radius_2"],
             parameters=count_parameters(hasher),
             macs=count_macs(hasher, hasher.input.size),
-            seconds=sum(seconds.get(stage, 0.0) for stage in stages),
+            seconds=self.arms.seconds(arm, framework, self.config.bits),
             input_size=hasher.input.size,
             precision_recall=(metrics["curve"]["recall"], metrics["curve"]["precision"]),
         )
@@ -195,11 +122,11 @@ class _Demo:
         distillation = RunDirectory.metrics_in(self.run.path / "distill")
         measured = [line for line in distillation if "cosine" in line]
         hashing = {
-            f"{arm}, {framework}": RunDirectory.metrics_in(self.run.path / self._name(arm, framework))
+            f"{arm}, {framework}": RunDirectory.metrics_in(self.arms.path(arm, framework, self.config.bits))
             for arm, framework in self.plan.arms
         }
         provenance = read_json(self.run.path / "provenance.json", "provenance")
-        seconds = read_json(self.run.path / "seconds.json", "stage times")
+        seconds = self.arms.all_seconds()
         split, plan = self.split, self.plan
         return ReportData(
             title="An untouched teacher, a compact student",
@@ -216,7 +143,7 @@ class _Demo:
                 "command": _command(self.config),
                 "data": f"CIFAR-10, protocol {self.config.protocol}: {len(split.query):,} queries, {len(split.train):,}"
                 f" labelled, {len(split.database):,} of the database, split seed {split.seed}",
-                "teacher": f"{self.teacher.name} at {self.teacher.input.size} pixels, frozen",
+                "teacher": f"{self.arms.teacher.name} at {self.arms.teacher.input.size} pixels, frozen",
                 "distillation": f"{len(split.unlabelled):,} unlabelled images, {plan.distill.epochs} epochs, loss"
                 f" {plan.distill.loss}",
                 "hashing": f"{plan.hash.epochs} epochs of {len(split.train):,} images for every student",
@@ -256,24 +183,6 @@ class _Demo:
 
     def _png(self, index: int) -> bytes:
         return png_bytes(self.images.read(np.array([index]))[0])
-
-    def _name(self, arm: str, framework: str) -> str:
-        return f"hash-{arm}-{framework}-{self.config.bits}"
-
-    def _stage(self, path: Path) -> RunDirectory:
-        return RunDirectory(path, {"demo": as_dict(self.config), "stage": path.name}, resume=True, quiet=self.run.quiet)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds of a block to the stage's, over all attempts."""
-        path = self.run.path / "seconds.json"
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            seconds: dict[str, Any] = read_json(path, "stage times") if path.exists() else {}
-            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - began, 2)
-            write_json(path, seconds)
 
 
 def _command(config: DemoConfig) -> str:

@@ -161,6 +161,23 @@ class DemoConfig(Bounded):
     bits: int = setting(64, "Length of a code, bits", least=1)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceConfig(Bounded):
+    """A table of the paper: which of its cells are computed, and how much each may take."""
+
+    budget: str = setting(
+        "desktop", '"paper" (published settings, a GPU), "desktop" (hours of CPU) or "smoke" (a minute)'
+    )
+    protocol: str = setting("cifar10", 'CIFAR-10\'s split: "cifar10", "cifar10-1" or "cifar10-2"')
+    images: str = setting("", "nuswide: the folder with train.txt, database.txt and test.txt")
+    arms: str = setting("", "Arms, with commas; left out: the budget's")
+    frameworks: str = setting("", 'Hashing frameworks, with commas; left out: "csq,dch"')
+    bits: str = setting("", "Code lengths, with commas; left out: the budget's")
+    seeds: str = setting("", "Seeds, with commas; left out: the budget's")
+    shard: str = setting("1/1", "Which part of the cells: 2/3 is the second of three")
+    best_on_test: bool = setting(False, "Also the best epoch on the queries, as published; marked as such")
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON data (tuples become lists)."""
     data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))

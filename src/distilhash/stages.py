@@ -226,9 +226,9 @@ def _warn_of_seen_queries(backbone: str, source: ImageSource, split: Split, run:
         run.say("the student was distilled on this split's queries, too: numbers measured on them will be optimistic")
 
 
-def open_teacher(config: TeacherConfig) -> Teacher:
-    """The frozen teacher of a config."""
-    return create_teacher(config.name, weights=config.weights, size=config.size)
+def open_teacher(config: TeacherConfig, *, trainable: bool = False) -> Teacher:
+    """The teacher of a config, frozen unless it is to be fine-tuned."""
+    return create_teacher(config.name, weights=config.weights, size=config.size, trainable=trainable)
 
 
 def new_student(config: StudentConfig, seed: int) -> Student:

@@ -16,7 +16,7 @@ from distilhash.cli.flags import (
     settings,
     to_stderr,
 )
-from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig
+from distilhash.config import DemoConfig, DistillConfig, HashConfig, ReproduceConfig, StudentConfig, TeacherConfig
 
 
 def _declare_demo(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,21 @@ def _run_demo(options: argparse.Namespace) -> Any:
     if options.json:
         return results_json(arms)
     return f"{terminal_table(arms)}\n\nThe report: {options.output / 'report.html'}"
+
+
+def _declare_reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", metavar="TABLE", help="cifar10 or nuswide")
+    add_run_directory(parser, "runs/reproduce")
+    add_settings(parser, ReproduceConfig, "what is computed")
+
+
+def _run_reproduce(options: argparse.Namespace) -> Any:
+    from distilhash.evaluation.matrix_text import markdown_table
+    from distilhash.reproduction import reproduce
+
+    config = settings(options, ReproduceConfig)
+    cells = reproduce(options.table, options.output, config=config, **run_options(options))
+    return cells if options.json else f"{markdown_table(cells)}\n\nThe page: {options.output / 'index.html'}"
 
 
 def _declare_distill(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +158,7 @@ def _run_list(options: argparse.Namespace) -> Any:
 
 VERBS: Verbs = {
     "demo": ("", "show the whole argument on CIFAR-10: distil, hash, compare, report", _declare_demo, _run_demo),
+    "reproduce": ("TABLE", "compute the paper's comparison, cell by cell", _declare_reproduce, _run_reproduce),
     "distill": ("IMAGES", "distil a frozen teacher into a student, without labels", _declare_distill, _run_distill),
     "hash": ("IMAGES", "train a hasher on labelled images", _declare_hash, _run_hash),
     "encode": ("HASHER IMAGES", "turn images into a code table", _declare_encode, _run_encode),

@@ -86,6 +86,20 @@ class Split:
         """Database and train together: the images that distillation may see. Never a query."""
         return np.union1d(self.database, self.train)
 
+    def cut(
+        self, seed: int, *, query: int | None = None, train: int | None = None, database: int | None = None
+    ) -> Split:
+        """The same split with at most so many images of a part, drawn by the seed; left out: all of them."""
+
+        def drawn(part: NDArray[np.int64], size: int | None, stream: int) -> NDArray[np.int64]:
+            return shuffled(part, seed, SPLITS, stream)[:size]
+
+        kept = drawn(self.train, train, 1001)
+        return dataclasses.replace(
+            self, query=drawn(self.query, query, 1002), train=kept, database=drawn(self.database, database, 1000),
+            validation=np.intersect1d(self.validation, kept),
+        )  # fmt: skip
+
     def save(self, path: str | Path) -> None:
         """Write the split as JSON, whole or not at all. Errors: UserError where the disk refuses."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -8,14 +8,17 @@ from typing import Any
 from distilhash.artefact import write_json
 from distilhash.codes import CodeTable
 from distilhash.errors import UserError
-from distilhash.evaluation.metrics import mean_average_precision, precision_at_radius, precision_recall
+from distilhash.evaluation.metrics import mean_average_precision, precision_at, precision_at_radius, precision_recall
+
+RANKS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000)  # of the curve of precision at N
 
 
 def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = None) -> dict[str, Any]:
     """Retrieval metrics of the queries in the database, by the names of their definitions, and the curve.
 
     ``map_at_all`` is expected AP (ties of equal distance in random order), ``stable_map_at_all`` breaks ties by
-    database order; with ``at`` also ``map_at_K`` (over the relevant images found within K). Errors: UserError where
+    database order; with ``at`` also ``map_at_K`` and ``stable_map_at_K`` (over the relevant images found within K).
+    ``curve``: precision and recall by Hamming radius, and precision of the first n images. Errors: UserError where
     the tables have no labels, differ in bits, or come from different hashers.
     """
     if query.labels is None or database.labels is None:
@@ -55,7 +58,15 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
     }
     if at is not None:
         metrics[f"map_at_{at}"] = mean_average_precision(*pair, at=at, num_bits=bits)
-    return metrics | {"curve": {"precision": curve.precision.tolist(), "recall": curve.recall.tolist()}}
+        metrics[f"stable_map_at_{at}"] = mean_average_precision(*pair, at=at, ties="stable", num_bits=bits)
+    ranks = [rank for rank in RANKS if rank <= len(database.packed)]
+    first = precision_at(*pair, ranks, num_bits=bits)
+    return metrics | {
+        "curve": {
+            "precision": curve.precision.tolist(), "recall": curve.recall.tolist(),
+            "n": ranks, "precision_at_n": first.precision.tolist(),
+        }
+    }  # fmt: skip
 
 
 def evaluate_files(query: Path, database: Path, *, at: int | None = None, output: Path | None = None) -> dict[str, Any]:

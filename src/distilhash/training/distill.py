@@ -48,12 +48,14 @@ def distill(
     run: RunDirectory,
     *,
     features: Path | None = None,
+    features_of: np.ndarray | None = None,
     rebuild_features: bool = False,
     queries: str | None = None,
 ) -> Student:
     """Train ``student`` on the unlabelled ``images[indices]`` and return it; write the run directory.
 
-    ``features`` is the directory of the teacher's feature cache (default: inside the run). ``student`` must be freshly
+    ``features`` is the directory of the teacher's feature cache (default: inside the run), and ``features_of`` the
+    images that it holds, where those are more than ``indices``: of others no row is read. ``student`` must be freshly
     made from ``config.seed``. ``queries`` is the fingerprint of the images that were left out, for the checkpoint's
     description. A run directory with a saved state is continued and ends in the same weights. Errors: UserError for
     unknown names, too few images, or a cache of another teacher.
@@ -61,12 +63,13 @@ def distill(
     check(config, len(indices))
     fit, held = hold_out(indices, config.held_out, config.seed)
     cached = config.mode == "cached"
+    held_in_cache = indices if features_of is None else features_of
     cache_VND = compute_teacher_features(
-        images, indices, teacher, features or run.path / "teacher_features", framing=student.input,
+        images, held_in_cache, teacher, features or run.path / "teacher_features", framing=student.input,
         views=config.views if cached else 1, seed=config.seed, precision=config.precision, rebuild=rebuild_features,
         say=run.say,
     )  # fmt: skip
-    rows_of = _Rows(indices)
+    rows_of = _Rows(held_in_cache)
     target = create_target(cache_VND[0], rows_of(fit), config)
 
     with torch.random.fork_rng(devices=[]):

@@ -42,12 +42,15 @@ def train_hasher(
     run: RunDirectory,
     *,
     features_ND: np.ndarray | None = None,
+    measure: Callable[[Hasher], dict[str, float]] | None = None,
+    every: int = 1,
 ) -> Hasher:
     """Train ``hasher`` on the labelled ``images[indices]`` and return it; write the run directory.
 
     A frozen backbone runs once and only the head is trained on its features; ``features_ND`` gives them where they are
-    known already (the rows of ``indices``). A run directory with a saved state is continued
-    and ends in the same weights. Errors: UserError.
+    known already (the rows of ``indices``). ``measure`` gives numbers of the hasher after ``every`` so many epochs and
+    the last. The first of them chooses: the hasher of the epoch where it is highest is kept in ``chosen/``, the last
+    one in ``model/``. A run directory with a saved state is continued and ends in the same weights. Errors: UserError.
     """
     check(images, len(indices), config)
     assert images.labels is not None
@@ -85,6 +88,11 @@ def train_hasher(
     if not hasher.freeze_backbone:
         shape_N3SS = (config.batch_size, 3, side, side)
         precision = settled(config.precision, run.path / "precision.json", network, shape_N3SS)
+    description = {
+        "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,
+        "images": images.fingerprint, "labelled_images": len(indices), "indices": fingerprint_of_indices(indices),
+        "precision": precision, "settings": as_dict(config),
+    }  # fmt: skip
     for inputs, rows_N in prefetch(load, range(step, steps)):
         with arithmetic(precision):
             outputs_NK = network(inputs)
@@ -92,14 +100,14 @@ def train_hasher(
         optimisers.step(loss, step)
         step += 1
         if progress.step(step, loss.item()):
-            progress.epoch(step, {})
+            epoch = step // batches.steps
+            measured = measure(hasher) if measure and (epoch % every == 0 or step == steps) else {}
+            network.train()
+            if measured and _is_best(measured, run):
+                save_model(run.path / "chosen", hasher, description | {"epoch": epoch})
+            progress.epoch(step, measured)
         progress.save_if_due(optimisers, step, config.checkpoint_seconds)
 
-    description = {
-        "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,
-        "images": images.fingerprint, "labelled_images": len(indices), "indices": fingerprint_of_indices(indices),
-        "precision": precision, "settings": as_dict(config),
-    }  # fmt: skip
     save_model(run.path / "model", hasher, description)
     run.drop_state()
     return hasher.eval()
@@ -123,6 +131,12 @@ def check(images: ImageSource, count: int, config: HashConfig) -> None:
         )
     if config.framework == "csq":  # not every length has centres of every kind
         hash_centres(_count_classes(images), config.bits, config.seed, kind=config.centres)
+
+
+def _is_best(measured: dict[str, float], run: RunDirectory) -> bool:
+    """Is the first of these numbers above that of every epoch so far?"""
+    name, value = next(iter(measured.items()))
+    return all(value > line[name] for line in run.metrics() if name in line)
 
 
 def _loss(labels_NC: np.ndarray, config: HashConfig) -> Callable[[Tensor, Tensor], Tensor]:
