@@ -156,8 +156,8 @@ class _Reproduction:
             **dataclasses.asdict(cell),
             "backbone": f"{hasher.backbone.name} at {hasher.input.size} px",
             "dataset": self.table,
-            "protocol": f"{split.protocol}: {len(split.query):,} queries, {len(split.train):,} labelled (a tenth of them"
-            f" to choose by), database {len(split.database):,}",
+            "protocol": f"{split.protocol}: {len(split.query):,} queries, {len(split.train):,} labelled (a tenth of"
+            f" them to choose by), database {len(split.database):,}",
             name: metrics[name],
             "stable_map": metrics[f"stable_{name}"],
             "validation_map": epochs[-1]["validation_map"],
