@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.folders import FileSource, FolderSource, checked_folder
@@ -63,7 +62,7 @@ def _check_lists(root: Path, say: Say) -> dict[str, Any]:
         readable_N[np.flatnonzero(~missing_N)[report.readable]] = True
         unreadable = report.unreadable
     columns = listed.labels.shape[1]
-    unlabelled_N: NDArray[np.bool_] = ~listed.labels.any(axis=1)
+    unlabelled_N = listed.labels.sum(axis=1) == 0
     missing, broken = listed.among(missing_N), listed.among(~missing_N & ~readable_N)
     unlabelled, readable = listed.among(unlabelled_N), listed.among(readable_N)
     parts = [

@@ -12,8 +12,6 @@ Shapes: M mosaics, N images of the source, C classes, H, W sides of an image in 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,6 @@ MARKER = "mosaics.json"  # the settings, and whether every mosaic is there
 TILES = 4
 BLOCK = 128  # mosaics made at once
 QUERY_SHARE = 1 / 6  # of each class: the images that only queries are made of
-_MEGABYTE = 1 << 20
 _PURPOSE = 101  # beside SPLITS in the key: what is drawn here is drawn nowhere else
 
 
@@ -146,7 +143,7 @@ def _write_block(
     folder: Path, names: list[str], images: ImageSource, tiles_M4: NDArray[np.int64], block: NDArray[np.int64]
 ) -> int:
     """Write the mosaics of a block that are not there yet; return how many the block has."""
-    absent = np.array([m for m in block if not (folder / names[m]).exists()], np.int64)
+    absent = np.array([m for m in block if not _there(folder / names[m])], np.int64)
     if len(absent):
         tiles = images.read(tiles_M4[absent].ravel())
         if len({tile.shape for tile in tiles}) > 1:
@@ -154,12 +151,23 @@ def _write_block(
         H, W = tiles[0].shape[:2]
         grid = np.asarray(tiles).reshape(len(absent), 2, 2, H, W, 3)
         mosaics = grid.transpose(0, 1, 3, 2, 4, 5).reshape(len(absent), 2 * H, 2 * W, 3)
-        if shutil.disk_usage(folder).free < mosaics.nbytes + _MEGABYTE:
-            raise UserError("no room for the mosaics", str(folder), "free some room; what is there is kept")
         for m, mosaic in zip(absent, mosaics, strict=True):
-            file = folder / names[m]
-            partial = file.with_name(f".{file.name}.{os.getpid()}")
-            # Renamed when whole, but not synchronised one by one: that would take longer than making them.
-            Image.fromarray(mosaic).save(partial, format="PNG", compress_level=1)
-            partial.replace(file)
+            _write_png(folder / names[m], mosaic)
     return len(block)
+
+
+def _there(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0  # a file that a power cut emptied is made again
+
+
+def _write_png(file: Path, pixels_HW3: NDArray[np.uint8]) -> None:
+    """Renamed when whole, but not synchronised one by one: that would take longer than making them."""
+    partial = file.with_name(f".{file.name}.tmp")
+    try:
+        Image.fromarray(pixels_HW3).save(partial, format="PNG", compress_level=1)
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {file}", error.strerror or error, "free some room; the same call goes on from here"
+        ) from error
