@@ -107,7 +107,7 @@ def _check_folder(root: Path, say: Say) -> dict[str, Any]:
         labels_N = np.asarray(source.labels)[report.readable]
         problems = _refusal(lambda: holdout_split(labels_N, class_names=tuple(source.class_names)))
         empty = sorted(set(source.class_names) - {source.class_names[c] for c in np.unique(labels_N)})
-        problems += [f"no image of class {name} can be read" for name in empty]
+        notes += [f"no image of class {name} can be read: training would go on without it" for name in empty]
     part = _part("all", len(source), unreadable=len(report.unreadable))
     return _result(
         root, kind, [part], label_columns=len(source.class_names), problems=problems, unreadable=report.unreadable,
