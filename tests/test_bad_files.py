@@ -123,7 +123,7 @@ def test_a_list_with_missing_images_counts_and_names_them(here, capsys):
     listed(here, "a.png 1 0", "lost.png 0 1", "gone.png 1 1")
     assert refused(capsys, "hash", "listed", *COMMANDS["hash"][2:]) == (
         "the list files name images that are not there; got 2 of 4 missing under listed: lost.png, gone.png; put them "
-        "there or take the lines out."
+        "there or take the lines out (2 in train); distilhash check listed counts them."
     )
 
 

@@ -27,6 +27,7 @@ FLAGS = {  # those that are no setting of a stage, and what their help must say
     "evaluate": {"--at K": "count", "--output FILE": "JSON"},
     "profile": {"--bits INT": "bits (default: 64)", "--size INT": "pixels; left out",
                 "--seconds FLOAT": "seconds (default: 1.0)"},
+    "check": {"IMAGES": "list files", "--quiet": "stderr"},
     "list": {"--json": "JSON"},
 }  # fmt: skip
 

@@ -15,9 +15,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from distilhash.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "demo", "distill", "encode", "evaluate", "hash", "profile", "reproduce"]
+__all__ = ["UserError", "check", "demo", "distill", "encode", "evaluate", "hash", "profile", "reproduce"]
 
 _HOMES = {
+    "check": ("distilhash.stages", "check_images"),
     "demo": ("distilhash.comparison", "run_demo"),
     "distill": ("distilhash.stages", "distill"),
     "encode": ("distilhash.stages", "encode_images"),

@@ -18,7 +18,8 @@ from distilhash.artefact import fingerprint_of_indices
 from distilhash.checkpoint import load_hasher, load_model, load_student
 from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, TeacherConfig, as_dict
 from distilhash.data.images import ImageSource
-from distilhash.data.opening import open_readable, split_beside, split_of
+from distilhash.data.inspection import inspect_images
+from distilhash.data.opening import open_readable, split_beside, split_of, to_stderr
 from distilhash.data.preprocess import FRAMINGS
 from distilhash.data.splits import CIFAR10_PROTOCOLS, Split
 from distilhash.encoding import encode
@@ -170,6 +171,11 @@ def encode_images(
     table = encode(source, indices, network, provenance={"hasher": fingerprint_of(network)}, say=say)
     table.save(Path(output))
     return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
+
+
+def check_images(images: str | Path, *, say: Callable[[str], None] = to_stderr) -> dict[str, Any]:
+    """What images hold and lack before training; ``data.inspection`` says what is in the result. Errors: UserError."""
+    return inspect_images(images, say=say)
 
 
 def profile_networks(

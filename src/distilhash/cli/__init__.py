@@ -14,29 +14,34 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from distilhash.cli import pipeline
-from distilhash.cli.flags import Verbs, to_stderr
+from distilhash.cli import checking, pipeline
+from distilhash.cli.flags import Refused, Verbs, to_stderr
 from distilhash.errors import UserError
 
-VERBS: Verbs = {**pipeline.VERBS}
+VERBS: Verbs = {**pipeline.VERBS, **checking.VERBS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, 2 for the user's mistake, 130 for Ctrl-C; our own bugs raise."""
     options = _parser().parse_args(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images: they are reported in one line of our own
+    mistake: UserError | None = None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
             result = options.run(options)
     except UserError as error:
-        to_stderr(f"distilhash: {' '.join(str(error).split())}")  # one line, whatever a library's message brought along
-        return 2
+        result = Refused(None, error)
     except KeyboardInterrupt:
         kept = "the same command with --resume goes on from the last saved state"
         to_stderr(f"distilhash: interrupted; {kept if 'resume' in options else 'nothing was written'}.")
         return 130
+    if isinstance(result, Refused):
+        result, mistake = result.result, result.mistake
     if result is not None:
         print(json.dumps(result, indent=2) if options.json else _plain(result))
+    if mistake is not None:
+        to_stderr(f"distilhash: {' '.join(str(mistake).split())}")  # one line, whatever a library's message brought
+        return 2
     return 0
 
 

@@ -11,9 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distilhash.errors import UserError
+
 Declare = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], Any]
 Verbs = dict[str, tuple[str, str, Declare, Run]]  # what it reads, what it does, its flags, the verb itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """What a verb returns that has a result to print although it ends with the user's mistake (exit code 2)."""
+
+    result: Any
+    mistake: UserError
 
 
 def add_settings(

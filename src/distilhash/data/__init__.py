@@ -5,6 +5,7 @@ from distilhash.data.decode import UnreadableImage, decode_image
 from distilhash.data.folders import FolderSource
 from distilhash.data.images import ArraySource, ImageSource, Report, Subset, check, readable
 from distilhash.data.lists import ListSource
+from distilhash.data.mosaics import write_mosaics
 from distilhash.data.opening import open_images
 from distilhash.data.order import Batches, epoch_order
 from distilhash.data.preprocess import Preprocess, Views, make_views
@@ -32,4 +33,5 @@ __all__ = [
     "make_views",
     "open_images",
     "readable",
+    "write_mosaics",
 ]

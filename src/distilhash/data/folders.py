@@ -92,14 +92,16 @@ def checked_folder(root: str | Path) -> Path:
 def image_file(root: Path, path: str) -> ImageFile | None:
     """The file of this relative path; None where there is none."""
     try:
-        status = (root / path).stat()
-    except OSError:
+        status = os.stat(f"{root}/{path}")  # noqa: PTH116 (a list has 200,000 of them, and a Path costs more than this)
+    except (OSError, ValueError):
         return None
     return _described(path, status) if stat.S_ISREG(status.st_mode) else None
 
 
 def _described(path: str, status: os.stat_result | None) -> ImageFile:
-    name = os.fsencode(path.replace(os.sep, "/")).decode("utf-8", "backslashreplace")
+    name = path.replace(os.sep, "/")
+    if not name.isascii():
+        name = os.fsencode(name).decode("utf-8", "backslashreplace")
     return ImageFile(name, path, status.st_size if status else -1, status.st_mtime_ns if status else 0)
 
 

@@ -14,13 +14,17 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from distilhash.data.decode import UnreadableImage
+from distilhash.data.pipeline import prefetch
 from distilhash.errors import UserError
 
 Images = NDArray[np.uint8] | list[NDArray[np.uint8]]  # (n, H, W, 3), or n arrays (H, W, 3) of differing sizes
 Labels = NDArray[np.int64] | NDArray[np.uint8] | None  # (N,) classes, or (N, C) of 0/1
+
+CHECKED = 16  # images that a core looks at in one go
 
 
 class ImageSource(Protocol):
@@ -141,18 +145,33 @@ class Report:
 def check(
     source: ImageSource, progress: Callable[[int, int], object] | None = None, least_side: int | None = None
 ) -> Report:
-    """Decode every image once; ``progress`` is called with (images done, images)."""
+    """Decode every image once, on every core; ``progress`` is called with (images done, images)."""
     if isinstance(source, ArraySource):
         return Report(total=len(source), readable=np.arange(len(source)), unreadable=[])
     readable, unreadable = [], []
-    for i in range(len(source)):
-        try:
-            source.read([i], least_side)
-            readable.append(i)
-        except UnreadableImage as error:
-            unreadable.append((error.name, error.reason))
-        if progress is not None:
-            progress(i + 1, len(source))
+
+    def reasons(block: range) -> list[str | None]:
+        """For each image, why it cannot be read."""
+        found: list[str | None] = []
+        for i in block:
+            try:
+                source.read([i], least_side)
+                found.append(None)
+            except UnreadableImage as error:
+                found.append(error.reason)
+        return found
+
+    cores = torch.get_num_threads()
+    blocks = [range(start, min(start + CHECKED, len(source))) for start in range(0, len(source), CHECKED)]
+    looked = prefetch(reasons, blocks, ahead=2 * cores, threads=cores)
+    for block, found in zip(blocks, looked, strict=True):
+        for i, reason in zip(block, found, strict=True):
+            if reason is None:
+                readable.append(i)
+            else:
+                unreadable.append((source.names[i], reason))
+            if progress is not None:
+                progress(i + 1, len(source))
     return Report(total=len(source), readable=np.array(readable, np.int64), unreadable=unreadable)
 
 

@@ -8,6 +8,7 @@ Shapes: N images, C classes.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -16,13 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilhash.data.decode import EXTENSIONS
-from distilhash.data.folders import FileSource, checked_folder, image_file
+from distilhash.data.folders import FileSource, ImageFile, checked_folder, image_file
 from distilhash.errors import UserError
 
 LISTS = ("train.txt", "database.txt", "test.txt")
 
 # The path ends at the last image ending of the line, so that it may hold spaces.
 _LINE = re.compile(rf"(.*(?:{'|'.join(re.escape(e) for e in sorted(EXTENSIONS))}))(?:\s+(.*))?", re.IGNORECASE)
+# A path that is what it will be: relative, no part that begins with a dot, no sign that any system reads otherwise.
+_PLAIN = re.compile(r"(?:[^./\\:\0][^/\\:\0]*/)*[^./\\:\0][^/\\:\0]*")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Listed:
+    """What the list files of a folder say; nothing of it has been looked for on the disk."""
+
+    paths: list[str]  # N, relative, each image once
+    labels: NDArray[np.uint8]  # (N, C) of 0/1
+    lists: dict[str, NDArray[np.int64]]  # by the list's name without ending: its images, in the order of its lines
+
+    def among(self, chosen_N: NDArray[np.bool_]) -> dict[str, int]:
+        """How many images of each list are among the chosen ones."""
+        return {name: int(chosen_N[indices].sum()) for name, indices in self.lists.items()}
 
 
 class ListSource(FileSource):
@@ -35,34 +51,50 @@ class ListSource(FileSource):
 
     def __init__(self, root: str | Path, names: Sequence[str] = LISTS) -> None:
         root = checked_folder(root)
-        label_of: dict[str, str] = {}
-        self.lists: dict[str, NDArray[np.int64]] = {}
-        position: dict[str, int] = {}
-        columns: int | None = None
-        for name in names:
-            lines = _parse(root / name, columns)
-            for path, labels in lines.items():
-                if label_of.setdefault(path, labels) != labels:
-                    raise UserError("two lists give one image different labels", f"{path} in {root / name}")
-                position.setdefault(path, len(position))
-                columns = len(labels.split())
-            self.lists[Path(name).stem] = np.array([position[path] for path in lines], np.int64)
-        if columns is None or columns < 2:
-            raise UserError("list files need two label columns or more", f"{columns or 0} in {root}")
-        files = [image_file(root, path) for path in label_of]
-        missing = [path for path, file in zip(label_of, files, strict=True) if file is None]
-        if missing:
+        listed = read_lists(root, names)
+        files = listed_files(root, listed)
+        present = [file for file in files if file is not None]
+        if len(present) < len(files):
+            missing = [path for path, file in zip(listed.paths, files, strict=True) if file is None]
+            by_list = listed.among(np.array([file is None for file in files]))
+            counts = ", ".join(f"{count:,} in {name}" for name, count in by_list.items() if count)
             raise UserError(
                 "the list files name images that are not there",
                 f"{len(missing)} of {len(files)} missing under {root}: {', '.join(missing[:3])}",
-                "put them there or take the lines out",
+                f"put them there or take the lines out ({counts}); distilhash check {root} counts them",
             )
-        present = [file for file in files if file is not None]
-        labels_NC = np.array([np.fromstring(text, np.uint8, sep=" ") for text in label_of.values()], np.uint8)
+        labels_NC = listed.labels
         one_hot = bool((labels_NC.sum(axis=1) == 1).all())
-        super().__init__(
-            root, present, labels_NC.argmax(axis=1) if one_hot else labels_NC, [str(c) for c in range(columns)]
-        )
+        class_names = [str(c) for c in range(labels_NC.shape[1])]
+        super().__init__(root, present, labels_NC.argmax(axis=1) if one_hot else labels_NC, class_names)
+        self.lists = listed.lists
+
+
+def read_lists(root: Path, names: Sequence[str] = LISTS) -> Listed:
+    """The list files of a folder. Errors: UserError with the file and line; whether an image exists is not asked."""
+    label_of: dict[str, str] = {}
+    lists: dict[str, NDArray[np.int64]] = {}
+    position: dict[str, int] = {}
+    columns: int | None = None
+    for name in names:
+        lines = _parse(root / name, columns)
+        for path, labels in lines.items():
+            if label_of.setdefault(path, labels) != labels:
+                raise UserError("two lists give one image different labels", f"{path} in {root / name}")
+            position.setdefault(path, len(position))
+        columns = len(next(iter(lines.values())).split())
+        lists[Path(name).stem] = np.array([position[path] for path in lines], np.int64)
+    if columns is None or columns < 2:
+        raise UserError("list files need two label columns or more", f"{columns or 0} in {root}")
+    # Few images have labels that no other has: each text is read once.
+    texts, of_image_N = np.unique(np.array(list(label_of.values())), return_inverse=True)
+    rows = np.array([text.split() for text in texts.tolist()], np.uint8)
+    return Listed(paths=list(label_of), labels=rows[of_image_N], lists=lists)
+
+
+def listed_files(root: Path, listed: Listed) -> list[ImageFile | None]:
+    """The file of each listed image (N); None where there is none."""
+    return [image_file(root, path) for path in listed.paths]
 
 
 def _parse(file: Path, columns: int | None) -> dict[str, str]:
@@ -74,32 +106,44 @@ def _parse(file: Path, columns: int | None) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise UserError("a list file is not UTF-8 text", f"{file}: {error}") from error
     found: dict[str, str] = {}
+    checked: dict[str, str] = {}  # labels as they stand in the file, and as they are kept
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+        stripped = line.strip()
+        if not stripped:
             continue
-        where = f"line {number} of {file}"
-        match = _LINE.fullmatch(line.strip())
+        match = _LINE.fullmatch(stripped)
         if match is None:
-            raise UserError("a list line must begin with the path of an image", f"{line.strip()[:80]!r} in {where}")
-        path, values = _inside(match[1], where), (match[2] or "").split()
-        if columns is None:
-            columns = len(values)
-        if not values:
-            raise UserError("a list line must have labels after the path", where)
-        if len(values) != columns:
-            raise UserError(
-                "a list line has another number of labels than those before it",
-                f"{len(values)} instead of {columns} in {where}",
-            )
-        if not set(values) <= {"0", "1"}:
-            wrong = next(value for value in values if value not in ("0", "1"))
-            raise UserError("labels in a list are 0 or 1", f"{wrong!r} in {where}")
+            where = f"line {number} of {file}"
+            raise UserError("a list line must begin with the path of an image", f"{stripped[:80]!r} in {where}")
+        path, labels = match[1], match[2] or ""
+        if _PLAIN.fullmatch(path) is None:
+            path = _inside(path, f"line {number} of {file}")
+        if labels not in checked:
+            checked[labels] = _labels(labels.split(), columns, f"line {number} of {file}")
+            columns = len(labels.split())
         if path in found:
-            raise UserError("a list names one image twice", f"{path} in {where}", "take one of the lines out")
-        found[path] = " ".join(values)
+            raise UserError(
+                "a list names one image twice", f"{path} in line {number} of {file}", "take one of the lines out"
+            )
+        found[path] = checked[labels]
     if not found:
         raise UserError("a list file is empty", str(file))
     return found
+
+
+def _labels(values: list[str], columns: int | None, where: str) -> str:
+    """Labels as "0 1 0"; ``columns`` is how many there must be, None for any number."""
+    if not values:
+        raise UserError("a list line must have labels after the path", where)
+    if columns is not None and len(values) != columns:
+        raise UserError(
+            "a list line has another number of labels than those before it",
+            f"{len(values)} instead of {columns} in {where}",
+        )
+    if not set(values) <= {"0", "1"}:
+        wrong = next(value for value in values if value not in ("0", "1"))
+        raise UserError("labels in a list are 0 or 1", f"{wrong!r} in {where}")
+    return " ".join(values)
 
 
 def _inside(text: str, where: str) -> str:

@@ -55,7 +55,7 @@ def open_readable(
     that report, from ``say``. Errors: UserError.
     """
     progress = (lambda text: None) if quiet else say
-    source, report = readable(_opened(images, labelled, progress), _counter(progress))
+    source, report = readable(_opened(images, labelled, progress), counter(progress))
     if report.unreadable:
         say(report.summary(LISTED))
     return source
@@ -101,7 +101,7 @@ def _opened(images: str | Path, labelled: bool | None, progress: Callable[[str],
     return open_images(images, bool(labelled), progress)
 
 
-def _counter(progress: Callable[[str], None]) -> Callable[[int, int], None]:
+def counter(progress: Callable[[str], None]) -> Callable[[int, int], None]:
     """Tells every few seconds how many images have been looked at."""
     said = time.monotonic()
 

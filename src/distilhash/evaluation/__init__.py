@@ -11,6 +11,7 @@ from distilhash.evaluation.metrics import (
     precision_at,
     precision_at_radius,
     precision_recall,
+    relevant_share,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "precision_at",
     "precision_at_radius",
     "precision_recall",
+    "relevant_share",
 ]

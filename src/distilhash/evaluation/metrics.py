@@ -105,6 +105,18 @@ def average_precision(
     return scores
 
 
+def relevant_share(query_labels: ArrayLike, database_labels: ArrayLike) -> float:
+    """Mean share of the database that is relevant to a query: what a random ranking scores, short of the first ranks.
+
+    Labels as in average_precision. mAP@5000 of a random ranking lies some thousandths above.
+    """
+    query, database = np.asarray(query_labels), np.asarray(database_labels)
+    blank_Q1, blank_B1 = (np.zeros((len(np.atleast_1d(labels)), 1), np.uint8) for labels in (query, database))
+    retrieval = Retrieval.checked(blank_Q1, blank_B1, query, database, num_bits=1)
+    found = sum(len(retrieval.relevant(query)) for query in range(retrieval.num_queries))
+    return found / (retrieval.num_queries * retrieval.num_database)
+
+
 def precision_recall(
     query_codes: ArrayLike,
     database_codes: ArrayLike,

@@ -8,7 +8,12 @@ from typing import Any
 from distilhash.artefact import write_json
 from distilhash.codes import CodeTable
 from distilhash.errors import UserError
-from distilhash.evaluation.metrics import mean_average_precision, precision_at, precision_at_radius, precision_recall
+from distilhash.evaluation.metrics import (
+    mean_average_precision,
+    precision_at,
+    precision_recall,
+    relevant_share,
+)
 
 RANKS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000)  # of the curve of precision at N
 
@@ -16,10 +21,10 @@ RANKS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000)  # of the curve of precisio
 def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = None) -> dict[str, Any]:
     """Retrieval metrics of the queries in the database, by the names of their definitions, and the curve.
 
-    ``map_at_all`` is expected AP (ties of equal distance in random order), ``stable_map_at_all`` breaks ties by
-    database order; with ``at`` also ``map_at_K`` and ``stable_map_at_K`` (over the relevant images found within K).
-    ``curve``: precision and recall by Hamming radius, and precision of the first n images. Errors: UserError where
-    the tables have no labels, differ in bits, or come from different hashers.
+    ``relevant_share`` is what a random ranking scores. ``map_at_all`` is expected AP (ties of equal distance in random
+    order), ``stable_map_at_all`` breaks ties by database order; with ``at`` also ``map_at_K`` and ``stable_map_at_K``
+    (over the relevant images found within K). ``curve``: precision and recall by Hamming radius, and precision of the
+    first n images. Errors: UserError where the tables have no labels, differ in bits, or come from different hashers.
     """
     if query.labels is None or database.labels is None:
         raise UserError(
@@ -45,16 +50,18 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
             f"{len(shared)} of them, such as {sorted(shared)[0]}",
             "encode disjoint parts",
         )
-    pair = (query.packed, database.packed, query.labels, database.labels)
+    labels = (query.labels, database.labels)
+    pair = (query.packed, database.packed, *labels)
     bits = query.num_bits
     curve = precision_recall(*pair, num_bits=bits)
     metrics: dict[str, Any] = {
         "queries": len(query.packed),
         "database": len(database.packed),
         "bits": bits,
+        "relevant_share": relevant_share(*labels),
         "map_at_all": mean_average_precision(*pair, num_bits=bits),
         "stable_map_at_all": mean_average_precision(*pair, ties="stable", num_bits=bits),
-        "precision_at_radius_2": precision_at_radius(*pair, radius=2, num_bits=bits),
+        "precision_at_radius_2": float(curve.precision[min(2, bits)]),  # a ball wider than a code holds all
     }
     if at is not None:
         metrics[f"map_at_{at}"] = mean_average_precision(*pair, at=at, num_bits=bits)
