@@ -58,9 +58,7 @@ def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig
     generator = np.random.default_rng((config.seed, 11))
     sample = np.sort(generator.permutation(rows)[:SAMPLE])
     z_ND = (torch.from_numpy(features_ND[sample]) - mean_D) / std_D
-    # In double: single precision does not converge where few images or dead dimensions leave many zero eigenvalues.
-    _, vectors_DD = torch.linalg.eigh((z_ND.T @ z_ND / len(z_ND)).double())
-    axes_DP = vectors_DD[:, -COMPONENTS:].float()
+    axes_DP = _principal_axes(z_ND)
 
     def direction(f_ND: Tensor) -> Tensor:
         return F.normalize((f_ND - mean_D) / std_D @ axes_DP, dim=1)
@@ -74,6 +72,19 @@ def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig
         return F.cross_entropy(outputs_NT, targets_NT.softmax(dim=1))
 
     return Target(count, lambda f_ND: direction(f_ND) @ centres_TP.T / config.temperature, loss)
+
+
+def _principal_axes(z_ND: Tensor) -> Tensor:
+    """The COMPONENTS directions of the largest variance, fewer where there are fewer images; unit columns."""
+    z_ND = z_ND.double()
+    if len(z_ND) >= z_ND.shape[1]:
+        axes_DP = torch.linalg.eigh(z_ND.T @ z_ND)[1][:, -COMPONENTS:]
+    else:  # by the products of images: those of dimensions would have many eigenvalues of zero, and may not converge
+        values_N, vectors_NN = torch.linalg.eigh(z_ND @ z_ND.T)
+        kept_N = values_N[-COMPONENTS:] > 1e-9 * values_N[-1]
+        axes_DP = F.normalize(z_ND.T @ vectors_NN[:, -COMPONENTS:][:, kept_N], dim=0)
+    axes: Tensor = axes_DP.float()
+    return axes
 
 
 TARGETS: dict[str, Callable[[np.ndarray, np.ndarray, DistillConfig], Target]] = {
