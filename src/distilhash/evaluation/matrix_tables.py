@@ -20,7 +20,7 @@ class _Shown(NamedTuple):
     """What stands in one cell of a table."""
 
     main: str
-    small: str
+    small: list[str]  # lines below it
     told: str  # when pointed at
 
 
@@ -29,9 +29,8 @@ def results(table: Table, number: int) -> str:
 
     def shown(entry: Entry) -> _Shown:
         several = len(entry.cells) > 1
-        small = f"{score(entry.lowest)}\N{EN DASH}{score(entry.highest)}" if several else ""
-        if table.seeds is None:
-            small += f"{' · ' if small else ''}n = {len(entry.cells)}"
+        small = [f"{score(entry.lowest)}\N{EN DASH}{score(entry.highest)}"] if several else []
+        small += [f"n = {len(entry.cells)}"] if table.seeds is None else []
         return _Shown(score(entry.mean) + ("†" if entry.mixed else ""), small, _told(entry))
 
     return _matrix(table, number, f"{table.metric}, expected", table.entries, shown, _gains(table), note(table))
@@ -63,7 +62,7 @@ def epochs(table: Table, number: int) -> str:
             mean, picks = entry.mean_of(name), [getattr(cell, name).epoch for cell in entry.cells]
             difference = signed(round(round(mean, 3) - round(entry.mean, 3), 3))
             told = f"last epoch {score(entry.mean)}; picked: {', '.join(f'epoch {epoch}' for epoch in picks)}"
-            return _Shown(score(mean) + warned, difference, ("selected on the test set; " if warned else "") + told)
+            return _Shown(score(mean) + warned, [difference], ("selected on the test set; " if warned else "") + told)
 
         if known:
             below = f"‡ {' '.join(_TESTED.split())}" if warned else ""
@@ -112,7 +111,7 @@ def _matrix(
             else:
                 main, small, told = shown(entry)
                 link = element("a", escape(main), href=f"#{anchor(number, table, row, column)}", title=told)
-                content = element("span", link) + (element("small", escape(small)) if small else "")
+                content = element("span", link) + "".join(element("small", escape(line)) for line in small)
                 classes += ["best"] if (row, column) in best else []
             cells.append(element("td", content, class_=" ".join(classes), data_label=label))
         rows.append(element("tr", "".join(cells), style=f"--bits:{length}"))
