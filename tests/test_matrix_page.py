@@ -35,6 +35,12 @@ def test_a_chosen_epoch_is_set_against_the_last_one():
     assert "Choice of the epoch" not in page(read_cells(cells), grid=SMALL)
 
 
+def test_the_better_student_of_a_chosen_epoch_is_that_of_its_own_table():
+    cells = [cell(value=0.6, chosen={"epoch": 5, "map": 0.55}), cell("scratch", 0.5, chosen={"epoch": 5, "map": 0.65})]
+    best = re.findall(r"<td class=\"[^\"]*best\"[^>]*><span><a[^>]*>(.*?)</a>", page(read_cells(cells)))
+    assert best == [".600", ".650"]
+
+
 def test_curves_have_whiskers_from_the_lowest_seed_to_the_highest():
     curve = Curve("a", [16, 32, 64], [0.5, 0.6, 0.7], spread=[(0.4, 0.6), (0.6, 0.6), (0.6, 0.9)])
     svg = line_chart([curve], title="t", x_label="x", y_label="y", x_marks=[16, 32, 64])
