@@ -192,8 +192,8 @@ def _pick(row: Mapping[str, Any], name: str) -> Pick | None:
 
 def _curve(row: Mapping[str, Any], name: str, x: str, most: float) -> tuple[Sequence[float], Sequence[float]]:
     held = _mapping(row, name)
-    both = (held.get(x) or [], held.get("precision") or [])
-    if not all(isinstance(axis, list) for axis in both) or len(both[0]) != len(both[1]):
-        raise _unsound(name, "two lists that differ in length" if both else held)
-    across, up = ([_number({x: v}, x, limit) for v in axis] for axis, limit in zip(both, (most, 1), strict=True))
-    return across, up
+    axes = {x: held.get(x) or [], "precision": held.get("precision") or []}
+    if not all(isinstance(values, list) for values in axes.values()) or len(axes[x]) != len(axes["precision"]):
+        raise _unsound(name, f"{x} and precision that are not lists of one length")
+    across = [_number({x: value}, x, most) for value in axes[x]]
+    return across, [_number({"precision": value}, "precision", most=1) for value in axes["precision"]]

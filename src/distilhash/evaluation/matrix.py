@@ -207,17 +207,25 @@ class Pair(NamedTuple):
 def pairs_of(tables: Iterable[Table], rival: str) -> list[Pair]:
     """Each distilled entry beside the rival arm's at the same place.
 
-    From scratch it is the same backbone; a teacher is taken where it is the only one of its arm in the table.
+    From scratch it is the same backbone; a teacher is the one that the student's settings name, or the only one.
     """
     found = []
     for table in tables:
-        teachers = {row for row in table.rows if row[0] == rival}
         for (row, column), entry in table.entries.items():
-            other = (rival, row[1]) if rival == "scratch" else next(iter(teachers)) if len(teachers) == 1 else row
-            theirs = table.entries.get((other, column))
-            if row[0] == "distilled" and theirs and other != row:
-                found.append(Pair(entry, theirs))
+            if row[0] == "distilled":
+                other = (rival, row[1]) if rival == "scratch" else _teacher_of(entry.one, table, rival)
+                theirs = table.entries.get((other, column)) if other else None
+                found += [Pair(entry, theirs)] if theirs else []
     return found
+
+
+def _teacher_of(student: Cell, table: Table, arm: str) -> Row | None:
+    rows = [row for row in table.rows if row[0] == arm]
+    flat = leaves(student.settings)
+    names = {text for name, text in flat.items() if f".{name}".endswith((".teacher", ".teacher.name"))}
+    own = [row for row in rows if row[1] in names or row[1].split(" ")[0] in names]  # "NAME at 224 px"
+    one = own if len(rows) > 1 else rows
+    return one[0] if len(one) == 1 else None
 
 
 def first_budget(tables: Sequence[Table]) -> list[Table]:

@@ -85,8 +85,8 @@ def page(cells: Sequence[Cell], title: str = TITLE, grid: Grid = PAPER) -> str:
         ("epochs", "Choice of the epoch", _EPOCHS, "".join(epochs(table, i) for i, table in enumerate(tables))),
         ("method", "Provenance", "", provenance(tables)),
     ]
-    deck = f"""{done_of(tables)}. A setting is a data set, a loss and a code length. Every number is expected average
-        precision of the last epoch, the mean over its seeds, unless its table says otherwise."""
+    deck = f"""{done_of(tables)}. A setting is a data set, a student, a loss and a code length. Every number is expected
+        average precision of the last epoch, the mean over its seeds, unless its table says otherwise."""
     return document(
         title=title,
         headline=headline(tables),

@@ -19,8 +19,9 @@ code does. These numbers are optimistic and stand here for comparison with such 
 class _Shown(NamedTuple):
     """What stands in one cell of a table."""
 
+    value: float  # what decides which student is better
     main: str
-    small: str
+    small: list[str]  # lines below it
     told: str  # when pointed at
 
 
@@ -29,10 +30,9 @@ def results(table: Table, number: int) -> str:
 
     def shown(entry: Entry) -> _Shown:
         several = len(entry.cells) > 1
-        small = f"{score(entry.lowest)}\N{EN DASH}{score(entry.highest)}" if several else ""
-        if table.seeds is None:
-            small += f"{' · ' if small else ''}n = {len(entry.cells)}"
-        return _Shown(score(entry.mean) + ("†" if entry.mixed else ""), small, _told(entry))
+        small = [f"{score(entry.lowest)}\N{EN DASH}{score(entry.highest)}"] if several else []
+        small += [f"n = {len(entry.cells)}"] if table.seeds is None else []
+        return _Shown(entry.mean, score(entry.mean) + ("†" if entry.mixed else ""), small, _told(entry))
 
     return _matrix(table, number, f"{table.metric}, expected", table.entries, shown, _gains(table), note(table))
 
@@ -63,7 +63,9 @@ def epochs(table: Table, number: int) -> str:
             mean, picks = entry.mean_of(name), [getattr(cell, name).epoch for cell in entry.cells]
             difference = signed(round(round(mean, 3) - round(entry.mean, 3), 3))
             told = f"last epoch {score(entry.mean)}; picked: {', '.join(f'epoch {epoch}' for epoch in picks)}"
-            return _Shown(score(mean) + warned, difference, ("selected on the test set; " if warned else "") + told)
+            return _Shown(
+                mean, score(mean) + warned, [difference], ("selected on the test set; " if warned else "") + told
+            )
 
         if known:
             below = f"‡ {' '.join(_TESTED.split())}" if warned else ""
@@ -98,7 +100,7 @@ def _matrix(
     )
     arm = element("th", "Arm", scope="col", rowspan=2, class_="text")
     head = element("thead", element("tr", arm + losses) + element("tr", heads))
-    best = _better_students(table, entries) if kind != "tested" else set()
+    best = _better_students(table, {k: shown(e).value for k, e in entries.items()}) if kind != "tested" else set()
     rows = []
     for row in table.rows:
         cells = [_row_head(table, row, with_costs=not kind)]
@@ -110,9 +112,9 @@ def _matrix(
                 content = MISSING + element("span", " not done", class_="unseen")
                 classes.append("none")
             else:
-                main, small, told = shown(entry)
+                _, main, small, told = shown(entry)
                 link = element("a", escape(main), href=f"#{anchor(number, table, row, column)}", title=told)
-                content = element("span", link) + (element("small", escape(small)) if small else "")
+                content = element("span", link) + "".join(element("small", escape(line)) for line in small)
                 classes += ["best"] if (row, column) in best else []
             cells.append(element("td", content, class_=" ".join(classes), data_label=label))
         rows.append(element("tr", "".join(cells), style=f"--bits:{length}"))
@@ -133,13 +135,13 @@ def _row_head(table: Table, row: Row, *, with_costs: bool) -> str:
     return element("th", name + small, scope="row", class_=f"c-{row[0]}")
 
 
-def _better_students(table: Table, entries: Mapping[tuple[Row, Column], Entry]) -> set[tuple[Row, Column]]:
+def _better_students(table: Table, values: Mapping[tuple[Row, Column], float]) -> set[tuple[Row, Column]]:
     """Where a student is better than every other student of its column, in the digits shown."""
     found = set()
     for column in table.columns:
-        students = [row for row in table.rows if row[0] in ("distilled", "scratch") and (row, column) in entries]
-        ranked = sorted(students, key=lambda row: -entries[row, column].mean)
-        digits = [score(entries[row, column].mean) for row in ranked]
+        students = [row for row in table.rows if row[0] in ("distilled", "scratch") and (row, column) in values]
+        ranked = sorted(students, key=lambda row: -values[row, column])
+        digits = [score(values[row, column]) for row in ranked]
         if len(digits) > 1 and digits[0] != digits[1]:
             found.add((ranked[0], column))
     return found
