@@ -28,6 +28,10 @@ FLAGS = {  # those that are no setting of a stage, and what their help must say
     "profile": {"--bits INT": "bits (default: 64)", "--size INT": "pixels; left out",
                 "--seconds FLOAT": "seconds (default: 1.0)"},
     "list": {"--json": "JSON"},
+    "index": {"--quiet": "stderr", "--index FILE": "default: photos.index", "--rebuild": "hasher"},
+    "search": {"--id N": "repeated", "--top INT": "left out: 10", "--radius INT": "bits; left out",
+               "--group-duplicates [INT]": "bits", "--hasher DIR": "left out: where it was"},
+    "code": {"--json": "JSON"},
 }  # fmt: skip
 
 

@@ -14,11 +14,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from distilhash.cli import pipeline
+from distilhash.cli import pipeline, searching
 from distilhash.cli.flags import Verbs, to_stderr
 from distilhash.errors import UserError
 
-VERBS: Verbs = {**pipeline.VERBS}
+VERBS: Verbs = {**pipeline.VERBS, **searching.VERBS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,8 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         to_stderr(f"distilhash: {' '.join(str(error).split())}")  # one line, whatever a library's message brought along
         return 2
     except KeyboardInterrupt:
-        kept = "the same command with --resume goes on from the last saved state"
-        to_stderr(f"distilhash: interrupted; {kept if 'resume' in options else 'nothing was written'}.")
+        kept = "nothing was written"
+        if "resume" in options:
+            kept = "the same command with --resume goes on from the last saved state"
+        elif options.verb == "index":
+            kept = "the same command goes on from the last photos that were kept"
+        to_stderr(f"distilhash: interrupted; {kept}.")
         return 130
     if result is not None:
         print(json.dumps(result, indent=2) if options.json else _plain(result))
