@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import distilhash  # noqa: F401  (first: it sets how threads wait)
 import faiss
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +91,9 @@ def row(name: str, peer: str, unit: str, count: int, peer_side: Side, our_side: 
     """Time both sides in turn and keep the row; its name says the number of codes where it is not a million."""
     work = Work(
         work=name if count == CODES else f"{name}_{count}", peer=f"raw FAISS, {peer}", unit=unit, least=LEAST,
-        settings={"codes": f"{count:,} of {BITS} bits, {COPIES:.0%} exact copies", "faiss": faiss.__version__, **settings},
+        settings={
+            "codes": f"{count:,} of {BITS} bits, {COPIES:.0%} exact copies", "faiss": faiss.__version__, **settings
+        },
     )  # fmt: skip
     compare(work, peer_side, our_side)
 

@@ -38,7 +38,7 @@ EXACT_UP_TO = 4_000_000  # codes; beyond, engine "auto" takes cells
 CELLS_A_MILLION, PROBED = 1_024, 16
 TRAINED_ON = 64  # codes a cell
 FORMAT = "distilhash.cells/1"
-_QUERIES, _CODES = 256, 1 << 20  # of one block of work: what is in memory at once
+_QUERIES, _CODES, _BUCKETS = 256, 1 << 20, 1 << 23  # of one block of work: what is in memory at once
 
 
 def nearest(codes_BP: Bytes, queries_QP: Bytes, top: int) -> tuple[Positions, Distances]:
@@ -48,9 +48,11 @@ def nearest(codes_BP: Bytes, queries_QP: Bytes, top: int) -> tuple[Positions, Di
     count = min(top, len(codes_BP))
     if count == 0:
         return positions, distances
-    scan = _faiss_nearest if keeps_order() else numpy_nearest
-    for start in range(0, len(queries_QP), _QUERIES):
-        part = slice(start, start + _QUERIES)
+    buckets = count * (8 * codes_BP.shape[1] + 1)  # a query's, of 8 bytes: FAISS keeps so many hits a distance
+    scan = _faiss_nearest if buckets <= _BUCKETS and keeps_order() else numpy_nearest
+    block = max(1, min(_QUERIES, _BUCKETS // buckets))
+    for start in range(0, len(queries_QP), block):
+        part = slice(start, start + block)
         positions[part, :count], distances[part, :count] = scan(codes_BP, queries_QP[part], count)
     return positions, distances
 

@@ -273,6 +273,6 @@ def checked_ids(ids: ArrayLike) -> Ids:
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise UserError("ids must be whole numbers of shape (n,)", f"{array.dtype} {array.shape}")
-    if array.min() < 0 or array.max() > np.iinfo(np.int64).max:
+    if array.min() < 0 or (array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max):
         raise UserError("ids must lie in 0 .. 2^63 - 1", f"{array.min()} .. {array.max()}")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
