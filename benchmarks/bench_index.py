@@ -32,6 +32,7 @@ from sidebyside import Side, Work, compare
 CODES, BITS, QUERIES, TOP = 1_000_000, 64, 1_000, 10
 CLUSTER, COPIES, FLIPPED = 50, 0.3, 0.08  # images of a cluster, share of exact copies, of bits that differ inside one
 REMOVED = 0.1
+FLIPPED_AT_ONCE = 1_000_000
 CHECKED = 20  # queries that a plain scan answers, too
 LEAST = 0.9
 
@@ -60,7 +61,8 @@ def drawn(count: int) -> Drawn:
 
 def flips(draw: np.random.Generator, count: int) -> NDArray[np.uint8]:
     """Bits to flip in so many codes."""
-    return np.packbits(draw.random((count, BITS), np.float32) < FLIPPED, axis=1)
+    parts = (min(FLIPPED_AT_ONCE, count - start) for start in range(0, count, FLIPPED_AT_ONCE))
+    return np.concatenate([np.packbits(draw.random((part, BITS), np.float32) < FLIPPED, axis=1) for part in parts])
 
 
 def raw(data: Drawn) -> faiss.IndexBinaryIDMap:
@@ -211,7 +213,12 @@ def index_open(count: int) -> None:
         def peer() -> None:
             faiss.read_index_binary(str(file.with_suffix(".faiss"))).search(query, TOP)
 
-        row("index_open", "read_index_binary", "opens/s", count, lambda: rate(1, peer), lambda: rate(1, our))
+        our()
+        seconds = 1 / rate(1, our)
+        row(
+            "index_open", "read_index_binary", "opens/s", count, lambda: rate(1, peer), lambda: rate(1, our),
+            seconds=seconds, promised="under 2 seconds at a million codes",
+        )  # fmt: skip
 
 
 def save(index: faiss.IndexBinary, path: Path) -> None:

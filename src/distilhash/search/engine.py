@@ -38,7 +38,7 @@ EXACT_UP_TO = 4_000_000  # codes; beyond, engine "auto" takes cells
 CELLS_A_MILLION, PROBED = 1_024, 16
 TRAINED_ON = 64  # codes a cell
 FORMAT = "distilhash.cells/1"
-_QUERIES, _CODES, _BUCKETS = 256, 1 << 20, 1 << 23  # of one block of work: what is in memory at once
+_QUERIES, _CODES, _BUCKETS = 1024, 1 << 20, 1 << 23  # of one block of work: what is in memory at once
 
 
 def nearest(codes_BP: Bytes, queries_QP: Bytes, top: int) -> tuple[Positions, Distances]:

@@ -97,7 +97,7 @@ class Index:
                 twice = np.flatnonzero(new_ids[1:] == new_ids[:-1])
                 if twice.size:
                     raise UserError("an id is given twice", int(new_ids[twice[0]]))
-            there = new_ids[self._table.positions(new_ids) >= 0]
+            there = self._table.held(new_ids)
             if there.size:
                 raise UserError("an id is in the index already", int(there[0]), "remove it first")
             if self._store is not None:

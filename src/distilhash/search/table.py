@@ -39,10 +39,16 @@ class Table:
     def positions(self, ids: Ids) -> NDArray[np.int64]:
         """Where each id is; -1 where it is not."""
         kept = self.ids
-        if len(kept) == 0 or len(ids) == 0 or (ids[0] > kept[-1] and bool((ids > kept[-1]).all())):
+        if len(kept) == 0:
             return np.full(len(ids), -1, np.int64)
         positions = np.minimum(np.searchsorted(kept, ids), len(kept) - 1)
         return np.where(kept[positions] == ids, positions, -1)
+
+    def held(self, ids: Ids) -> Ids:
+        """Those of these ascending ids that are there."""
+        if not self._count or not len(ids) or ids[0] > self.ids[-1]:  # mostly: new ones come behind
+            return ids[:0]
+        return ids[self.positions(ids) >= 0]
 
     def insert(self, ids: Ids, codes: Bytes) -> NDArray[np.int64] | None:
         """Put ascending new ids with their codes in their places.
