@@ -33,7 +33,7 @@ CODES, BITS, QUERIES, TOP = 1_000_000, 64, 1_000, 10
 CLUSTER, COPIES, FLIPPED = 50, 0.3, 0.08  # images of a cluster, share of exact copies, of bits that differ inside one
 REMOVED = 0.1
 FLIPPED_AT_ONCE = 1_000_000
-CHECKED = 20  # queries that a plain scan answers, too
+CHECKED = 100  # queries that a plain scan answers, too
 LEAST = 0.9
 
 

@@ -253,7 +253,7 @@ class TestCells:
             index.add(np.arange(0, 2000, 2), codes[:1000])
             held |= dict(zip(range(0, 2000, 2), codes[:1000], strict=True))
             for change in range(3):
-                ids, distances = index.search(codes[:6], 9)  # here it has 10 cells, and 16 are probed
+                ids, distances = index.search(codes[:6], 9)  # here it has 10 cells, and all are probed
                 expected = plain_search(held, codes[:6], 9)
                 assert np.array_equal(distances, expected[1])
                 assert [len(set(row)) for row in ids.tolist()] == [9] * 6
@@ -313,14 +313,26 @@ class TestCells:
             assert opened() == [300]
             assert Path(cells).read_bytes() == sound
 
+    def test_many_codes_go_into_cells_by_themselves(self, monkeypatch):
+        monkeypatch.setattr(engine, "EXACT_UP_TO", 100)
+        codes = drawn(np.random.default_rng(0), 120, 16)
+        with Index.open(":memory:") as index:
+            index.add(np.arange(100), codes[:100])
+            index.search(codes[:1])
+            assert index._cells is None
+            index.add(np.arange(100, 120), codes[100:])
+            assert index.search(codes[:1], 1)[1].tolist() == [[0]]
+            assert index._cells is not None
+
     def test_without_faiss_it_is_refused_and_exact_search_goes_on(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "faiss", None)
+        monkeypatch.setattr(engine, "EXACT_UP_TO", 0)
         engine.keeps_order.cache_clear()
         try:
-            for name in ("cells", "exact"):
+            for name in ("cells", "exact", "auto"):
                 with Index.open(":memory:", engine=name) as index:
                     index.add([1], ONE)
-                    if name == "exact":
+                    if name != "cells":
                         assert index.search(ONE, 1)[0].tolist() == [[1]]
                     else:
                         with pytest.raises(UserError, match=r"pip install 'distilhash\[search\]'"):

@@ -171,6 +171,18 @@ def test_damaged_bytes_end_in_an_index_or_in_one_sentence(path, tmp_path):
     assert 20 < refused < 150
 
 
+def test_an_index_where_nothing_can_be_written_is_read(path, monkeypatch):
+    before = read(path)
+    place = path.rename(path.with_name("a?b%20 \udcff"))
+    with monkeypatch.context() as patch:
+        patch.setattr("distilhash.search.store.os.access", lambda *_: False)
+        real = sqlite3.connect
+        opened: list[str] = []
+        patch.setattr(sqlite3, "connect", lambda name, **settings: opened.append(name) or real(name, **settings))
+        assert read(place) == before
+    assert opened[0].endswith("?immutable=1")
+
+
 def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with Index.open(tmp_path / "file" / "index") as index, pytest.raises(UserError, match="cannot make the folder"):

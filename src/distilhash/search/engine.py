@@ -35,7 +35,7 @@ Positions = NDArray[np.int64]
 Distances = NDArray[np.int32]
 
 EXACT_UP_TO = 4_000_000  # codes; beyond, engine "auto" takes cells
-CELLS_A_MILLION, PROBED = 1_024, 16
+CELLS_A_MILLION, PROBED = 1_024, 32  # their recall: python benchmarks/bench_index.py index_cells
 TRAINED_ON = 64  # codes a cell
 FORMAT = "distilhash.cells/1"
 _QUERIES, _CODES, _BUCKETS = 1024, 1 << 20, 1 << 23  # of one block of work: what is in memory at once
@@ -99,6 +99,11 @@ def _faiss() -> Any:
     except ImportError:
         return None
     return faiss
+
+
+def has_faiss() -> bool:
+    """Whether FAISS is installed."""
+    return _faiss() is not None
 
 
 @functools.cache

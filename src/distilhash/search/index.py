@@ -26,7 +26,7 @@ from distilhash.search.store import Store
 from distilhash.search.table import Ids, Table
 
 ENGINES = {
-    "auto": "exact up to four million codes, cells beyond",
+    "auto": "exact up to four million codes, cells beyond (with FAISS)",
     "exact": "every code is compared",
     "cells": "the codes of the nearest cells are compared: approximate",
 }
@@ -197,7 +197,8 @@ class Index:
 
     @property
     def _approximate(self) -> bool:
-        return self._engine == "cells" or (self._engine == "auto" and len(self._table) > engine.EXACT_UP_TO)
+        many = len(self._table) > engine.EXACT_UP_TO
+        return self._engine == "cells" or (self._engine == "auto" and many and engine.has_faiss())
 
     def _refresh(self) -> None:
         if self._store is not None and self._store.changed():

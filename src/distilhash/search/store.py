@@ -14,6 +14,7 @@ Shapes: N codes, n codes of a block, K bits, P = ceil(K / 8) bytes.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -171,7 +172,12 @@ class Store:
             self._lock = None
 
     def _connect(self, create: bool = False) -> None:
-        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        place, log = str(self.path), self.path.with_name(self.path.name + "-wal")
+        # Where nothing can be written SQLite cannot share its log with a writer; but there is no writer, either.
+        alone = not create and not os.access(self.path.parent, os.W_OK) and not log.exists()
+        if alone:
+            place = self.path.absolute().as_uri() + "?immutable=1"
+        database = sqlite3.connect(place, uri=alone, isolation_level=None, check_same_thread=False, timeout=10)
         try:
             database.execute("PRAGMA trusted_schema = OFF")
             database.execute("PRAGMA cell_size_check = ON")
