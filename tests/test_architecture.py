@@ -38,13 +38,17 @@ ALLOWED = {
         "errors", "artefact", "config", "presets", "data", "models", "codes", "checkpoint", "training", "evaluation",
         "arms",
     },
-    "cli": {"errors", "config", "presets", "stages", "comparison", "reproduction", "evaluation"},
-    "__init__": {"stages", "errors"},
+    "search": {
+        "errors", "artefact", "config", "codes", "data", "models", "checkpoint", "encoding", "runtime",
+    },
+    "cli": {"errors", "config", "presets", "stages", "comparison", "reproduction", "evaluation", "search"},
+    "__init__": {"stages", "errors", "search"},
     "__main__": {"cli"},
 }  # fmt: skip
 
 NO_TORCH = ["distilhash", "distilhash.errors", "distilhash.config", "distilhash.codes", "distilhash.evaluation.metrics",
-            "distilhash.evaluation", "distilhash.cli"]  # fmt: skip
+            "distilhash.evaluation", "distilhash.cli", "distilhash.search", "distilhash.search.index",
+            "distilhash.search.store", "distilhash.search.verbs"]  # fmt: skip
 
 
 def _room(path: Path) -> str:

@@ -30,7 +30,7 @@ def test_an_empty_a_missing_and_no_folder(verb, here, capsys):
     (here / "file.png").write_bytes(b"")
     words = COMMANDS[verb][2:]
     assert refused(capsys, verb, "empty", *words) == (
-        "a folder holds no images; got empty; known endings: .bmp .gif .jpeg .jpg .png .tif .tiff .webp."
+        "a folder holds no images; got empty; known endings: .bmp .gif .heic .heif .jpeg .jpg .png .tif .tiff .webp."
     )
     assert refused(capsys, verb, "nowhere", *words) == (
         "there is no such folder; got nowhere; name a folder of images, or cifar10."

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distilhash.data import decode
 from distilhash.data.decode import MAX_PIXELS, UnreadableImage, decode_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -120,6 +121,24 @@ def test_an_animation_gives_its_first_frame() -> None:
         assert np.array_equal(decode_image(data, "x"), np.broadcast_to([255, 0, 0], (4, 6, 3)))
 
 
+def test_photos_of_phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corner = np.broadcast_to(np.array([200, 100, 30], np.uint8), (64, 48, 3)).copy()
+    corner[:32, :24] = 10, 20, 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # in this format the file's own transformation counts, and this tag does not
+    (tmp_path / "a.heic").write_bytes(encoded(Image.fromarray(corner), "HEIF", quality=95, exif=exif))
+    pixels = decode_image(tmp_path / "a.heic", "a.heic")
+    assert pixels.shape == corner.shape
+    inside = np.abs(pixels.astype(int) - corner)[[8, 8, 56, 56], [8, 40, 8, 40]]
+    assert inside.max() <= 6
+    monkeypatch.setattr(decode, "FORMATS", [known for known in decode.FORMATS if known != "HEIF"])
+    for file in (tmp_path / "a.heic", (tmp_path / "a.heic").read_bytes()):
+        with pytest.raises(UnreadableImage, match=r"HEIC needs another package: pip install 'distilhash\[heic\]'"):
+            decode_image(file, "a.heic")
+    with pytest.raises(UnreadableImage, match="not an image of a known format"):
+        decode_image(b"\0\0\0\x18ftypmp42", "film.heic")
+
+
 def test_draft_keeps_the_shorter_side_long_enough() -> None:
     gradient = np.linspace(0, 255, 1600).astype(np.uint8)
     wide = np.broadcast_to(gradient[None, :, None], (1200, 1600, 3))
@@ -169,7 +188,7 @@ def test_what_is_no_image_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "HEIF"])
 def test_damaged_bytes_end_in_pixels_or_in_unreadable(kind: str) -> None:
     rng = np.random.default_rng(2)
     exif = {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"} if kind in ("PNG", "JPEG", "WEBP") else {}

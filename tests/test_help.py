@@ -29,6 +29,10 @@ FLAGS = {  # those that are no setting of a stage, and what their help must say
                 "--seconds FLOAT": "seconds (default: 1.0)"},
     "check": {"IMAGES": "list files", "--quiet": "stderr"},
     "list": {"--json": "JSON"},
+    "index": {"--quiet": "stderr", "--index FILE": "default: photos.index", "--rebuild": "hasher"},
+    "search": {"--id N": "repeated", "--top INT": "left out: 10", "--radius INT": "bits; left out",
+               "--group-duplicates [INT]": "bits", "--hasher DIR": "left out: where it was"},
+    "code": {"--json": "JSON"},
 }  # fmt: skip
 
 

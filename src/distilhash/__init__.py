@@ -15,21 +15,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from distilhash.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "check", "demo", "distill", "encode", "evaluate", "hash", "profile", "reproduce"]
+__all__ = [
+    "UserError", "check", "code", "demo", "distill", "encode", "evaluate", "hash", "index", "profile", "reproduce",
+    "search",
+]  # fmt: skip
 
 _HOMES = {
     "check": ("distilhash.stages", "check_images"),
+    "code": ("distilhash.search.verbs", "code"),
     "demo": ("distilhash.comparison", "run_demo"),
     "distill": ("distilhash.stages", "distill"),
     "encode": ("distilhash.stages", "encode_images"),
     "evaluate": ("distilhash.evaluation.protocol", "evaluate_files"),
     "hash": ("distilhash.stages", "hash_images"),
+    "index": ("distilhash.search.verbs", "index"),
     "profile": ("distilhash.stages", "profile_networks"),
     "reproduce": ("distilhash.reproduction", "reproduce"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "search":  # both the verb and the room that Index comes from: a package that can be called
+        import distilhash.search
+
+        return distilhash.search
     if name not in _HOMES:
         raise AttributeError(f"module 'distilhash' has no attribute {name!r}")
     from importlib import import_module

@@ -14,11 +14,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from distilhash.cli import checking, pipeline
+from distilhash.cli import checking, pipeline, searching
 from distilhash.cli.flags import Refused, Verbs, to_stderr
 from distilhash.errors import UserError
 
-VERBS: Verbs = {**pipeline.VERBS, **checking.VERBS}
+VERBS: Verbs = {**pipeline.VERBS, **checking.VERBS, **searching.VERBS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,8 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         result = Refused(None, error)
     except KeyboardInterrupt:
-        kept = "the same command with --resume goes on from the last saved state"
-        to_stderr(f"distilhash: interrupted; {kept if 'resume' in options else 'nothing was written'}.")
+        kept = "nothing was written"
+        if "resume" in options:
+            kept = "the same command with --resume goes on from the last saved state"
+        elif options.verb == "index":
+            kept = "the same command goes on from the last photos that were kept"
+        to_stderr(f"distilhash: interrupted; {kept}.")
         return 130
     if isinstance(result, Refused):
         result, mistake = result.result, result.mistake

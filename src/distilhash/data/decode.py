@@ -3,7 +3,7 @@
 The size is read from the header and refused before a pixel is decoded; only the formats below are tried, so that a
 file cannot choose an unusual decoder; whatever goes wrong is one exception, UnreadableImage, with the name and the
 reason. The rotation of EXIF is applied, transparency is laid over white, 16-bit greys are scaled to 8, and an
-animation gives its first frame. Colour profiles are ignored.
+animation gives its first frame. Colour profiles are ignored. HEIC, the format of phones, needs the extra "heic".
 
 Shapes: H, W sides in pixels.
 """
@@ -21,8 +21,15 @@ from distilhash.errors import UserError
 
 # Below Pillow's own limit (89.5 million, which stays in force), so that ours is the one that speaks.
 MAX_PIXELS = 80_000_000
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif"})
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:
+    pass
+else:
+    register_heif_opener()  # as Pillow's own decoders do when they are imported
+    FORMATS = (*FORMATS, "HEIF")
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -66,12 +73,25 @@ def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(name, "not an image of a known format") from error
+        reason = "not an image of a known format"
+        if "HEIF" not in FORMATS and _is_heif(file):
+            reason = "HEIC needs another package: pip install 'distilhash[heic]'"
+        raise UnreadableImage(name, reason) from error
     except OSError as error:
         raise UnreadableImage(name, error.strerror or str(error)) from error
     # Decoders meet hostile bytes with nearly every exception there is (struct.error, SyntaxError, KeyError, ...).
     except Exception as error:
         raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+
+
+def _is_heif(file: Path | bytes) -> bool:
+    start = file[:12] if isinstance(file, bytes) else _first_bytes(file)
+    return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(12)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,0 +1,74 @@
+"""What the tests of indexing share: a folder of small pictures, and an encoder that needs no network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from distilhash.data.decode import UnreadableImage, decode_image
+from distilhash.search.encoder import Encoded
+from distilhash.search.photo_store import PhotoStore
+from distilhash.search.photos import Summary, update
+
+
+class PlainEncoder:
+    """Codes of 20 bits from the pixels by a hash; it counts what it reads."""
+
+    num_bits, path = 20, "/plain/hasher"
+
+    def __init__(self, fingerprint: str = "plain") -> None:
+        self.fingerprint = fingerprint
+        self.read: list[str] = []
+
+    def encode(self, paths: Sequence[str]) -> Encoded:
+        packed, failures = np.zeros((len(paths), 3), np.uint8), {}
+        for position, path in enumerate(paths):
+            self.read.append(path)
+            try:
+                packed[position] = self.code_of(path)
+            except UnreadableImage as error:
+                failures[position] = error.reason
+        return Encoded(packed, failures)
+
+    def code_of(self, path: str | Path) -> np.ndarray:
+        digest = hashlib.sha256(self.fingerprint.encode() + decode_image(Path(path), str(path)).tobytes()).digest()
+        return np.frombuffer(digest[:3], np.uint8) & np.array([255, 255, 0xF0], np.uint8)
+
+
+def picture(path: Path, seed: int) -> Path:
+    """A small picture of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)).save(path)
+    return path
+
+
+def updated(index: Path, *folders: Path, encoder: PlainEncoder | None = None, **settings) -> tuple[Summary, list[str]]:
+    """Bring an index up to date; what was done, and the names of the files that were encoded."""
+    encoder = encoder or PlainEncoder()
+    store = PhotoStore(index)
+    try:
+        summary = update(store, folders, encoder, **settings)
+    finally:
+        store.close()
+    return summary, [Path(path).name for path in encoder.read]
+
+
+def holds(index: Path, encoder: PlainEncoder | None = None) -> dict[str, int]:
+    """The photos that have a code, by path, once it is sure that each code is that of its file as it is now."""
+    encoder = encoder or PlainEncoder()
+    store = PhotoStore(index)
+    ids, codes = store.codes()
+    coded = {photo.id: photo for photo in store.photos() if photo.failure is None}
+    store.close()
+    assert sorted(coded) == ids.tolist()
+    for identity, code in zip(ids.tolist(), codes, strict=True):
+        photo = coded[identity]
+        assert np.array_equal(code, encoder.code_of(photo.path)), photo.path
+        status = os.stat(photo.path)  # noqa: PTH116
+        assert (photo.size, photo.changed_ns) == (status.st_size, status.st_mtime_ns)
+    return {photo.path: photo.id for photo in coded.values()}

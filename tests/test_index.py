@@ -1,0 +1,341 @@
+"""Index against a plain loop over all codes: random codes with many ties and duplicates, in memory and in a file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distilhash.codes import pack
+from distilhash.errors import UserError
+from distilhash.search import Index, engine
+
+
+def drawn(draw, count: int, bits: int, tied: bool = True):
+    """-1/+1 codes; tied: of few different values, so that nearly every distance is one of several codes'."""
+    if not tied:
+        return draw.choice([-1, 1], (count, bits))
+    few = draw.choice([-1, 1], (max(1, count // 6), bits))
+    codes = few[draw.integers(len(few), size=count)]
+    codes[draw.random(codes.shape) < 0.05] *= -1
+    return codes
+
+
+def plain_search(held: dict[int, np.ndarray], queries, top: int):
+    """Ids and distances, one code and one query after the other."""
+    ids, distances = np.full((len(queries), top), -1), np.full((len(queries), top), -1)
+    for row, query in enumerate(queries):
+        ranked = sorted((int((code != query).sum()), number) for number, code in held.items())[:top]
+        for column, (distance, number) in enumerate(ranked):
+            ids[row, column], distances[row, column] = number, distance
+    return ids, distances
+
+
+def plain_radius(held, queries, radius: int):
+    answers = []
+    for query in queries:
+        ranked = sorted((int((code != query).sum()), number) for number, code in held.items())
+        answers.append([(number, distance) for distance, number in ranked if distance <= radius])
+    return answers
+
+
+def same(index: Index, held: dict[int, np.ndarray], queries) -> None:
+    for top in (1, 7, 1000):
+        ids, distances = index.search(queries, top)
+        assert (ids.dtype, distances.dtype) == (np.int64, np.int32)
+        expected = plain_search(held, queries, top)
+        assert np.array_equal(ids, expected[0]) and np.array_equal(distances, expected[1])
+    for radius in (0, 3, queries.shape[1] // 2):
+        found = [list(zip(ids.tolist(), away.tolist(), strict=True)) for ids, away in index.radius(queries, radius)]
+        assert found == plain_radius(held, queries, radius)
+    assert len(index) == len(held)
+    assert index.ids.tolist() == sorted(held)
+
+
+@pytest.fixture(params=["faiss", "numpy"])
+def either(request, monkeypatch):
+    """FAISS, and what takes its place."""
+    if request.param == "numpy":
+        monkeypatch.setattr(engine, "keeps_order", lambda: False)
+    else:
+        assert engine.keeps_order()
+    return request.param
+
+
+@pytest.mark.parametrize("bits", [1, 12, 64, 100, 300])
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_random_changes_leave_what_a_plain_loop_finds(bits, place, either, tmp_path):
+    draw = np.random.default_rng(bits)
+    path = ":memory:" if place == "memory" else tmp_path / "index"
+    pool, held = list(draw.permutation(400) * 3), dict[int, np.ndarray]()
+    queries = drawn(draw, 5, bits)
+    index = Index.open(path)
+    for step in range(6):
+        new = np.array([pool.pop() for _ in range(draw.integers(1, 60))])
+        codes = drawn(draw, len(new), bits)
+        index.add(new, codes if step % 2 else pack(codes) if index.num_bits else codes)
+        held |= dict(zip(new.tolist(), codes, strict=True))
+        gone = draw.choice(sorted(held), draw.integers(0, len(held) // 2 + 1), replace=False)
+        index.remove(gone)
+        pool += gone.tolist()  # and may come back with another code
+        for number in gone.tolist():
+            del held[number]
+        if place == "file" and step == 3:
+            index.close()
+            index = Index.open(path)
+        same(index, held, np.concatenate([queries, codes[:2]]))
+    assert index.num_bits == bits
+    assert np.array_equal(index.codes_of(sorted(held)), pack(np.stack([held[number] for number in sorted(held)])))
+    index.close()
+
+
+def test_ties_at_the_last_place_go_to_the_lowest_ids_among_very_many(either):
+    """More than one block of FAISS's scan, every code one of four."""
+    draw = np.random.default_rng(0)
+    four = np.array([[0] * 8, [1] * 8, [3] * 8, [255] * 8], np.uint8)
+    which = draw.integers(1, 4, 150_000)
+    which[[149_999, 70_000]] = 0
+    with Index.open(":memory:", num_bits=64) as index:
+        index.add(np.arange(150_000), four[which])
+        ids, distances = index.search(four[:1], 12)
+    ones = np.flatnonzero(which == 1)[:10]
+    assert ids[0].tolist() == [70_000, 149_999, *ones]
+    assert distances[0].tolist() == [0, 0] + [8] * 10
+
+
+def test_an_empty_index_answers_with_nothing(either, tmp_path):
+    for path in (":memory:", tmp_path / "none"):
+        with Index.open(path, num_bits=10) as index:
+            ids, distances = index.search(np.ones((2, 10)), top=3)
+            assert (ids == -1).all() and (distances == -1).all() and ids.shape == (2, 3)
+            assert [len(found[0]) for found in index.radius(np.ones((2, 10)), 10)] == [0, 0]
+            assert len(index) == 0
+            index.add([], np.empty((0, 10)))
+            assert index.search(np.empty((0, 10)), top=3)[0].shape == (0, 3)
+    with Index.open(":memory:") as index:
+        index.add([4], np.ones((1, 5)))
+        index.remove([4])
+        assert index.search(np.ones((1, 5)))[0].tolist() == [[-1] * 10]
+        index.add([4], -np.ones((1, 5)))
+        assert index.search(np.ones((1, 5)), 1)[1].tolist() == [[5]]
+
+
+def test_opening_a_file_alone_makes_none(tmp_path):
+    with Index.open(tmp_path / "index", num_bits=8) as index:
+        assert len(index) == 0
+    assert list(tmp_path.iterdir()) == []
+    with Index.open(tmp_path / "index", num_bits=8) as index:
+        index.add([1], np.ones((1, 8)))
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+ONE = np.ones((1, 12))
+REFUSED = {
+    "an id is in the index already; got 3": lambda index: index.add([8, 3], np.ones((2, 12))),
+    "an id is given twice; got 8": lambda index: index.add([8, 9, 8], np.ones((3, 12))),
+    "every code needs one id": lambda index: index.add([8, 9], ONE),
+    "ids must lie in 0": lambda index: index.add([-1], ONE),
+    "ids must be whole numbers": lambda index: index.add([1.5], ONE),
+    "same number of bits": lambda index: index.add([8], np.ones((1, 13))),
+    "codes must hold -1 and \\+1": lambda index: index.add([8], np.zeros((1, 12))),
+    "beyond their length": lambda index: index.add([8], np.full((1, 2), 255, np.uint8)),
+    "do not fit their number of bits": lambda index: index.add([8], np.zeros((1, 3), np.uint8)),
+    "an id is not in the index; got 7": lambda index: index.remove([3, 7]),
+    "queries .*two dimensions": lambda index: index.search(np.ones(12)),
+    "number of hits": lambda index: index.search(ONE, top=0),
+    "radius must": lambda index: index.radius(ONE, -1),
+    "an id is not in the index; got 70": lambda index: index.codes_of([70]),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_a_mistake_changes_nothing(said, tmp_path):
+    for path in (":memory:", tmp_path / "index"):
+        with Index.open(path) as index:
+            index.add([3, 5], np.array([[1] * 12, [-1] * 12]))
+            with pytest.raises(UserError, match=said):
+                REFUSED[said](index)
+            assert index.ids.tolist() == [3, 5]
+            assert index.search(ONE, 2)[1].tolist() == [[0, 12]]
+    with Index.open(tmp_path / "index") as index:
+        assert index.ids.tolist() == [3, 5]
+
+
+def test_what_cannot_be_opened_is_refused(tmp_path):
+    with pytest.raises(UserError, match="unknown engine"):
+        Index.open(":memory:", engine="hnsw")
+    with pytest.raises(UserError, match="at least 1"):
+        Index.open(":memory:", num_bits=0)
+    with Index.open(":memory:") as index, pytest.raises(UserError, match=r"pass num_bits= to Index\.open"):
+        index.add([1], np.zeros((1, 2), np.uint8))
+    with Index.open(tmp_path / "index") as index:
+        index.add([1], ONE)
+    with pytest.raises(UserError, match="12 bits, 16 wanted"):
+        Index.open(tmp_path / "index", num_bits=16)
+
+
+def test_another_process_is_seen_and_kept_from_writing(tmp_path):
+    path = tmp_path / "index"
+    script = (
+        "import sys, numpy as np; from distilhash.search import Index\n"
+        "with Index.open(sys.argv[1]) as index:\n"
+        "    index.add([int(sys.argv[2])], np.ones((1, 12)))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def other(number: int) -> str:
+        command = [sys.executable, "-c", script, str(path), str(number)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stderr
+
+    with Index.open(path) as reader:
+        assert len(reader) == 0
+        assert other(5) == ""
+        assert reader.ids.tolist() == [5]
+        assert other(2) == ""
+        assert reader.search(ONE, 3)[0].tolist() == [[2, 5, -1]]
+        reader.add([3], ONE)  # and so becomes the writer
+        assert "another process is writing to this index" in other(9)
+        assert reader.ids.tolist() == [2, 3, 5]
+    assert other(9) == ""
+
+
+def test_many_small_blocks_become_large_ones(tmp_path):
+    draw = np.random.default_rng(0)
+    codes = drawn(draw, 1100, 16)
+    with Index.open(tmp_path / "index") as index:
+        index.add([1100], codes[:1])
+        index._store._database.execute("PRAGMA synchronous = OFF")  # a thousand commits, and the machine stays up
+        for number in range(1100):
+            index.add([number], codes[number : number + 1])
+        before = index._store.rows("SELECT count(*) FROM log")
+        index.remove([0])
+        assert before == [(1101,)] and index._store.rows("SELECT count(*) FROM log") == [(1,)]
+    with Index.open(tmp_path / "index") as index:
+        assert np.array_equal(index.codes_of(np.arange(1, 1101)), pack(np.concatenate([codes[1:], codes[:1]])))
+
+
+def test_threads_search_while_another_adds():
+    draw = np.random.default_rng(0)
+    codes = drawn(draw, 4000, 32, tied=False)
+    wrong: list[object] = []
+    with Index.open(":memory:") as index:
+        index.add([0], codes[:1])
+
+        def look() -> None:
+            for _ in range(200):
+                ids, distances = index.search(codes[:1], 3)
+                if ids[0, 0] != 0 or distances[0, 0] != 0:
+                    wrong.append(ids)
+
+        threads = [threading.Thread(target=look) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for start in range(1, 4000, 50):
+            index.add(np.arange(start, min(start + 50, 4000)), codes[start : start + 50])
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+class TestCells:
+    """The approximate engine."""
+
+    def test_every_cell_probed_is_exact_search(self, monkeypatch):
+        monkeypatch.setattr(engine, "CELLS_A_MILLION", 10_000)
+        draw = np.random.default_rng(0)
+        codes, held = drawn(draw, 1500, 24), dict[int, np.ndarray]()
+        with Index.open(":memory:", engine="cells") as index:
+            index.add(np.arange(0, 2000, 2), codes[:1000])
+            held |= dict(zip(range(0, 2000, 2), codes[:1000], strict=True))
+            for change in range(3):
+                ids, distances = index.search(codes[:6], 9)  # here it has 10 cells, and all are probed
+                expected = plain_search(held, codes[:6], 9)
+                assert np.array_equal(distances, expected[1])
+                assert [len(set(row)) for row in ids.tolist()] == [9] * 6
+                for row, code, away in zip(ids.tolist(), codes, distances.tolist(), strict=False):
+                    assert [int((held[number] != code).sum()) for number in row] == away
+                if change == 0:  # in between and behind
+                    index.add(np.arange(1, 1001, 2), codes[1000:])
+                    held |= dict(zip(range(1, 1001, 2), codes[1000:], strict=True))
+                else:
+                    index.remove(np.arange(0, 200, 2) + 200 * change)
+                    for number in range(0, 200, 2):
+                        del held[number + 200 * change]
+
+    def test_few_probes_find_most(self, monkeypatch):
+        monkeypatch.setattr(engine, "CELLS_A_MILLION", 10_000)
+        monkeypatch.setattr(engine, "PROBED", 8)
+        codes = drawn(np.random.default_rng(0), 8000, 64)
+        with Index.open(":memory:", engine="cells") as index, Index.open(":memory:") as exact:
+            for each in (index, exact):
+                each.add(np.arange(8000), codes)
+            found, all_found = index.search(codes[:50], 5)[1], exact.search(codes[:50], 5)[1]
+        assert (found[:, 0] == 0).all()
+        assert 0.8 < (found == all_found).mean() <= 1
+
+    def test_the_file_of_cells_is_used_only_for_its_own_codes(self, tmp_path, monkeypatch):
+        path, cells = tmp_path / "index", tmp_path / "index.cells"
+        codes = drawn(np.random.default_rng(0), 300, 16)
+        trained: list[int] = []
+        train = engine.Cells.train
+
+        def counted(codes_BP):
+            trained.append(len(codes_BP))
+            return train(codes_BP)
+
+        monkeypatch.setattr(engine.Cells, "train", counted)
+
+        def opened() -> list[int]:
+            trained.clear()
+            with Index.open(path, engine="cells") as index:
+                index.search(codes[:2])
+            return list(trained)
+
+        with Index.open(path) as index:
+            index.add(np.arange(300), codes)
+        assert opened() == [300]
+        assert opened() == []
+        with Index.open(path, engine="cells") as index:
+            index.search(codes[:2])
+            index.remove([5])  # the cells follow, and are kept on closing
+        assert opened() == []
+        with Index.open(path) as index:  # behind their back
+            index.add([5], codes[:1])
+        assert opened() == [300]
+        sound = cells.read_bytes()
+        for damaged in (b"", sound[:-1], sound[:-4] + b"\xff\xff\xff\x7f", b"x" * len(sound)):
+            cells.write_bytes(damaged)
+            assert opened() == [300]
+            assert Path(cells).read_bytes() == sound
+
+    def test_many_codes_go_into_cells_by_themselves(self, monkeypatch):
+        monkeypatch.setattr(engine, "EXACT_UP_TO", 100)
+        codes = drawn(np.random.default_rng(0), 120, 16)
+        with Index.open(":memory:") as index:
+            index.add(np.arange(100), codes[:100])
+            index.search(codes[:1])
+            assert index._cells is None
+            index.add(np.arange(100, 120), codes[100:])
+            assert index.search(codes[:1], 1)[1].tolist() == [[0]]
+            assert index._cells is not None
+
+    def test_without_faiss_it_is_refused_and_exact_search_goes_on(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "faiss", None)
+        monkeypatch.setattr(engine, "EXACT_UP_TO", 0)
+        engine.keeps_order.cache_clear()
+        try:
+            for name in ("cells", "exact", "auto"):
+                with Index.open(":memory:", engine=name) as index:
+                    index.add([1], ONE)
+                    if name != "cells":
+                        assert index.search(ONE, 1)[0].tolist() == [[1]]
+                    else:
+                        with pytest.raises(UserError, match=r"pip install 'distilhash\[search\]'"):
+                            index.search(ONE, 1)
+        finally:
+            engine.keeps_order.cache_clear()
