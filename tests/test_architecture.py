@@ -24,21 +24,25 @@ ALLOWED = {
     "checkpoint": {"errors", "artefact", "config", "models"},
     "training": {"errors", "artefact", "config", "data", "models", "losses", "checkpoint"},
     "encoding": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint"},
+    "exported": {"errors", "artefact", "config", "data", "codes"},
+    "export": {
+        "errors", "artefact", "config", "data", "models", "codes", "checkpoint", "encoding", "evaluation", "exported",
+    },
     "stages": {
         "errors", "artefact", "config", "data", "models", "losses", "codes", "checkpoint", "training", "encoding",
-        "evaluation", "presets", "runtime",
+        "evaluation", "presets", "runtime", "exported",
     },
     "comparison": {
         "errors", "artefact", "config", "presets", "data", "models", "losses", "codes", "checkpoint", "training",
         "encoding", "evaluation", "stages",
     },
-    "cli": {"errors", "config", "presets", "stages", "comparison", "evaluation"},
+    "cli": {"errors", "config", "presets", "stages", "comparison", "evaluation", "export", "exported"},
     "__init__": {"stages", "errors"},
     "__main__": {"cli"},
 }  # fmt: skip
 
 NO_TORCH = ["distilhash", "distilhash.errors", "distilhash.config", "distilhash.codes", "distilhash.evaluation.metrics",
-            "distilhash.evaluation", "distilhash.cli"]  # fmt: skip
+            "distilhash.evaluation", "distilhash.cli", "distilhash.data", "distilhash.exported"]  # fmt: skip
 
 
 def _room(path: Path) -> str:

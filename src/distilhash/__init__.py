@@ -15,13 +15,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from distilhash.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "demo", "distill", "encode", "evaluate", "hash", "profile"]
+__all__ = ["UserError", "demo", "distill", "encode", "evaluate", "export", "hash", "profile"]
 
 _HOMES = {
     "demo": ("distilhash.comparison", "run_demo"),
     "distill": ("distilhash.stages", "distill"),
     "encode": ("distilhash.stages", "encode_images"),
     "evaluate": ("distilhash.evaluation.protocol", "evaluate_files"),
+    "export": ("distilhash.export", "export_hasher"),
     "hash": ("distilhash.stages", "hash_images"),
     "profile": ("distilhash.stages", "profile_networks"),
 }

@@ -14,11 +14,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from distilhash.cli import pipeline
+from distilhash.cli import exporting, pipeline
 from distilhash.cli.flags import Verbs, to_stderr
 from distilhash.errors import UserError
 
-VERBS: Verbs = {**pipeline.VERBS}
+VERBS: Verbs = {**pipeline.VERBS, **exporting.VERBS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
