@@ -98,7 +98,7 @@ class ExportedHasher:
 
         ``images`` is a source, or uint8 arrays (H, W, 3) of any sizes, which are named by their place.
         """
-        source = images if hasattr(images, "read") else _Given(images)
+        source: ImageSource = _Given(images) if isinstance(images, Sequence | np.ndarray) else images
         chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
         say(f"encoding {len(chosen):,} images on {self.threads} threads")
         packed = [pack(outputs_nK) for outputs_nK in self.outputs(source, chosen)]
@@ -204,33 +204,34 @@ def session_of(content: bytes, threads: int = 1) -> onnxruntime.InferenceSession
 def _fault(model: Any, config: ExportedConfig) -> str:
     """What is wrong with a parsed model; empty where nothing is."""
     graph = model.graph
-    if model.functions or any(node.domain not in ("", "ai.onnx") for node in graph.node):
-        return "it has operators of its own"
     attributes = [attribute for node in graph.node for attribute in node.attribute]
-    if any(attribute.HasField("g") or attribute.graphs for attribute in attributes):
-        return "it has subgraphs"
     tensors = [*graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))]
     tensors += [tensor for attribute in attributes for tensor in attribute.tensors]
-    sparse = [*graph.sparse_initializer, *(a.sparse_tensor for a in attributes if a.HasField("sparse_tensor"))]
-    sparse += [tensor for attribute in attributes for tensor in attribute.sparse_tensors]
-    if sparse:
-        return "it has sparse tensors"
-    if any(tensor.data_location or tensor.external_data for tensor in tensors):
-        return "its tensors lie in other files"
+    sparse = any(attribute.HasField("sparse_tensor") or attribute.sparse_tensors for attribute in attributes)
     size = config.input.size
-    for what, values, name, shape in (
-        ("input", graph.input, "images", [3, size, size]),
-        ("output", graph.output, "outputs", [config.bits]),
-    ):
-        if [value.name for value in values] != [name]:
-            return f"its {what} is not {name!r} alone"
-        kind = values[0].type.tensor_type
-        dims = kind.shape.dim
-        if kind.elem_type != 1 or not dims or dims[0].HasField("dim_value"):  # 1: float32
-            return f"its {what} is not a batch of float32"
-        if [dim.dim_value for dim in dims[1:]] != shape:
-            return f"its {what} has another shape than the config says"
-    return ""
+    faults = {
+        "it has operators of its own": model.functions or any(n.domain not in ("", "ai.onnx") for n in graph.node),
+        "it has subgraphs": any(attribute.HasField("g") or attribute.graphs for attribute in attributes),
+        "it has sparse tensors": sparse or graph.sparse_initializer,
+        "its tensors lie in other files": any(tensor.data_location or tensor.external_data for tensor in tensors),
+    }
+    found = [fault for fault, there in faults.items() if there]
+    found += _misfit("input", graph.input, "images", [3, size, size])
+    found += _misfit("output", graph.output, "outputs", [config.bits])
+    return ", ".join(found)
+
+
+def _misfit(what: str, values: Any, name: str, shape: list[int]) -> list[str]:
+    """What is wrong with the inputs or outputs of a graph, which shall be one batch of this shape."""
+    if [value.name for value in values] != [name]:
+        return [f"its {what} is not {name!r} alone"]
+    kind = values[0].type.tensor_type
+    dims = kind.shape.dim
+    if kind.elem_type != 1 or not dims or dims[0].HasField("dim_value"):  # 1: float32
+        return [f"its {what} is not a batch of float32"]
+    if [dim.dim_value for dim in dims[1:]] != shape:
+        return [f"its {what} has another shape than the config says"]
+    return []
 
 
 def _checked_input(data: Any) -> InputConfig:
@@ -253,10 +254,8 @@ def _whole(value: Any, least: int, most: int) -> int:
 class _Given:
     """Arrays in memory as a source; they may differ in size."""
 
-    labels = None
-
-    def __init__(self, images: Any) -> None:
-        self.images = images
+    def __init__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> None:
+        self.images, self.labels = images, None
         self.names = [f"{i:05d}" for i in range(len(images))]
         self.class_names: list[str] = []
 

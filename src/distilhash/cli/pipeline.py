@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,11 @@ def _declare_encode(parser: argparse.ArgumentParser) -> None:
 def _run_encode(options: argparse.Namespace) -> Any:
     from distilhash.exported import encode_exported, is_exported
 
-    if is_exported(options.hasher):  # which needs no PyTorch: stages imports it
-        encode = encode_exported
-    else:
-        from distilhash.stages import encode_images as encode
+    encode: Callable[..., Any] = encode_exported
+    if not is_exported(options.hasher):  # an exported one needs no PyTorch, which stages imports
+        from distilhash.stages import encode_images
+
+        encode = encode_images
     return encode(
         options.hasher, options.images, options.output, part=options.part, int8=options.int8, threads=options.threads,
         say=to_stderr, **image_options(options),

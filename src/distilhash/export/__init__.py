@@ -139,7 +139,7 @@ def _report(
         "compared_images": len(compared),
         "agreement": {"fp32": agreement(torch_NK, fp32_NK), "int8": agreement(fp32_NK, int8_NK)},
         "map_at_all": None,
-        "threads": torch.get_num_threads(),
+        "threads": 1,
         "machine": f"{platform.system()} {platform.machine()}",
     }
     if split is not None and source.labels is not None:
@@ -158,24 +158,26 @@ def _report(
 
 
 def _speed(network: Hasher, folder: Path, batch: int, seconds: float) -> dict[str, float]:
-    """Milliseconds of a batch through the network alone, each with as many threads as PyTorch has here."""
-    threads, side = torch.get_num_threads(), network.input.size
+    """Milliseconds of a batch through the network alone, on one thread, which is how each batch is encoded."""
+    side = network.input.size
     images = np.random.default_rng(0).normal(size=(batch, 3, side, side)).astype(np.float32)
     backbone = folded(network.backbone)
     tensor = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-    sessions = {
-        name: session_of((folder / file).read_bytes(), threads) for name, file in (("fp32", FLOAT), ("int8", INT8))
-    }
 
     def with_torch() -> None:
         with torch.inference_mode():
             network.head(torch.relu(backbone(tensor)))
 
-    ms = speeds(
-        {"torch": with_torch}
-        | {name: lambda session=session: session.run(None, {"images": images}) for name, session in sessions.items()},
-        seconds,
-    )
+    def with_runtime(file: str) -> Callable[[], object]:
+        session = session_of((folder / file).read_bytes())
+        return lambda: session.run(None, {"images": images})
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ms = speeds({"torch": with_torch, "fp32": with_runtime(FLOAT), "int8": with_runtime(INT8)}, seconds)
+    finally:
+        torch.set_num_threads(threads)
     return {f"{name}_ms": value for name, value in ms.items()} | {
         "torch_over_fp32": ms["torch"] / ms["fp32"],
         "fp32_over_int8": ms["fp32"] / ms["int8"],

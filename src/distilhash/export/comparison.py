@@ -94,7 +94,7 @@ def markdown(report: dict[str, Any]) -> str:
             f"| {batch} | {row['torch_ms']:.2f} | {row['fp32_ms']:.2f} | {row['int8_ms']:.2f} "
             f"| {row['torch_over_fp32']:.2f} | {row['fp32_over_int8']:.2f} |"
         )
-    lines += ["", f"Medians, in turn, {report['threads']} thread(s), {report['machine']}.", ""]
+    lines += ["", f"Medians of the network alone, in turn, on one thread, {report['machine']}.", ""]
     if report["map_at_all"]:
         row = report["map_at_all"]
         lines += [

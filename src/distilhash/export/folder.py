@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from distilhash.errors import UserError
 
@@ -83,7 +84,7 @@ def _to_disk(path: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> None:
     """Swap two names in one step, or, where the system has no such step, in two renames."""
-    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    library: Any = ctypes.CDLL(None) if os.name == "posix" else None
     names = (os.fsencode(one), os.fsencode(other))
     if sys.platform == "linux" and hasattr(library, "renameat2"):
         done = library.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0

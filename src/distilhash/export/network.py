@@ -50,7 +50,7 @@ class _MatrixOn2x2(nn.Module):
     def forward(self, x_NC22: Tensor) -> Tensor:
         """The map (N, O, 2, 2)."""
         flat: Tensor = self.matrix(x_NC22.flatten(1))
-        return flat.unflatten(1, (self.channels_out, 2, 2))
+        return flat.reshape(-1, self.channels_out, 2, 2)
 
 
 def _smaller(conv: Conv3x3, weight: Tensor) -> nn.Conv2d:
