@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 
@@ -21,7 +20,6 @@ from distilhash.data.opening import open_readable, split_of
 from distilhash.data.preprocess import Preprocess
 from distilhash.errors import UserError
 from distilhash.export.comparison import verdict
-from distilhash.export.folder import written_whole
 from distilhash.export.network import ExportNetwork
 from distilhash.exported import INT8, ExportedHasher
 from distilhash.models import create_hasher, create_student
@@ -276,28 +274,6 @@ def test_damaged_configs_are_refused(built, tmp_path, config):
         ExportedHasher.open(copied(built, tmp_path / "copy", config=config))
 
 
-def test_a_directory_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    place = tmp_path / "out"
-    for text in ("old", "new"):
-        with written_whole(place) as folder:
-            (folder / "file").write_text(text)
-            assert place.exists() == (text == "new")
-    assert (place / "file").read_text() == "new"
-    with pytest.raises(ZeroDivisionError), written_whole(place) as folder:
-        (folder / "file").write_text("half")
-        raise ZeroDivisionError
-    assert (place / "file").read_text() == "new"
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    for process in (ended.pid, os.getpid()):  # of a killed process, and of one that still writes
-        (tmp_path / f".out.{process}.abc.tmp").mkdir()
-    monkeypatch.setattr(sys, "platform", "elsewhere")  # no exchange: two renames
-    with written_whole(place) as folder:
-        (folder / "file").write_text("newest")
-    assert (place / "file").read_text() == "newest"
-    assert names_in(tmp_path) == [f".out.{os.getpid()}.abc.tmp", "out"]
-
-
 def test_the_verdict_hides_nothing():
     def report(ratios, before=0.5, after=0.5):
         speed = {batch: {"fp32_over_int8": ratio} for batch, ratio in zip(("1", "32"), ratios, strict=True)}
@@ -308,3 +284,12 @@ def test_the_verdict_hides_nothing():
     assert "worse: mAP falls by 0.0200" in verdict(report((2, 2), after=0.48))
     assert "worse" not in verdict(report((2, 2), after=0.4901))
     assert "not measured" in verdict(report((2, 2)) | {"map_at_all": None})
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+def test_a_missing_package_names_the_extra(built, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"package {name};.*'distilhash\[export\]'"):
+        ExportedHasher.open(built[0] / "exported")
+    with pytest.raises(UserError, match=rf"package {name};.*'distilhash\[export\]'"):
+        room.export_hasher(built[0] / "hasher", built[0] / "another", built[0] / "photos")

@@ -169,7 +169,7 @@ class ExportedConfig:
 
 def checked_model(path: Path, config: ExportedConfig, model: str) -> bytes:
     """The bytes of a model file, once they are known to be harmless and the config's. Errors: UserError."""
-    onnx = _package("onnx")
+    onnx = package("onnx")
     if not path.is_file():
         raise UserError("the exported hasher lacks a model", path, _AGAIN)
     if path.stat().st_size > MAX_BYTES:
@@ -190,7 +190,7 @@ def checked_model(path: Path, config: ExportedConfig, model: str) -> bytes:
 
 def session_of(content: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
     """A model in ONNX Runtime, on the CPU. Errors: UserError where the runtime refuses it."""
-    runtime = _package("onnxruntime")
+    runtime = package("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors
@@ -277,12 +277,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _package(name: str) -> Any:
+def package(name: str) -> Any:
+    """A package of the extra "export"; UserError where it is not installed."""
     from importlib import import_module
 
     try:
         return import_module(name)
     except ImportError as error:
         raise UserError(
-            f"an exported hasher needs the package {name}", str(error), "pip install 'distilhash[export]'"
+            f"export and exported hashers need the package {name}", str(error), "pip install 'distilhash[export]'"
         ) from error

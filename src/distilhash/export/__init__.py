@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from distilhash.errors import UserError
 from distilhash.export.comparison import agreement, map_at_all, markdown, speeds, verdict
 from distilhash.export.folder import written_whole
 from distilhash.export.graph import to_int8, to_onnx
-from distilhash.exported import FLOAT, FORMAT, INT8, ExportedHasher, is_exported, session_of
+from distilhash.exported import FLOAT, FORMAT, INT8, ExportedHasher, is_exported, package, session_of
 from distilhash.models.backbone import fingerprint_of
 from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
@@ -60,6 +61,8 @@ def export_hasher(
     if place.exists() and not (overwrite and is_exported(place)):
         fix = "choose another place" if overwrite else "choose another place, or --overwrite an exported hasher"
         raise UserError("the output exists", place, fix)
+    for name in ("onnx", "onnxruntime", "onnxscript"):  # missing ones are told before anything is computed
+        package(name)
     network, description = load_hasher(hasher)
     source = open_readable(images, labelled=None, say=say)
     chosen = _split(source, images, Path(hasher), protocol, split_seed, split)
@@ -74,9 +77,10 @@ def export_hasher(
         say("writing float32")
         content = to_onnx(network)
         say(f"writing int8, calibrated on {len(calibration):,} images")
-        small = to_int8(content, pixels.planes(source.read(calibration, pixels.least_side)), folder)
-        for left in list(folder.iterdir()):
-            left.unlink()
+        work = folder / "work"
+        work.mkdir()
+        small = to_int8(content, pixels.planes(source.read(calibration, pixels.least_side)), work)
+        shutil.rmtree(work)
         fingerprint = fingerprint_of(network)
         files = {FLOAT: content, INT8: small}
         for name, data in files.items():

@@ -28,7 +28,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Errors: UserError where the disk refuses.
     """
-    path = path.absolute()
+    path = path.resolve()
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -92,7 +92,7 @@ def _exchange(one: Path, other: Path) -> None:
         done = library.renamex_np(*names, _EXCHANGE) == 0
     else:
         done = False
-    if not done:  # an old system, or a file system that cannot: for a moment the old one has only its third name
+    if not done:  # no such step here: for a moment the old one has only a third name, which no clean-up touches
         aside = one.with_name(f"{one.name.removesuffix('.tmp')}.old.tmp")
         other.rename(aside)
         one.rename(other)

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilhash.errors import UserError
 from distilhash.export.network import ExportNetwork
 from distilhash.models.hasher import Hasher
 
@@ -30,17 +29,14 @@ BATCH = 32  # calibration images that run at once
 
 
 def to_onnx(hasher: Hasher) -> bytes:
-    """An ONNX file of the hasher: "images" float32 (N, 3, S, S) to "outputs" (N, K), N free. Errors: UserError."""
+    """An ONNX file of the hasher: "images" float32 (N, 3, S, S) to "outputs" (N, K), N free."""
     network = ExportNetwork(hasher).eval()
     example = torch.zeros(2, 3, hasher.input.size, hasher.input.size)
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                network, (example,), dynamo=True, verbose=False, external_data=False, input_names=["images"],
-                output_names=["outputs"], dynamic_shapes=({0: torch.export.Dim("N")},),
-            )  # fmt: skip
-    except ImportError as error:
-        raise UserError("export needs more packages", str(error), "pip install 'distilhash[export]'") from error
+    with _quiet():
+        program = torch.onnx.export(
+            network, (example,), dynamo=True, verbose=False, external_data=False, input_names=["images"],
+            output_names=["outputs"], dynamic_shapes=({0: torch.export.Dim("N")},),
+        )  # fmt: skip
     assert program is not None
     model = program.model_proto
     _forget_origin(model)
