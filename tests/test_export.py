@@ -166,6 +166,9 @@ def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):
         patch.setattr(room, "to_int8", broken)
         assert cli.main([*words, "--overwrite"]) == 2
     assert names_in(tmp_path) == ["out"] and (tmp_path / "out" / "model.onnx").read_text() == "mine"
+    for function, name in (("to_onnx", "model.onnx"), ("to_int8", INT8)):  # which take seconds and were tested above
+        content = (root / "exported" / name).read_bytes()
+        monkeypatch.setattr(room, function, lambda *given, content=content: content)
     small = ["--calibration-images", "4", "--compared-images", "4", "--database-images", "9", "--seconds", "0.01"]
     assert cli.main([*words, *small, "--overwrite", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["map_at_all"]["database"] == 9
