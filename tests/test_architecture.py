@@ -25,7 +25,7 @@ ALLOWED = {
     "training": {"errors", "artefact", "config", "data", "models", "losses", "checkpoint"},
     "encoding": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint"},
     "exported": {"errors", "artefact", "config", "data", "codes"},
-    "export": {
+    "exporting": {
         "errors", "artefact", "config", "data", "models", "codes", "checkpoint", "encoding", "evaluation", "exported",
     },
     "stages": {
@@ -36,7 +36,7 @@ ALLOWED = {
         "errors", "artefact", "config", "presets", "data", "models", "losses", "codes", "checkpoint", "training",
         "encoding", "evaluation", "stages",
     },
-    "cli": {"errors", "config", "presets", "stages", "comparison", "evaluation", "export", "exported"},
+    "cli": {"errors", "config", "presets", "stages", "comparison", "evaluation", "exporting", "exported"},
     "__init__": {"stages", "errors"},
     "__main__": {"cli"},
 }  # fmt: skip

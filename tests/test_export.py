@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-import distilhash.export as room
+import distilhash.exporting as room
 from distilhash import cli
 from distilhash.checkpoint import save_model
 from distilhash.codes import CodeTable, pack, unpack
@@ -19,9 +19,9 @@ from distilhash.data.images import ArraySource
 from distilhash.data.opening import open_readable, split_of
 from distilhash.data.preprocess import Preprocess
 from distilhash.errors import UserError
-from distilhash.export.comparison import verdict
-from distilhash.export.network import ExportNetwork
 from distilhash.exported import INT8, ExportedHasher
+from distilhash.exporting.comparison import verdict
+from distilhash.exporting.network import ExportNetwork
 from distilhash.models import create_hasher, create_student
 from mistakes import picture
 

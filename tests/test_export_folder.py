@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distilhash.export.folder import written_whole
+from distilhash.exporting.folder import written_whole
 
 
 def names_in(folder):

@@ -22,7 +22,7 @@ _HOMES = {
     "distill": ("distilhash.stages", "distill"),
     "encode": ("distilhash.stages", "encode_images"),
     "evaluate": ("distilhash.evaluation.protocol", "evaluate_files"),
-    "export": ("distilhash.export", "export_hasher"),
+    "export": ("distilhash.exporting", "export_hasher"),
     "hash": ("distilhash.stages", "hash_images"),
     "profile": ("distilhash.stages", "profile_networks"),
 }

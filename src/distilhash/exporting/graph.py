@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilhash.export.network import ExportNetwork
+from distilhash.exporting.network import ExportNetwork
 from distilhash.models.hasher import Hasher
 
 BATCH = 32  # calibration images that run at once

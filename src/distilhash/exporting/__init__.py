@@ -26,10 +26,10 @@ from distilhash.data.preprocess import Preprocess
 from distilhash.data.splits import Split
 from distilhash.encoding import outputs
 from distilhash.errors import UserError
-from distilhash.export.comparison import agreement, map_at_all, markdown, speeds, verdict
-from distilhash.export.folder import written_whole
-from distilhash.export.graph import to_int8, to_onnx
 from distilhash.exported import FLOAT, FORMAT, INT8, ExportedHasher, is_exported, package, session_of
+from distilhash.exporting.comparison import agreement, map_at_all, markdown, speeds, verdict
+from distilhash.exporting.folder import written_whole
+from distilhash.exporting.graph import to_int8, to_onnx
 from distilhash.models.backbone import fingerprint_of
 from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
