@@ -24,9 +24,13 @@ ALLOWED = {
     "checkpoint": {"errors", "artefact", "config", "models"},
     "training": {"errors", "artefact", "config", "data", "models", "losses", "checkpoint"},
     "encoding": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint"},
+    "exported": {"errors", "artefact", "config", "data", "codes"},
+    "exporting": {
+        "errors", "artefact", "config", "data", "models", "codes", "checkpoint", "encoding", "evaluation", "exported",
+    },
     "stages": {
         "errors", "artefact", "config", "data", "models", "losses", "codes", "checkpoint", "training", "encoding",
-        "evaluation", "presets", "runtime",
+        "evaluation", "presets", "runtime", "exported",
     },
     "arms": {
         "artefact", "config", "presets", "data", "models", "codes", "checkpoint", "training", "encoding", "stages",
@@ -41,14 +45,17 @@ ALLOWED = {
     "search": {
         "errors", "artefact", "config", "codes", "data", "models", "checkpoint", "encoding", "runtime",
     },
-    "cli": {"errors", "config", "presets", "stages", "comparison", "reproduction", "evaluation", "search"},
+    "cli": {
+        "errors", "config", "presets", "stages", "comparison", "reproduction", "evaluation", "search", "exporting",
+        "exported",
+    },
     "__init__": {"stages", "errors", "search"},
     "__main__": {"cli"},
 }  # fmt: skip
 
 NO_TORCH = ["distilhash", "distilhash.errors", "distilhash.config", "distilhash.codes", "distilhash.evaluation.metrics",
             "distilhash.evaluation", "distilhash.cli", "distilhash.search", "distilhash.search.index",
-            "distilhash.search.store", "distilhash.search.verbs"]  # fmt: skip
+            "distilhash.search.store", "distilhash.search.verbs", "distilhash.data", "distilhash.exported"]  # fmt: skip
 
 
 def _room(path: Path) -> str:

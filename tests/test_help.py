@@ -11,19 +11,22 @@ import pytest
 
 import distilhash
 from distilhash import cli
-from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig
+from distilhash.config import DemoConfig, DistillConfig, ExportConfig, HashConfig, StudentConfig, TeacherConfig
 
 SETTINGS = {
     "demo": [("", DemoConfig)],
     "distill": [("teacher-", TeacherConfig), ("student-", StudentConfig), ("", DistillConfig)],
     "hash": [("teacher-", TeacherConfig), ("student-", StudentConfig), ("", HashConfig)],
+    "export": [("", ExportConfig)],
 }
 FLAGS = {  # those that are no setting of a stage, and what their help must say
     "demo": {"--output DIR": "default: runs/demo"},
     "distill": {"--output DIR": "default: runs/distill", "--split-seed INT": "default: 0", "--all-images": "queries",
                 "--protocol NAME": "default: cifar10", "--features DIR": "left out: in the run"},
     "hash": {"--output DIR": "default: runs/hash", "--backbone NAME|DIR": "default: v1", "--split FILE": "left out"},
-    "encode": {"--part NAME": "default: all", "--output FILE": "default: codes.safetensors"},
+    "encode": {"--part NAME": "default: all", "--output FILE": "default: codes.safetensors",
+               "--threads INT": "left out: one for each core", "--int8": "exported"},
+    "export": {"--output DIR": "default: exported", "--split FILE": "left out", "--overwrite": "replace"},
     "evaluate": {"--at K": "count", "--output FILE": "JSON"},
     "profile": {"--bits INT": "bits (default: 64)", "--size INT": "pixels; left out",
                 "--seconds FLOAT": "seconds (default: 1.0)"},
@@ -63,7 +66,7 @@ def test_help_shows_every_setting_with_its_unit_and_default(verb, monkeypatch, c
 
 
 def test_every_whole_number_says_its_unit():
-    for config in (DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig):
+    for config in (DemoConfig, DistillConfig, ExportConfig, HashConfig, StudentConfig, TeacherConfig):
         for field in dataclasses.fields(config):
             if field.type in ("int", "int | None") and field.name != "seed":
                 assert any(unit in field.metadata["help"] for unit in ("pixels", "count", "bits")), field.name

@@ -16,8 +16,8 @@ from distilhash.errors import UserError
 
 __version__ = "0.1.0"
 __all__ = [
-    "UserError", "check", "code", "demo", "distill", "encode", "evaluate", "hash", "index", "profile", "reproduce",
-    "search",
+    "UserError", "check", "code", "demo", "distill", "encode", "evaluate", "export", "hash", "index", "profile",
+    "reproduce", "search",
 ]  # fmt: skip
 
 _HOMES = {
@@ -27,6 +27,7 @@ _HOMES = {
     "distill": ("distilhash.stages", "distill"),
     "encode": ("distilhash.stages", "encode_images"),
     "evaluate": ("distilhash.evaluation.protocol", "evaluate_files"),
+    "export": ("distilhash.exporting", "export_hasher"),
     "hash": ("distilhash.stages", "hash_images"),
     "index": ("distilhash.search.verbs", "index"),
     "profile": ("distilhash.stages", "profile_networks"),

@@ -148,6 +148,19 @@ class HashConfig(Bounded):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(Bounded):
+    """A hasher written as ONNX, and compared with what it was made from."""
+
+    calibration_images: int = setting(
+        256, "Images whose activations give the ranges of int8, drawn by the seed, count", least=1
+    )
+    compared_images: int = setting(1_000, "Further images whose codes are compared, count", least=1)
+    database_images: int = setting(12_000, "Database images of the comparison of mAP, at most, count", least=1)
+    seconds: float = setting(1.0, "Time spent on each timing, seconds", above=0)
+    seed: int = setting(0, "Of the draws", **_SEEDS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoConfig(Bounded):
     """The demonstration on CIFAR-10: every arm of the paper's comparison, at a size that a laptop runs in minutes."""
 

@@ -14,12 +14,11 @@ import torch
 
 from distilhash.codes import CodeTable, pack
 from distilhash.data.images import ImageSource
-from distilhash.data.pipeline import prefetch
+from distilhash.data.pipeline import BATCH_PIXELS, prefetch
 from distilhash.data.preprocess import Preprocess
 from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
 
-BATCH_PIXELS = 8 * 224**2  # of the input of one batch: 8 images of 224 pixels, 392 of 32
 SAY_SECONDS = 5.0
 
 

@@ -19,11 +19,12 @@ from distilhash.checkpoint import load_hasher, load_model, load_student
 from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, TeacherConfig, as_dict
 from distilhash.data.images import ImageSource
 from distilhash.data.inspection import inspect_images
-from distilhash.data.opening import open_readable, split_beside, split_of, to_stderr
+from distilhash.data.opening import PARTS, open_readable, part_of, split_of, to_stderr
 from distilhash.data.preprocess import FRAMINGS
 from distilhash.data.splits import CIFAR10_PROTOCOLS, Split
 from distilhash.encoding import encode
 from distilhash.errors import UserError, unknown_name
+from distilhash.exported import encode_exported, is_exported
 from distilhash.losses import CENTRES
 from distilhash.models import (
     STEMS,
@@ -48,8 +49,6 @@ from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS
 
 keep_memory()  # before the first network runs
-
-PARTS = ("all", "query", "database", "train", "validation")
 
 
 def distill(
@@ -152,22 +151,27 @@ def encode_images(
     protocol: str = "cifar10",
     split_seed: int = 0,
     split: Path | None = None,
+    int8: bool = False,
+    threads: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Write the code table of images, or of one part of their split; return what was written. Errors: UserError."""
+    """Write the code table of images, or of one part of their split; return what was written. Errors: UserError.
+
+    ``hasher`` is a run directory, a model directory, or one that ``export`` wrote, for which ``int8`` and ``threads``
+    are as in ExportedHasher.open.
+    """
     if part not in PARTS:
         raise unknown_name("part", part, PARTS)
+    if is_exported(hasher):
+        return encode_exported(
+            hasher, images, output, int8=int8, threads=threads, part=part, protocol=protocol, split_seed=split_seed,
+            split=split, say=say,
+        )  # fmt: skip
+    if int8 or threads is not None:
+        raise UserError("int8 and threads are for an exported hasher", hasher, "export it: distilhash export")
     network, _ = load_hasher(hasher)
     source = open_readable(images, labelled=part != "all", say=say)
-    if part == "all":
-        indices = np.arange(len(source))
-    else:
-        beside = split_beside(Path(hasher))
-        if split is None and beside is not None:
-            say(f"the split is the hasher's own, {beside}")
-            split = beside
-        chosen = split_of(source, images, protocol, split_seed, split, needed=True)
-        indices = getattr(chosen, part)
+    indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher), say=say)
     table = encode(source, indices, network, provenance={"hasher": fingerprint_of(network)}, say=say)
     table.save(Path(output))
     return {"codes": str(output), "images": len(indices), "bits": table.num_bits}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,9 @@ def _run_hash(options: argparse.Namespace) -> Any:
 
 
 def _declare_encode(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("hasher", metavar="HASHER", type=Path, help="run directory or model of a hasher")
+    parser.add_argument(
+        "hasher", metavar="HASHER", type=Path, help="run directory or model of a hasher, or one that was exported"
+    )
     add_images(parser)
     parts = "which images of the split: all, query, database, train or validation (default: %(default)s)"
     parser.add_argument("--part", default="all", metavar="NAME", help=parts)
@@ -108,14 +111,24 @@ def _declare_encode(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("codes.safetensors"), metavar="FILE",
         help="code table (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--int8", action="store_true", help="the int8 model of an exported hasher")
+    parser.add_argument(
+        "--threads", type=int, metavar="INT", help="of an exported hasher, count; left out: one for each core"
+    )
 
 
 def _run_encode(options: argparse.Namespace) -> Any:
-    from distilhash.stages import encode_images
+    from distilhash.exported import encode_exported, is_exported
 
-    return encode_images(
-        options.hasher, options.images, options.output, part=options.part, say=to_stderr, **image_options(options)
-    )
+    encode: Callable[..., Any] = encode_exported
+    if not is_exported(options.hasher):  # an exported one needs no PyTorch, which stages imports
+        from distilhash.stages import encode_images
+
+        encode = encode_images
+    return encode(
+        options.hasher, options.images, options.output, part=options.part, int8=options.int8, threads=options.threads,
+        say=to_stderr, **image_options(options),
+    )  # fmt: skip
 
 
 def _declare_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -18,8 +18,9 @@ from distilhash.data.folders import FolderSource, checked_folder
 from distilhash.data.images import ImageSource, Subset, readable
 from distilhash.data.lists import LISTS, ListSource
 from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
-from distilhash.errors import UserError
+from distilhash.errors import UserError, unknown_name
 
+PARTS = ("all", "query", "database", "train", "validation")
 LISTED = 10  # unreadable images that the report names
 SAY_SECONDS = 5.0
 
@@ -90,6 +91,30 @@ def split_beside(hasher: Path) -> Path | None:
         if (folder / "split.json").is_file():
             return folder / "split.json"
     return None
+
+
+def part_of(
+    source: ImageSource,
+    images: str | Path,
+    part: str,
+    protocol: str,
+    seed: int,
+    split: Path | None,
+    *,
+    beside: Path,
+    say: Callable[[str], None] = to_stderr,
+) -> NDArray[np.int64]:
+    """The indices of one of PARTS; without a ``split`` file the one beside the hasher is taken. Errors: UserError."""
+    if part not in PARTS:
+        raise unknown_name("part", part, PARTS)
+    if part == "all":
+        return np.arange(len(source))
+    saved = split_beside(beside)
+    if split is None and saved is not None:
+        say(f"the split is the hasher's own, {saved}")
+        split = saved
+    indices: NDArray[np.int64] = getattr(split_of(source, images, protocol, seed, split, needed=True), part)
+    return indices
 
 
 def _opened(images: str | Path, labelled: bool | None, progress: Callable[[str], None]) -> ImageSource:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from distilhash.errors import UserError
 
 # The purposes: one hash never serves two of them.
-VIEWS, ORDER, SPLITS = 1, 2, 3
+VIEWS, ORDER, SPLITS, CALIBRATION = 1, 2, 3, 4
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1

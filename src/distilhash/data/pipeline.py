@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
+BATCH_PIXELS = 8 * 224**2  # of the input of one batch in encoding: 8 images of 224 pixels, 392 of 32
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -19,9 +20,10 @@ def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threa
     An error of ``load`` is raised at its place in the order; leaving the loop early stops the threads.
     """
     waiting: deque[Future[V]] = deque()
-    cores = torch.get_num_threads()  # asked here: a thread that has not asked yet would get the pool's number
+    torch = sys.modules.get("torch")  # where it is not loaded, there are no threads of its to be set
+    cores = torch.get_num_threads() if torch else 1  # asked here: a thread that has not asked yet would get the pool's
     # One core for each thread: a second team of compute threads would fight the network's for the cores.
-    pool = ThreadPoolExecutor(threads, "prefetch", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, "prefetch", initializer=torch.set_num_threads if torch else int, initargs=(1,))
     try:
         for key in keys:
             waiting.append(pool.submit(load, key))
@@ -31,4 +33,5 @@ def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threa
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(cores)  # of threads that are yet to come
+        if torch:
+            torch.set_num_threads(cores)  # of threads that are yet to come

@@ -6,9 +6,10 @@ reflection-padded version, at most round(margin * size) pixels away in each dire
 lies, as a fraction of the slack (0.5, 0.5 is the middle), and whether it is mirrored. Fractions, not pixels, so that
 a teacher at 128 pixels and a student at 32 see the same part of an image.
 
-Resizing is antialiased and works on uint8, for which PyTorch has a vectorised kernel: 128 images of 32 pixels to 128
-by bicubic interpolation take 2.3 ms on one core, instead of 38 ms in float. Every step is elementwise or per image,
-so an image's result does not depend on the images beside it, to the last bit.
+Resizing (``resizing``) is antialiased and works on uint8, for which PyTorch has a vectorised kernel: 128 images of 32
+pixels to 128 by bicubic interpolation take 2.3 ms on one core, instead of 38 ms in float. Every step is elementwise or
+per image, so an image's result does not depend on the images beside it, to the last bit. PyTorch is imported only where
+a tensor is asked for: an exported hasher preprocesses without it, to the same bits.
 
 Shapes: n images of a batch, H, W sides of an image in pixels, S the size that enters the network.
 """
@@ -17,22 +18,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from distilhash.config import InputConfig
 from distilhash.data.order import VIEWS, random64
+from distilhash.data.resizing import INTERPOLATIONS, resized
 from distilhash.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # An image longer than this many times its width gives its middle part: resized whole, a line of pixels would fill
 # the memory.
 MAX_ASPECT = 8
 FRAMINGS = ("crop", "pad")
-INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,9 +73,8 @@ class Preprocess:
         if len(config.mean) != 3 or len(config.std) != 3 or not min(config.std) > 0:
             raise UserError("mean and std need three numbers, std positive ones", f"{config.mean}, {config.std}")
         self.config = config
-        # One row of pixels long: PyTorch broadcasts over a last dimension of 3 five times slower.
-        self._mean = torch.tensor([255.0 * m for m in config.mean] * config.size)
-        self._scale = torch.tensor([1.0 / (255.0 * s) for s in config.std] * config.size)
+        self._mean = np.array([255.0 * m for m in config.mean], np.float32)
+        self._scale = np.array([1.0 / (255.0 * s) for s in config.std], np.float32)
 
     @property
     def least_side(self) -> int:
@@ -87,26 +88,50 @@ class Preprocess:
         ``images``: uint8 (n, H, W, 3), or n arrays (H, W, 3) of any sizes. Without ``views``: the middle, as it is.
         Errors: UserError for other types or shapes.
         """
+        import torch
+
+        framed = self.framed(images, views)
+        pixels = torch.empty(framed.shape)
+        # One row of pixels at a time: NumPy broadcasts over a last dimension of 3 several times slower.
+        rows = pixels.view(-1, framed.shape[2] * 3).numpy()
+        rows[:] = framed.reshape(rows.shape)
+        rows -= np.tile(self._mean, framed.shape[2])
+        rows *= np.tile(self._scale, framed.shape[2])
+        return pixels.permute(0, 3, 1, 2)
+
+    def planes(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """The same numbers of the unchanged images without PyTorch, float32 (n, 3, S, S), one colour after another."""
+        framed = self.framed(images)
+        pixels = np.empty((len(framed), 3, *framed.shape[1:3]), np.float32)
+        pixels[:] = framed.transpose(0, 3, 1, 2)
+        pixels -= self._mean[:, None, None]
+        pixels *= self._scale[:, None, None]
+        return pixels
+
+    def framed(
+        self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], views: Views | None = None
+    ) -> NDArray[np.uint8]:
+        """The pixels that enter the network, uint8 (n, S, S, 3), before their numbers are normalised."""
         if isinstance(images, np.ndarray):
             _check_images(images, 4)
         groups = {} if isinstance(images, np.ndarray) else _by_shape(images)
         if views is not None:
             _check_views(views, len(images))
         if isinstance(images, np.ndarray) and len(images):
-            return self._normalised(self._framed(images, views))
+            return self._framed(images, views)
         framed = np.empty((len(images), self.config.size, self.config.size, 3), np.uint8)
         for which in groups.values():
             first = images[which[0]]
             # reshape, not [None]: with that one's stride of 0 PyTorch would not see that the colours lie together.
             group = first.reshape(1, *first.shape) if len(which) == 1 else np.stack([images[i] for i in which])
             framed[which] = self._framed(group, None if views is None else views[which])
-        return self._normalised(framed)
+        return framed
 
     def _framed(self, images: NDArray[np.uint8], views: Views | None) -> NDArray[np.uint8]:
         """(n, H, W, 3) to (n, S, S, 3), both uint8."""
         size = self.config.size
         if self.config.framing == "pad":
-            images = self._resized(_middle(images, 1), size, size)
+            images = resized(_middle(images, 1), size, size, self.config.interpolation)
             if views is None:
                 return images
             shift = round(self.config.margin * size)
@@ -115,9 +140,8 @@ class Preprocess:
             images = _middle(images, MAX_ASPECT)
             height, width = images.shape[1:3]
             side = self.least_side
-            images = self._resized(
-                images, round(side * max(1.0, height / width)), round(side * max(1.0, width / height))
-            )
+            high, wide = round(side * max(1.0, height / width)), round(side * max(1.0, width / height))
+            images = resized(images, high, wide, self.config.interpolation)
         offset = np.full((len(images), 2), 0.5) if views is None else views.offset
         slack = np.array(images.shape[1:3]) - size
         # To the nearest pixel, which keeps two sizes as close together as their pixels allow.
@@ -128,29 +152,6 @@ class Preprocess:
             mirrored = np.arange(size * 3).reshape(size, 3)[::-1].ravel()
             rows[views.flip] = np.take(rows[views.flip], mirrored, axis=2)
         return windows
-
-    def _resized(self, images: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-        if images.shape[1:3] == (height, width):
-            return images
-        images = np.ascontiguousarray(images)
-        if not images.flags.writeable:  # PyTorch warns of undefined behaviour
-            images = images.copy()
-        resized = F.interpolate(
-            torch.from_numpy(images).permute(0, 3, 1, 2),
-            size=(height, width),
-            mode=self.config.interpolation,
-            antialias=True,
-        )
-        array: NDArray[np.uint8] = resized.permute(0, 2, 3, 1).numpy()
-        return array
-
-    def _normalised(self, images: NDArray[np.uint8]) -> Tensor:
-        """(n, S, S, 3) uint8 to the result. Two operations, as one fused one could round the ends of rows otherwise."""
-        pixels = torch.empty(images.shape)
-        rows = pixels.view(-1, images.shape[2] * 3)
-        rows.numpy()[:] = images.reshape(rows.shape)
-        rows.sub_(self._mean).mul_(self._scale)
-        return pixels.permute(0, 3, 1, 2)
 
 
 def _windows(images: NDArray[np.uint8], corner: NDArray[np.int64], size: int) -> NDArray[np.uint8]:

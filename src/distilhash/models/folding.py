@@ -20,9 +20,10 @@ from distilhash.models.winograd import RowConv3x3
 TOLERANCE = 1e-3  # of the largest feature: folding only rounds differently
 
 
-def folded(backbone: Backbone) -> nn.Module:
+def folded(backbone: Backbone, *, halve: bool = True) -> nn.Module:
     """A copy for inference with every BatchNorm folded into the convolution that is declared just before it, and with
-    half of the multiplications in large 3x3 convolutions.
+    half of the multiplications in large 3x3 convolutions, unless ``halve`` is off (other runtimes have ways of their
+    own).
 
     Declared before need not mean applied before: the features of a made-up image are compared with the original's,
     and where they differ by more than rounding the original is returned.
@@ -30,7 +31,8 @@ def folded(backbone: Backbone) -> nn.Module:
     fast = copy.deepcopy(backbone).eval().requires_grad_(False)
     _fold(fast)
     fast = fast.to(memory_format=torch.channels_last)
-    _halve(fast)
+    if halve:
+        _halve(fast)
     side = backbone.input.size
     image_13SS = torch.linspace(-2, 2, 3 * side * side).sin().mul(2).reshape(1, 3, side, side)
     training = backbone.training

@@ -1,0 +1,298 @@
+"""An exported hasher is the hasher: parity with PyTorch, int8, no torch at run time, and what is refused."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import distilhash.exporting as room
+from distilhash import cli
+from distilhash.checkpoint import save_model
+from distilhash.codes import CodeTable, pack, unpack
+from distilhash.config import ExportConfig, InputConfig
+from distilhash.data.images import ArraySource
+from distilhash.data.opening import open_readable, split_of
+from distilhash.data.preprocess import Preprocess
+from distilhash.errors import UserError
+from distilhash.exported import INT8, ExportedHasher
+from distilhash.exporting.comparison import verdict
+from distilhash.exporting.network import ExportNetwork
+from distilhash.models import create_hasher, create_student
+from mistakes import picture
+
+CONFIG = ExportConfig(calibration_images=24, compared_images=20, seconds=0.01)
+RNG = np.random.default_rng(0)
+
+
+def hasher(size=32, stem="small"):
+    """A student whose BatchNorm has seen something, so that folding has something to fold."""
+    torch.manual_seed(0)
+    pixels = InputConfig(size=size, framing="pad")
+    made = create_hasher(create_student("v1", size=size, stem=stem, input=pixels), num_bits=24)
+    with torch.no_grad():
+        for _ in range(5):
+            made(torch.randn(8, 3, size, size))
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A hasher, photos in class folders, and the exported hasher; which images calibrated it."""
+    root = tmp_path_factory.mktemp("built")
+    for number in range(90):
+        coarse = RNG.integers(0, 256, (5, 5, 3), np.uint8)
+        picture(root / "photos" / f"class{number % 3}" / f"{number:02d}.png", coarse.repeat(8, 0).repeat(9, 1))
+    network = hasher()
+    description = {"kind": "hasher", "architecture": network.backbone.architecture, "bits": 24}
+    save_model(root / "hasher" / "model", network, description)
+    seen = []
+
+    def recorded(content, images, folder, inner=room.to_int8):
+        seen.append(images)
+        return inner(content, images, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "to_int8", recorded)
+        report = room.export_hasher(root / "hasher", root / "exported", root / "photos", config=CONFIG)
+    return root, network, report, np.concatenate(seen)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def outputs_of(network, images):
+    with torch.no_grad():
+        return network(Preprocess(network.input)(images)).numpy()
+
+
+def test_float32_is_the_hasher(built):
+    root, network, report, _ = built
+    images = RNG.integers(0, 256, (300, 36, 32, 3), dtype=np.uint8)
+    expected = outputs_of(network, images)
+    found = np.concatenate(list(ExportedHasher.open(root / "exported").outputs(ArraySource(images), np.arange(300))))
+    largest = np.abs(expected).max()
+    assert np.abs(found - expected).max() < 1e-4 * largest
+    clear = np.abs(expected) > 1e-4 * largest
+    assert clear.mean() > 0.99
+    assert ((found > 0) == (expected > 0))[clear].all()
+    assert report["agreement"]["fp32"]["largest_difference"] < 1e-4
+
+
+@pytest.mark.parametrize(("size", "stem"), [(32, "small"), (64, "small"), (33, "tiny"), (96, "published")])
+def test_small_maps_become_the_same_matrices(size, stem):
+    network = hasher(size, stem)
+    images = torch.randn(3, 3, size, size)
+    with torch.no_grad():
+        expected, found = network(images), ExportNetwork(network)(images)
+    assert (expected - found).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_a_batch_may_have_any_size(built):
+    exported = ExportedHasher.open(built[0] / "exported", threads=1)
+    images = RNG.normal(size=(17, 3, 32, 32)).astype(np.float32)
+    alone = np.concatenate([exported.run(images[i : i + 1]) for i in range(17)])
+    for size in (2, 5, 17):
+        np.testing.assert_allclose(exported.run(images[:size]), alone[:size], rtol=0, atol=1e-5 * np.abs(alone).max())
+
+
+def test_int8_keeps_most_bits(built):
+    root, _, report, _ = built
+    images = list(RNG.integers(0, 256, (40, 5, 5, 3), dtype=np.uint8).repeat(8, 1).repeat(9, 2))
+    tables = [ExportedHasher.open(root / "exported", int8=int8).encode(images) for int8 in (False, True)]
+    bits = [unpack(table.packed, 24) for table in tables]
+    assert np.mean(bits[0] == bits[1]) > 0.9
+    assert report["agreement"]["int8"]["bits_equal"] > 0.9
+    assert tables[0].provenance["hasher"] != tables[1].provenance["hasher"]
+    assert (root / "exported" / INT8).stat().st_size < 0.4 * (root / "exported" / "model.onnx").stat().st_size
+
+
+def test_no_query_calibrates_and_the_report_says_what_was_measured(built):
+    root, network, report, calibration = built
+    source = open_readable(root / "photos", labelled=True)
+    split = split_of(source, root / "photos", "", 0, None, needed=True)
+    queries = Preprocess(network.input).planes(source.read(split.query))
+    assert len(calibration) == report["calibration_images"] == 24
+    assert not {image.tobytes() for image in queries} & {image.tobytes() for image in calibration}
+    database = source.read(split.database)
+    expected = room.map_at_all(
+        outputs_of(network, source.read(split.query)), outputs_of(network, database),
+        source.labels[split.query], source.labels[split.database],
+    )  # fmt: skip
+    assert report["map_at_all"]["torch"] == pytest.approx(expected, abs=1e-3)
+    assert set(report["speed"]) == {"1", "32"}
+    config = json.loads((root / "exported" / "config.json").read_text())
+    for name, about in config["files"].items():
+        assert about["sha256"] == hashlib.sha256((root / "exported" / name).read_bytes()).hexdigest()
+    assert report["verdict"] in (root / "exported" / "README.md").read_text()
+
+
+def test_encoding_does_not_import_torch(built, tmp_path):
+    root, network, _, _ = built
+    words = ["encode", root / "exported", root / "photos", "--part", "database", "--output", tmp_path / "codes"]
+    code = f"import sys; from distilhash import cli; assert cli.main({[str(w) for w in words]}) == 0\n"
+    done = subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], check=False)
+    assert done.returncode == 0
+    assert cli.main(["encode", str(root / "hasher"), *map(str, words[2:-1]), str(tmp_path / "plain")]) == 0
+    found, plain = CodeTable.load(tmp_path / "codes"), CodeTable.load(tmp_path / "plain")
+    assert found.names == plain.names and found.labels.tolist() == plain.labels.tolist()
+    assert found.provenance["hasher"] == plain.provenance["hasher"]
+    assert np.mean(unpack(found.packed, 24) == unpack(plain.packed, 24)) > 0.999
+    images = [open_readable(root / "photos", labelled=False).read([i])[0] for i in range(5)]
+    exported = ExportedHasher.open(root / "exported")
+    assert np.array_equal(exported.encode(images).packed, pack(exported.run(Preprocess(network.input).planes(images))))
+
+
+def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):
+    root = built[0]
+    words = ["export", str(root / "hasher"), str(root / "photos"), "--output", str(tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "diary.txt").write_text("mine")
+    for more in ([], ["--overwrite"]):  # a directory that is no exported hasher is never replaced
+        assert cli.main([*words, *more]) == 2
+        assert "the output exists" in capsys.readouterr().err
+    assert (tmp_path / "out" / "diary.txt").read_text() == "mine"
+    (tmp_path / "out" / "diary.txt").rename(tmp_path / "out" / "model.onnx")
+
+    def broken(*given):
+        raise UserError("no power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "to_int8", broken)
+        assert cli.main([*words, "--overwrite"]) == 2
+    assert names_in(tmp_path) == ["out"] and (tmp_path / "out" / "model.onnx").read_text() == "mine"
+    for function, name in (("to_onnx", "model.onnx"), ("to_int8", INT8)):  # which take seconds and were tested above
+        content = (root / "exported" / name).read_bytes()
+        monkeypatch.setattr(room, function, lambda *given, content=content: content)
+    small = ["--calibration-images", "4", "--compared-images", "4", "--database-images", "9", "--seconds", "0.01"]
+    assert cli.main([*words, *small, "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["map_at_all"]["database"] == 9
+    assert names_in(tmp_path) == ["out"]
+    assert ExportedHasher.open(tmp_path / "out").num_bits == 24
+    assert cli.main(["encode", str(root / "hasher"), str(root / "photos"), "--int8"]) == 2
+    assert "exported hasher" in capsys.readouterr().err
+
+
+def copied(built, folder, model=None, config=None):
+    """A copy of the exported hasher with another model, which its config vouches for, or with another config."""
+    folder.mkdir()
+    content = (built[0] / "exported" / "model.onnx").read_bytes()
+    if model is not None:
+        content = model if isinstance(model, bytes) else model.SerializeToString()
+    (folder / "model.onnx").write_bytes(content)
+    data = json.loads((built[0] / "exported" / "config.json").read_text())
+    data["files"]["model.onnx"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "config.json").write_text(json.dumps(data | (config or {})))
+    return folder
+
+
+def _external(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+
+
+def _external_constant(model):
+    node = model.graph.node.add(op_type="Constant", output=["unused"])
+    tensor = onnx.TensorProto(name="c", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    node.attribute.append(onnx.helper.make_attribute("value", tensor))
+
+
+def _subgraph(model):
+    graph = onnx.helper.make_graph([], "inner", [], [])
+    model.graph.node.append(onnx.helper.make_node("Loop", ["", ""], ["unused"], body=graph))
+
+
+def _library(model):
+    model.graph.node.append(onnx.helper.make_node("Anything", ["images"], ["unused"], domain="elsewhere"))
+
+
+def _function(model):
+    model.functions.add(name="f", domain="elsewhere")
+
+
+def _second_input(model):
+    model.graph.input.append(onnx.helper.make_tensor_value_info("more", 1, [1]))
+
+
+def _other_side(model):
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 33
+
+
+def _fixed_batch(model):
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+
+
+def _other_bits(model):
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 25
+
+
+def _unknown_operator(model):
+    model.graph.node[0].op_type = "NoSuchOperator"
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (_external, "other files"), (_external_constant, "other files"), (_subgraph, "subgraphs"),
+    (_library, "operators of its own"), (_function, "operators of its own"), (_second_input, "input is not"),
+    (_other_side, "another shape"), (_fixed_batch, "not a batch"), (_other_bits, "another shape"),
+    (_unknown_operator, "Runtime refuses"),
+])  # fmt: skip
+def test_hostile_models_are_refused(built, tmp_path, change, said):
+    model = onnx.load_model(built[0] / "exported" / "model.onnx")
+    change(model)
+    with pytest.raises(UserError, match=said):
+        ExportedHasher.open(copied(built, tmp_path / "copy", model))
+
+
+def test_files_that_are_no_model_are_refused(built, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="not ONNX"):
+        ExportedHasher.open(copied(built, tmp_path / "text", b"this is no model"))
+    with pytest.raises(UserError, match="lacks a model"):
+        ExportedHasher.open(copied(built, tmp_path / "lacking"), int8=True)
+    place = copied(built, tmp_path / "bent")
+    content = bytearray((place / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (place / "model.onnx").write_bytes(content)
+    with pytest.raises(UserError, match="not the one that its config names"):
+        ExportedHasher.open(place)
+    monkeypatch.setattr("distilhash.exported.MAX_BYTES", 1000)
+    with pytest.raises(UserError, match="too large"):
+        ExportedHasher.open(copied(built, tmp_path / "large"))
+
+
+@pytest.mark.parametrize("config", [
+    {"format": "distilhash.export/2"}, {"bits": 0}, {"bits": True}, {"bits": "24"}, {"bits": 10**9}, {"files": []},
+    {"input": None}, {"input": {"size": 10**6}}, {"input": {"size": 32.0}}, {"input": {"mean": [0, 0]}},
+    {"input": {"std": [1, 0, 1]}}, {"input": {"std": [1, float("nan"), 1]}}, {"input": {"margin": "0.1"}},
+    {"input": {"framing": ["pad"]}}, {"input": {"interpolation": "nearest"}}, {"input": {"colour": 1}},
+])  # fmt: skip
+def test_damaged_configs_are_refused(built, tmp_path, config):
+    with pytest.raises(UserError, match="config of an exported hasher is damaged"):
+        ExportedHasher.open(copied(built, tmp_path / "copy", config=config))
+
+
+def test_the_verdict_hides_nothing():
+    def report(ratios, before=0.5, after=0.5):
+        speed = {batch: {"fp32_over_int8": ratio} for batch, ratio in zip(("1", "32"), ratios, strict=True)}
+        return {"speed": speed, "map_at_all": {"fp32": before, "int8": after}}
+
+    assert verdict(report((2, 1.5))).startswith("On this machine int8 is 2.00 times as fast at batch 1 and 1.50")
+    assert "not faster at batch 32" in verdict(report((2, 0.9)))
+    assert "worse: mAP falls by 0.0200" in verdict(report((2, 2), after=0.48))
+    assert "worse" not in verdict(report((2, 2), after=0.4901))
+    assert "not measured" in verdict(report((2, 2)) | {"map_at_all": None})
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+def test_a_missing_package_names_the_extra(built, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"package {name};.*'distilhash\[export\]'"):
+        ExportedHasher.open(built[0] / "exported")
+    with pytest.raises(UserError, match=rf"package {name};.*'distilhash\[export\]'"):
+        room.export_hasher(built[0] / "hasher", built[0] / "another", built[0] / "photos")
