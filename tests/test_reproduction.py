@@ -24,7 +24,7 @@ ONE_EPOCH = {"epochs": 1, "batch_size": 32}
 
 @pytest.fixture
 def images(monkeypatch):
-    """A table of two arms at 16 bits on 300 images of 16 pixels; what is read of them is noted."""
+    """A table of two arms at 16 bits on 160 images of 16 pixels; what is read of them is noted."""
     stages = smoke().stages
     matrix = dataclasses.replace(
         smoke(), bits=(16,), seeds=(0,), main_bits=16, query_size=None, train_size=None, database_size=None,
@@ -35,7 +35,7 @@ def images(monkeypatch):
             finetune=None,
         ),
     )  # fmt: skip
-    spy = tiny_images(300, source=Spy)
+    spy = tiny_images(160, source=Spy)
     monkeypatch.setitem(TABLES, "cifar10", {"smoke": lambda: matrix})
     monkeypatch.setattr(running, "open_readable", lambda *arguments, **options: spy)
     monkeypatch.setattr(
