@@ -142,6 +142,7 @@ class _Reproduction:
             "protocol": f"{split.protocol}: {len(split.query):,} queries, {len(split.train):,} labelled (a tenth of"
             f" them to choose by), database {len(split.database):,}",
             name: metrics[name],
+            "relevant_share": metrics["relevant_share"],
             "stable_map": metrics[f"stable_{name}"],
             "validation_map": epochs[-1]["validation_map"],
             "chosen": self._chosen(arms, path, metrics[name], plan.epochs),
