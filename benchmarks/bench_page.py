@@ -19,6 +19,7 @@ from sidebyside import RESULTS
 
 TITLES = {
     "cost_encode": "Encoding CIFAR-10 at 32 pixels",
+    "cost_distill": "One epoch of distilling CIFAR-10 at 32 pixels",
     "cost_map": "mAP@all of 100 queries, 64 bits",
     "cost_hamming": "Distances of 100 queries, 64 bits",
 }
@@ -31,6 +32,8 @@ PAGE = """<!DOCTYPE html>
 <title>distilhash: benchmarks</title>
 <style>
 {style}
+.arms td.backbone {{ white-space: normal; min-width: 14rem; max-width: 20rem; font-size: .8rem; }}
+.arms tbody th {{ white-space: normal; min-width: 10rem; }}
 </style>
 </head>
 <body>
@@ -69,8 +72,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells = (
             element("th", escape(SPEED.get(row["work"], row["work"]))),
             element("td", escape(row["peer"]), class_="text backbone", title=row["peer"]),
-            element("td", escape(f"{row['peer_rate']:.4g}")),
-            element("td", escape(f"{row['ours_rate']:.4g} {row['unit']}")),
+            element("td", escape(rate(row["peer_rate"]))),
+            element("td", escape(f"{rate(row['ours_rate'])} {row['unit']}")),
             element("td", escape(f"{row['ratio']:.3g}\N{MULTIPLICATION SIGN}"), class_="main"),
             element("td", escape(f"{spread[0]:.3g} to {spread[1]:.3g}") if spread else ""),
             element("td", escape(f"{row['least']:g}\N{MULTIPLICATION SIGN}") if "least" in row else ""),
@@ -78,6 +81,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         body.append(element("tr", "".join(cells)))
     content = element("thead", head) + element("tbody", "".join(body))
     return element("div", element("table", content, class_="arms"), class_="card scroll")
+
+
+def rate(value: float) -> str:
+    """Three or four digits: 8.58, 459, 11,617."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def chart(row: dict[str, Any]) -> str:

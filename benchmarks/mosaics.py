@@ -3,9 +3,9 @@
     python benchmarks/mosaics.py --runs runs --output results/mosaics.json
 
 Mosaics are made (`distilhash.data.write_mosaics`) and go through `distilhash reproduce nuswide --budget desktop` for
-the distilled student at 48 bits, which CSQ's Hadamard centres cannot have, with both frameworks. Beside each mAP@5000 stand
-two floors, measured on the same queries and database: the share of relevant images, which a random ranking scores, and
-the same hasher before any training.
+the distilled student at 48 bits, which CSQ's Hadamard centres cannot have, with both frameworks. Beside each mAP@5000
+stand two floors, measured on the same queries and database: the share of relevant images, which a random ranking
+scores, and the same hasher before any training.
 """
 
 from __future__ import annotations

@@ -1,14 +1,20 @@
-"""The README's tables, written from results/demo.json and benchmarks/results.json between two marks each.
+"""The README's tables, written between two marks each from what results/ and benchmarks/results.json hold.
 
-python benchmarks/readme_tables.py           # rewrite README.md
+python benchmarks/readme_tables.py                                             # rewrite README.md
+python benchmarks/readme_tables.py --comparison runs/reproduce/results.json    # keep a comparison's cells before
 """
 
+import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
 
+from distilhash.evaluation.matrix_text import markdown_table
+
 ROOT = Path(__file__).parents[1]
 END = "<!-- end -->"
+COMPARISON = ROOT / "results" / "cifar10-desktop.json"
+DRAWN = ("curves", "precision_at_n")  # of a cell: what only the page shows
 NAMES = {
     "distilled": "student, distilled",
     "scratch": "the same student, from scratch",
@@ -24,6 +30,7 @@ SPEED = {
     "encode_224": "photographs to codes, v1 at 224 pixels",
     "encode_64": "photographs to codes, v1 at 64 pixels",
     "overlap": "photographs to codes, both halves at once",
+    "beside": "distilling beside a process that keeps one of two cores busy",
     "map": "mAP@all, 1,000 queries, 54,000 codes of 64 bits, one core",
 }
 
@@ -77,6 +84,7 @@ def speed_table(rows: list[dict]) -> str:
 
 TABLES = {
     "demo": (demo_table, ROOT / "results" / "demo.json"),
+    "comparison": (markdown_table, COMPARISON),
     "speed": (speed_table, ROOT / "benchmarks" / "results.json"),
 }
 
@@ -91,6 +99,18 @@ def with_tables(readme: str) -> str:
     return readme
 
 
+def keep(comparison: Path) -> None:
+    """Put the cells of a comparison under results/."""
+    cells = json.loads(comparison.read_text(encoding="utf-8"))
+    kept = [{key: value for key, value in cell.items() if key not in DRAWN} for cell in cells]
+    COMPARISON.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comparison", type=Path, metavar="FILE", help="results.json of `distilhash reproduce`")
+    options = parser.parse_args()
+    if options.comparison:
+        keep(options.comparison)
     path = ROOT / "README.md"
     path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
