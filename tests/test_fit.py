@@ -17,6 +17,7 @@ from distilhash.encoding import encode
 from distilhash.models import Student, Teacher, create_teacher
 from distilhash.presets import fit_stages
 from distilhash.search import frozen
+from distilhash.training import distill as distillation
 from distilhash.training import hashing
 from distilhash.training.run import RunDirectory
 from mistakes import picture, refused
@@ -81,15 +82,13 @@ def test_no_label_is_read_and_a_stopped_fit_ends_in_the_same_bytes(tmp_path, mon
     assert about["label_free"] == method
     if method == "pseudo":
         assert about["clusters"] <= 4 and about["labelled_images"] == 0
-    # After distillation, before the hasher; after the last step of hashing; after the hasher's own stage.
-    for owner, name in ((fitting, "itq_hasher"), (fitting, "pseudo_classes"), (hashing, "save_model"),
-                        (fitting, "save_model")):  # fmt: skip
-        with monkeypatch.context() as patch:
+    # Before the student is written, before it is hashed, and before what it was hashed to is written.
+    hashed = {"itq": [(fitting, "itq_hasher")], "pseudo": [(fitting, "pseudo_classes"), (hashing, "save_model")]}
+    for owner, name in [(distillation, "save_model"), *hashed[method], (fitting, "save_model")]:
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
             patch.setattr(owner, name, stopped)
-            try:
-                work(tmp_path / "run")
-            except Interrupted:
-                assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
+            work(tmp_path / "run")
+        assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
     work(tmp_path / "run")
     assert content(tmp_path / "run") == content(tmp_path / "whole")
     codes = encode(tiny_images(), np.arange(120), hasher).packed

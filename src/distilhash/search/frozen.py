@@ -40,12 +40,15 @@ def hasher_of(
     ``rebuild`` fits a new one where the old was fitted here, too. Errors: UserError.
     """
     beside = index.with_name(f"{index.name}.hasher").absolute()
+    whole = (beside / "model" / "model.safetensors").exists()
     own = _recorded(index)
     if own is not None and own != beside:
-        if not own.exists():
+        if own.exists():
+            return own
+        if not whole:
             raise UserError("the hasher of the index is gone", own, "say where it is with --hasher")
-        return own
-    if not rebuild and (beside / "model" / "model.safetensors").exists():
+        return beside  # both were moved
+    if whole and not rebuild:
         return beside
     if own is not None and not rebuild:
         raise UserError("the hasher of the index is gone", own, "fit a new one, and encode again, with --rebuild")

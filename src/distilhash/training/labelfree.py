@@ -34,7 +34,7 @@ BLOCK = 4096  # rows read at a time of a cache that may be larger than memory
 Floats = NDArray[np.float64]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Itq:
     """A linear map whose signs are codes: ``features_ND @ weight.T + bias``."""
 
