@@ -44,7 +44,7 @@ def test_fit_distils_and_hashes(here, capsys, monkeypatch):
     monkeypatch.setattr(fitting, "FEW", 60)  # of 72
     found, err = answer(capsys, "fit", "photos", "--output", "run", *FIT)
     assert (found["backbone"], found["method"]) == ("a distilled v1", "itq")
-    assert (found["photos"], found["bits"], found["hasher"]) == (72, BITS, "run")
+    assert (found["photos"], found["bits"], found["hasher"]) == (72, BITS, "run/model")
     assert 0 <= found["overlap_at_10"] <= 1
     assert "too few" not in err
     hasher, about = load_hasher("run")

@@ -58,7 +58,7 @@ def fit(
 ) -> dict[str, Any]:
     """Make a hasher of a folder of photos, with all folders below it; no label is read. Errors: UserError.
 
-    Result: "hasher" (its directory), "backbone", "method", "photos", "bits", and of a distilled student
+    Result: "hasher" (its model directory), "backbone", "method", "photos", "bits", and of a distilled student
     "overlap_at_10": the share of the teacher's ten nearest photos that the student has, too, on photos held out.
     """
     config, teacher, student = config or FitConfig(), teacher or TeacherConfig(), student or PHOTO_STUDENT
@@ -185,7 +185,7 @@ def _method(config: FitConfig) -> str:
 def _summary(path: Path) -> dict[str, Any]:
     about = read_json(path / "model" / "config.json", "hasher")
     found = {
-        "hasher": str(path), "backbone": about["backbone"], "method": about["label_free"],
+        "hasher": str(path / "model"), "backbone": about["backbone"], "method": about["label_free"],
         "photos": about["unlabelled_images"], "bits": about["bits"],
     }  # fmt: skip
     agreement = [line["overlap_at_10"] for line in RunDirectory.metrics_in(path / "distill") if "overlap_at_10" in line]
