@@ -6,7 +6,7 @@
 "pseudo"  Central Similarity Quantization on pseudo-classes: k-means of the frozen teacher's features, found as the
           prototypes of distillation are, gives every image a class; ``hashing`` trains the network on those.
 
-``benchmarks/labelfree.py`` measures both on CIFAR-10, where labels only score: "auto" is the better one.
+``benchmarks/labelfree.py`` measures both on CIFAR-10, where labels only score. "auto" is ITQ.
 
 Legend: N images, D features, K bits, P principal components, T clusters.
 """
