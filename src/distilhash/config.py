@@ -153,7 +153,7 @@ class FitConfig(Bounded):
 
     method: str = setting(
         "auto",
-        '"itq" (principal components, rotated), "pseudo" (CSQ on clusters of the teacher\'s features), or "auto"',
+        '"itq" (principal components, rotated), "pseudo" (CSQ on clusters of the teacher\'s features), or "auto": itq',
     )
     bits: int = setting(64, "Length of a code, bits", least=1)
     epochs: int | None = setting(

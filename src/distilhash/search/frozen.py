@@ -88,6 +88,6 @@ def _fit(place: Path, roots: list[str], hidden: bool, say: Callable[[str], None]
     description = {
         "kind": "hasher", "architecture": teacher.architecture, "bits": BITS, "label_free": "itq",
         "labelled_images": 0, "unlabelled_images": len(read), "backbone": f"the frozen {TEACHER}", "teacher": TEACHER,
-        "teacher_fingerprint": teacher.fingerprint, "folders": roots,
+        "teacher_fingerprint": teacher.fingerprint,
     }  # fmt: skip
     save_model(place / "model", hasher, description)
