@@ -42,12 +42,16 @@ ALLOWED = {
         "errors", "artefact", "config", "presets", "data", "models", "codes", "checkpoint", "training", "evaluation",
         "arms",
     },
+    "fitting": {
+        "errors", "artefact", "config", "presets", "data", "models", "losses", "checkpoint", "training", "encoding",
+        "stages",
+    },
     "search": {
-        "errors", "artefact", "config", "codes", "data", "models", "checkpoint", "encoding", "runtime",
+        "errors", "artefact", "config", "codes", "data", "models", "checkpoint", "training", "encoding", "runtime",
     },
     "cli": {
         "errors", "config", "presets", "stages", "comparison", "reproduction", "evaluation", "search", "exporting",
-        "exported",
+        "exported", "fitting",
     },
     "__init__": {"stages", "errors", "search"},
     "__main__": {"cli"},

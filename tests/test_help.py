@@ -15,6 +15,7 @@ from distilhash.config import (
     DemoConfig,
     DistillConfig,
     ExportConfig,
+    FitConfig,
     HashConfig,
     ReproduceConfig,
     StudentConfig,
@@ -27,6 +28,7 @@ SETTINGS = {
     "hash": [("teacher-", TeacherConfig), ("student-", StudentConfig), ("", HashConfig)],
     "export": [("", ExportConfig)],
     "reproduce": [("", ReproduceConfig)],
+    "fit": [("teacher-", TeacherConfig), ("", FitConfig)],
 }
 FLAGS = {  # those that are no setting of a stage, and what their help must say
     "demo": {"--output DIR": "default: runs/demo"},
@@ -36,13 +38,16 @@ FLAGS = {  # those that are no setting of a stage, and what their help must say
     "encode": {"--part NAME": "default: all", "--output FILE": "default: codes.safetensors",
                "--threads INT": "left out: one for each core", "--int8": "exported"},
     "export": {"--output DIR": "default: exported", "--split FILE": "left out", "--overwrite": "replace"},
+    "fit": {"--output DIR": "default: runs/fit", "--student-size INT": "pixels (default: 64)",
+            "--student-stem STR": "(default: small)"},
     "evaluate": {"--at K": "count", "--output FILE": "JSON"},
     "profile": {"--bits INT": "bits (default: 64)", "--size INT": "pixels; left out",
                 "--seconds FLOAT": "seconds (default: 1.0)"},
     "reproduce": {"TABLE": "nuswide", "--output DIR": "default: runs/reproduce"},
     "check": {"IMAGES": "list files", "--quiet": "stderr"},
     "list": {"--json": "JSON"},
-    "index": {"--quiet": "stderr", "--index FILE": "default: photos.index", "--rebuild": "hasher"},
+    "index": {"--quiet": "stderr", "--index FILE": "default: photos.index", "--rebuild": "hasher",
+              "--hasher DIR": "left out: the index's own"},
     "search": {"--id N": "repeated", "--top INT": "left out: 10", "--radius INT": "bits; left out",
                "--group-duplicates [INT]": "bits", "--hasher DIR": "left out: where it was"},
     "code": {"--json": "JSON"},
@@ -76,7 +81,7 @@ def test_help_shows_every_setting_with_its_unit_and_default(verb, monkeypatch, c
 
 
 def test_every_whole_number_says_its_unit():
-    for config in (DemoConfig, DistillConfig, ExportConfig, HashConfig, StudentConfig, TeacherConfig):
+    for config in (DemoConfig, DistillConfig, ExportConfig, FitConfig, HashConfig, StudentConfig, TeacherConfig):
         for field in dataclasses.fields(config):
             if field.type in ("int", "int | None") and field.name != "seed":
                 assert any(unit in field.metadata["help"] for unit in ("pixels", "count", "bits")), field.name

@@ -16,7 +16,7 @@ from distilhash.errors import UserError
 
 __version__ = "0.1.0"
 __all__ = [
-    "UserError", "check", "code", "demo", "distill", "encode", "evaluate", "export", "hash", "index", "profile",
+    "UserError", "check", "code", "demo", "distill", "encode", "evaluate", "export", "fit", "hash", "index", "profile",
     "reproduce", "search",
 ]  # fmt: skip
 
@@ -28,6 +28,7 @@ _HOMES = {
     "encode": ("distilhash.stages", "encode_images"),
     "evaluate": ("distilhash.evaluation.protocol", "evaluate_files"),
     "export": ("distilhash.exporting", "export_hasher"),
+    "fit": ("distilhash.fitting", "fit"),
     "hash": ("distilhash.stages", "hash_images"),
     "index": ("distilhash.search.verbs", "index"),
     "profile": ("distilhash.stages", "profile_networks"),

@@ -148,6 +148,29 @@ class HashConfig(Bounded):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FitConfig(Bounded):
+    """A hasher of photos that nobody labelled: a student distilled on them, then hashed without labels."""
+
+    method: str = setting(
+        "auto",
+        '"itq" (principal components, rotated), "pseudo" (CSQ on clusters of the teacher\'s features), or "auto": itq',
+    )
+    bits: int = setting(64, "Length of a code, bits", least=1)
+    epochs: int | None = setting(
+        None, "Passes over the photos in distillation, count; left out: 40,000 photos' worth, from 8 to 40", least=1
+    )
+    views: int = setting(2, "Views of each photo that the teacher sees (the first is the photo itself), count", least=1)
+    batch_size: int = setting(64, "Photos a step, count", least=1)
+    clusters: int = setting(16, '"pseudo": clusters, count (fewer where photos are few)', least=2)
+    hash_epochs: int = setting(3, '"pseudo": passes over the photos in hashing, count', least=1)
+    precision: str = setting("auto", '"float32", "bfloat16" (weights stay in float32), or "auto": the faster one here')
+    seed: int = setting(0, "Of the initial weights, the views, the order of photos and the rotation", **_SEEDS)
+    checkpoint_seconds: float = setting(
+        30.0, "Least time between two saved states, seconds; 0 saves every step", least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig(Bounded):
     """A hasher written as ONNX, and compared with what it was made from."""
 

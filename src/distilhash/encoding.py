@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from distilhash.codes import CodeTable, pack
 from distilhash.data.images import ImageSource
 from distilhash.data.pipeline import BATCH_PIXELS, prefetch
 from distilhash.data.preprocess import Preprocess
+from distilhash.models.backbone import Backbone
 from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
 
@@ -42,21 +44,32 @@ def encode(
 
 
 def outputs(images: ImageSource, indices: np.ndarray, hasher: Hasher) -> Iterator[np.ndarray]:
-    """The hasher's outputs (n, K) of ``images[indices]``, batch after batch, in that order.
+    """The hasher's outputs (n, K) of ``images[indices]``, batch after batch, in that order."""
+    return _through(images, indices, hasher.backbone, hasher.head)
+
+
+def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
+    """What the head of a hasher on this backbone is given of ``images[indices]``: features (N, D), none below zero."""
+    return np.concatenate(list(_through(images, indices, backbone, nn.Identity())))
+
+
+def _through(images: ImageSource, indices: np.ndarray, backbone: Backbone, head: nn.Module) -> Iterator[np.ndarray]:
+    """Backbone, ReLU and head of ``images[indices]``, batch after batch, in that order.
 
     Each core takes a batch of its own all the way from the files to the outputs. So nothing waits: neither the network
     for pixels nor, as in a network that is spread over the cores, one core for the others after every layer.
     """
-    pixels = Preprocess(hasher.input)
-    hasher.eval()
-    backbone = folded(hasher.backbone)
+    pixels = Preprocess(backbone.input)
+    backbone.eval()
+    head.eval()
+    network = folded(backbone)
     cores = torch.get_num_threads()
     size = max(1, min(BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // cores)))
 
     def outputs_of(block: np.ndarray) -> np.ndarray:
         batch = pixels(images.read(block, pixels.least_side))
         with torch.inference_mode():
-            found: np.ndarray = hasher.head(torch.relu(backbone(batch))).numpy()
+            found: np.ndarray = head(torch.relu(network(batch))).numpy()
         return found
 
     blocks = [indices[start : start + size] for start in range(0, len(indices), size)]

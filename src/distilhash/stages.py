@@ -43,6 +43,7 @@ from distilhash.presets import PRESETS
 from distilhash.runtime import keep_memory
 from distilhash.training import distill as distillation
 from distilhash.training import hashing
+from distilhash.training.labelfree import METHODS
 from distilhash.training.optimisers import OPTIMISERS
 from distilhash.training.precision import PRECISIONS
 from distilhash.training.run import RunDirectory
@@ -221,6 +222,7 @@ def known_names() -> dict[str, list[str]]:
         "precisions": list(PRECISIONS),
         "hashing frameworks": list(hashing.QUANTIZATION_WEIGHTS),
         "centres": list(CENTRES),
+        "label-free methods": list(METHODS),
         "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],
         "protocols": list(CIFAR10_PROTOCOLS),
         "parts": list(PARTS),

@@ -27,15 +27,16 @@ class Refused:
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, config: type, title: str, *, prefix: str = "", skip: str = ""
+    parser: argparse.ArgumentParser, config: type, title: str, *, prefix: str = "", skip: str = "", defaults: Any = None
 ) -> None:
-    """One flag for each field of a config, with its sentence and default."""
+    """One flag for each field of a config, with its sentence and default: the config's own, or that of ``defaults``."""
     group = parser.add_argument_group(title)
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         if field.name in skip.split():
             continue
         kind = hints[field.name]
+        default = field.default if defaults is None else getattr(defaults, field.name)
         if isinstance(kind, types.UnionType):
             kind = next(part for part in typing.get_args(kind) if part is not type(None))
         flags = [f"--{prefix}{field.name.replace('_', '-')}"]
@@ -45,10 +46,8 @@ def add_settings(
         if kind is bool:
             group.add_argument(*flags, action="store_true", help=text)
         else:
-            text += "" if field.default is None else f" (default: {field.default})"
-            group.add_argument(
-                *flags, dest=dest, type=kind, default=field.default, metavar=kind.__name__.upper(), help=text
-            )
+            text += "" if default is None else f" (default: {default})"
+            group.add_argument(*flags, dest=dest, type=kind, default=default, metavar=kind.__name__.upper(), help=text)
 
 
 def settings(options: argparse.Namespace, config: type[Any], *, prefix: str = "", **given: Any) -> Any:

@@ -14,7 +14,10 @@ _SHOWN = 3  # failures of each kind, in one line
 
 def _declare_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a folder of photos, with all folders below it")
-    parser.add_argument("--hasher", required=True, metavar="DIR", help="run directory or model of a hasher")
+    parser.add_argument(
+        "--hasher", metavar="DIR",
+        help="run directory or model of a hasher; left out: the index's own, or a new one of a frozen teacher",
+    )  # fmt: skip
     parser.add_argument(
         "--index", type=Path, default=Path("photos.index"), metavar="FILE",
         help="the index: made, or brought up to date (default: %(default)s)",
@@ -96,7 +99,7 @@ def shown(path: str) -> str:
 
 VERBS: Verbs = {
     "index": (
-        "FOLDER... --hasher DIR", "bring an index up to date with folders of photos", _declare_index, _run_index
+        "FOLDER...", "bring an index up to date with folders of photos", _declare_index, _run_index
     ),
     "search": (
         "INDEX [IMAGE...]", "find the photos of an index that are like an image", _declare_search, _run_search

@@ -59,7 +59,7 @@ class TorchEncoder:
 
     def encode(self, paths: Sequence[str]) -> Encoded:
         """The codes of these files, in their order."""
-        files = _Files(paths)
+        files = PhotoFiles(paths)
         if not paths:
             return Encoded(np.empty((0, -(-self.num_bits // 8)), np.uint8), {})
         found = [pack(block) for block in outputs(files, np.arange(len(paths)), self._hasher)]
@@ -71,8 +71,8 @@ def open_encoder(hasher: str | Path) -> Encoder:
     return TorchEncoder(hasher)
 
 
-class _Files:
-    """An image source in which a file that cannot be read is a black pixel and a note of why."""
+class PhotoFiles:
+    """An image source of these paths in which a file that cannot be read is a black pixel and a note of why."""
 
     labels = None
     fingerprint = ""
@@ -83,9 +83,11 @@ class _Files:
         self.failures: dict[int, str] = {}
 
     def __len__(self) -> int:
+        """The number of files."""
         return len(self.names)
 
     def read(self, indices: ArrayLike, least_side: int | None = None) -> list[NDArray[np.uint8]]:
+        """The images of these indices."""
         return [self._one(int(index), least_side) for index in np.asarray(indices)]
 
     def _one(self, index: int, least_side: int | None) -> NDArray[np.uint8]:

@@ -62,10 +62,7 @@ def update(
     ``rebuild`` drops all codes where they are another encoder's. Errors: UserError for a folder that is none, an index
     of another encoder, one that another process writes to.
     """
-    roots = sorted({os.path.abspath(Path(folder).expanduser()) for folder in folders})  # noqa: PTH100 (keeps links)
-    for root in roots:
-        if not Path(root).is_dir():
-            raise UserError("there is no such folder", root, "name folders of photos; nothing was changed")
+    roots = checked_roots(folders)
     _begin(store, roots, encoder, rebuild)
     known = {photo.path: photo for photo in store.photos()}
     files, unreadable = walk(roots, hidden)
@@ -91,6 +88,15 @@ def update(
         say(f"indexed {min(done, len(waiting)):,}/{len(waiting):,}")
     work.forget_gone()
     return work.summary
+
+
+def checked_roots(folders: Iterable[str | Path]) -> list[str]:
+    """The folders as absolute paths, each once. Errors: UserError for one that is none."""
+    roots = sorted({os.path.abspath(Path(folder).expanduser()) for folder in folders})  # noqa: PTH100 (keeps links)
+    for root in roots:
+        if not Path(root).is_dir():
+            raise UserError("there is no such folder", root, "name folders of photos; nothing was changed")
+    return roots
 
 
 def _begin(store: PhotoStore, roots: Sequence[str], encoder: Encoder, rebuild: bool) -> None:

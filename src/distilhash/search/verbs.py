@@ -23,16 +23,23 @@ GROUPED_FROM = 4  # times as many hits are looked at as groups are wanted
 def index(
     folders: Sequence[str | Path],
     index: str | Path,
-    hasher: str | Path,
+    hasher: str | Path | None = None,
     *,
     hidden: bool = False,
     rebuild: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Bring an index file up to date with folders of photos; return what was done, in photos. Errors: UserError."""
+    """Bring an index file up to date with folders of photos; return what was done, in photos. Errors: UserError.
+
+    ``hasher``: left out, the one that the index was made with, or a new one, kept beside it (``search.frozen``).
+    """
     from distilhash.search.encoder import open_encoder
     from distilhash.search.photos import update
 
+    if hasher is None:
+        from distilhash.search.frozen import hasher_of
+
+        hasher = hasher_of(Path(index), folders, hidden=hidden, rebuild=rebuild, say=say)
     encoder = open_encoder(hasher)
     store = PhotoStore(Path(index))
     try:

@@ -10,6 +10,7 @@ Legend: N images of a batch, C classes, K bits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,13 +45,15 @@ def train_hasher(
     features_ND: np.ndarray | None = None,
     measure: Callable[[Hasher], dict[str, float]] | None = None,
     every: int = 1,
+    about: dict[str, Any] | None = None,
 ) -> Hasher:
     """Train ``hasher`` on the labelled ``images[indices]`` and return it; write the run directory.
 
     A frozen backbone runs once and only the head is trained on its features; ``features_ND`` gives them where they are
     known already (the rows of ``indices``). ``measure`` gives numbers of the hasher after ``every`` so many epochs and
     the last. The first of them chooses: the hasher of the epoch where it is highest is kept in ``chosen/``, the last
-    one in ``model/``. A run directory with a saved state is continued and ends in the same weights. Errors: UserError.
+    one in ``model/``. ``about`` is added to the description of both. A run directory with a saved state is continued
+    and ends in the same weights. Errors: UserError.
     """
     check(images, len(indices), config)
     assert images.labels is not None
@@ -91,7 +94,7 @@ def train_hasher(
     description = {
         "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,
         "images": images.fingerprint, "labelled_images": len(indices), "indices": fingerprint_of_indices(indices),
-        "precision": precision, "settings": as_dict(config),
+        "precision": precision, "settings": as_dict(config), **(about or {}),
     }  # fmt: skip
     for inputs, rows_N in prefetch(load, range(step, steps)):
         with arithmetic(precision):

@@ -54,35 +54,45 @@ def _standardised(features_ND: np.ndarray, rows: np.ndarray, config: DistillConf
 
 
 def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig) -> Target:
+    direction, centres_TP = find_prototypes(features_ND, rows, config.prototypes, config.seed)
+
+    def loss(outputs_NT: Tensor, targets_NT: Tensor) -> Tensor:
+        return F.cross_entropy(outputs_NT, targets_NT.softmax(dim=1))
+
+    return Target(len(centres_TP), lambda f_ND: direction(f_ND) @ centres_TP.T / config.temperature, loss)
+
+
+def find_prototypes(
+    features_ND: np.ndarray, rows: np.ndarray, count: int, seed: int
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """At most ``count`` prototypes (T, P) of these rows, and how features (N, D) become unit vectors (N, P) like them.
+
+    Fewer where there are fewer than eight rows for each.
+    """
     mean_D, std_D = _statistics(features_ND, rows)
-    generator = np.random.default_rng((config.seed, 11))
+    generator = np.random.default_rng((seed, 11))
     sample = np.sort(generator.permutation(rows)[:SAMPLE])
     z_ND = (torch.from_numpy(features_ND[sample]) - mean_D) / std_D
-    axes_DP = _principal_axes(z_ND)
+    axes_DP = principal_axes(z_ND, COMPONENTS)
 
     def direction(f_ND: Tensor) -> Tensor:
         return F.normalize((f_ND - mean_D) / std_D @ axes_DP, dim=1)
 
     points_NP = F.normalize(z_ND @ axes_DP, dim=1)
-    count = min(config.prototypes, max(2, len(points_NP) // 8))
+    count = min(count, max(2, len(points_NP) // 8))
     start = np.sort(generator.permutation(len(points_NP))[:count])
-    centres_TP = _spherical_k_means(points_NP, points_NP[start])
-
-    def loss(outputs_NT: Tensor, targets_NT: Tensor) -> Tensor:
-        return F.cross_entropy(outputs_NT, targets_NT.softmax(dim=1))
-
-    return Target(count, lambda f_ND: direction(f_ND) @ centres_TP.T / config.temperature, loss)
+    return direction, _spherical_k_means(points_NP, points_NP[start])
 
 
-def _principal_axes(z_ND: Tensor) -> Tensor:
-    """The COMPONENTS directions of the largest variance, fewer where there are fewer images; unit columns."""
+def principal_axes(z_ND: Tensor, count: int) -> Tensor:
+    """The directions (D, P) of the largest variance of centred rows, ``count`` or fewer; unit columns."""
     z_ND = z_ND.double()
     if len(z_ND) >= z_ND.shape[1]:
-        axes_DP = torch.linalg.eigh(z_ND.T @ z_ND)[1][:, -COMPONENTS:]
+        axes_DP = torch.linalg.eigh(z_ND.T @ z_ND)[1][:, -count:]
     else:  # by the products of images: those of dimensions would have many eigenvalues of zero, and may not converge
         values_N, vectors_NN = torch.linalg.eigh(z_ND @ z_ND.T)
-        kept_N = values_N[-COMPONENTS:] > 1e-9 * values_N[-1]
-        axes_DP = F.normalize(z_ND.T @ vectors_NN[:, -COMPONENTS:][:, kept_N], dim=0)
+        kept_N = values_N[-count:] > 1e-9 * values_N[-1]
+        axes_DP = F.normalize(z_ND.T @ vectors_NN[:, -count:][:, kept_N], dim=0)
     axes: Tensor = axes_DP.float()
     return axes
 
