@@ -24,6 +24,7 @@ from distilhash.search.verbs import hasher_of
 HOST, PORT = "127.0.0.1", 8765
 LEAST_TOKEN = 16  # characters
 DECODERS = 4  # at most
+CODER, DECODER = "distilhash.search.coder", "distilhash.search.decoder"
 
 
 def serve(
@@ -70,14 +71,14 @@ async def _run(
     from distilhash.search.service import Service
     from distilhash.search.workers import Workers
 
-    coder = Workers("distilhash.search.coder", hasher)
+    coder = Workers(CODER, hasher)
     decoders: Workers | None = None
     try:
         about: dict[str, Any] = json.loads(await coder.start())
         if about["fingerprint"] != library.about()["encoder"]:
             raise UserError("the index was made with another hasher", hasher, "name that one with --hasher")
         config = json.dumps(dataclasses.asdict(InputConfig(**about["input"])))
-        decoders = Workers("distilhash.search.decoder", config, count=min(DECODERS, os.cpu_count() or 1) + 1)
+        decoders = Workers(DECODER, config, count=min(DECODERS, os.cpu_count() or 1) + 1)
         await decoders.start()
         service = Service(library, decoders, coder, about["fingerprint"], Path(hasher).name, bool(token))
         names = frozenset(name.lower().strip("[]").rstrip(".") for name in (host, *host_names))
