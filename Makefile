@@ -33,6 +33,7 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/kill_resume.py --kills 20
 	$(BIN)/python benchmarks/kill_index.py --kills 20
 	$(BIN)/python benchmarks/kill_export.py --kills 10
+	$(BIN)/python benchmarks/kill_reproduce.py --kills 10
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -11,13 +11,22 @@ import pytest
 
 import distilhash
 from distilhash import cli
-from distilhash.config import DemoConfig, DistillConfig, ExportConfig, HashConfig, StudentConfig, TeacherConfig
+from distilhash.config import (
+    DemoConfig,
+    DistillConfig,
+    ExportConfig,
+    HashConfig,
+    ReproduceConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 
 SETTINGS = {
     "demo": [("", DemoConfig)],
     "distill": [("teacher-", TeacherConfig), ("student-", StudentConfig), ("", DistillConfig)],
     "hash": [("teacher-", TeacherConfig), ("student-", StudentConfig), ("", HashConfig)],
     "export": [("", ExportConfig)],
+    "reproduce": [("", ReproduceConfig)],
 }
 FLAGS = {  # those that are no setting of a stage, and what their help must say
     "demo": {"--output DIR": "default: runs/demo"},
@@ -30,6 +39,7 @@ FLAGS = {  # those that are no setting of a stage, and what their help must say
     "evaluate": {"--at K": "count", "--output FILE": "JSON"},
     "profile": {"--bits INT": "bits (default: 64)", "--size INT": "pixels; left out",
                 "--seconds FLOAT": "seconds (default: 1.0)"},
+    "reproduce": {"TABLE": "nuswide", "--output DIR": "default: runs/reproduce"},
     "check": {"IMAGES": "list files", "--quiet": "stderr"},
     "list": {"--json": "JSON"},
     "index": {"--quiet": "stderr", "--index FILE": "default: photos.index", "--rebuild": "hasher"},

@@ -182,11 +182,11 @@ class ReproduceConfig(Bounded):
         "desktop", '"paper" (published settings, a GPU), "desktop" (hours of CPU) or "smoke" (a minute)'
     )
     protocol: str = setting("cifar10", 'CIFAR-10\'s split: "cifar10", "cifar10-1" or "cifar10-2"')
-    images: str = setting("", "nuswide: the folder with train.txt, database.txt and test.txt")
-    arms: str = setting("", "Arms, with commas; left out: the budget's")
-    frameworks: str = setting("", 'Hashing frameworks, with commas; left out: "csq,dch"')
-    bits: str = setting("", "Code lengths, with commas; left out: the budget's")
-    seeds: str = setting("", "Seeds, with commas; left out: the budget's")
+    images: str | None = setting(None, "Folder with train.txt, database.txt and test.txt; left out: CIFAR-10")
+    arms: str | None = setting(None, "Arms, with commas; left out: the budget's")
+    frameworks: str | None = setting(None, 'Hashing frameworks, with commas; left out: "csq,dch"')
+    bits: str | None = setting(None, "Code lengths, with commas; left out: the budget's")
+    seeds: str | None = setting(None, "Seeds, with commas; left out: the budget's")
     shard: str = setting("1/1", "Which part of the cells: 2/3 is the second of three")
     best_on_test: bool = setting(False, "Also the best epoch on the queries, as published; marked as such")
 

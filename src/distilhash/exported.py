@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from distilhash.codes import CodeTable, pack
 from distilhash.config import InputConfig, from_dict
 from distilhash.data.images import ImageSource
 from distilhash.data.opening import open_readable, part_of
-from distilhash.data.pipeline import BATCH_PIXELS, prefetch
+from distilhash.data.pipeline import BATCH_PIXELS, cores, prefetch
 from distilhash.data.preprocess import Preprocess
 from distilhash.errors import UserError
 
@@ -66,7 +65,7 @@ class ExportedHasher:
             raise UserError("a hasher runs on at least one thread", threads)
         config, model = ExportedConfig.load(Path(directory)), INT8 if int8 else FLOAT
         content = checked_model(Path(directory) / model, config, model)
-        return cls(session_of(content), config, model, threads or _cores())
+        return cls(session_of(content), config, model, threads or cores())
 
     def outputs(self, images: ImageSource, indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """The outputs (n, K) of ``images[indices]``, batch after batch, in that order.
@@ -271,10 +270,6 @@ class _Given:
 
     def read(self, indices: Any, least_side: int | None = None) -> list[NDArray[np.uint8]]:
         return [self.images[int(index)] for index in indices]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def package(name: str) -> Any:

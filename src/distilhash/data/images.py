@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from distilhash.data.decode import UnreadableImage
-from distilhash.data.pipeline import prefetch
+from distilhash.data.pipeline import cores, prefetch
 from distilhash.errors import UserError
 
 Images = NDArray[np.uint8] | list[NDArray[np.uint8]]  # (n, H, W, 3), or n arrays (H, W, 3) of differing sizes
@@ -161,9 +160,9 @@ def check(
                 found.append(error.reason)
         return found
 
-    cores = torch.get_num_threads()
+    threads = cores()
     blocks = [range(start, min(start + CHECKED, len(source))) for start in range(0, len(source), CHECKED)]
-    looked = prefetch(reasons, blocks, ahead=2 * cores, threads=cores)
+    looked = prefetch(reasons, blocks, ahead=2 * threads, threads=threads)
     for block, found in zip(blocks, looked, strict=True):
         for i, reason in zip(block, found, strict=True):
             if reason is None:

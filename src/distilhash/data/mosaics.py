@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,7 +24,7 @@ from distilhash.artefact import read_json, write_atomically, write_json
 from distilhash.data.images import ImageSource
 from distilhash.data.lists import LISTS
 from distilhash.data.order import SPLITS, random64, shuffled
-from distilhash.data.pipeline import prefetch
+from distilhash.data.pipeline import cores, prefetch
 from distilhash.errors import UserError
 
 MARKER = "mosaics.json"  # the settings, and whether every mosaic is there
@@ -74,10 +73,10 @@ def write_mosaics(
     names = [f"images/{'query' if m < query else 'database'}_{m:06d}.png" for m in range(query + database)]
     (folder / "images").mkdir(exist_ok=True)
     blocks = [np.arange(start, min(start + BLOCK, len(names))) for start in range(0, len(names), BLOCK)]
-    cores = torch.get_num_threads()
+    threads = cores()
     done = 0
     for written in prefetch(
-        lambda block: _write_block(folder, names, images, tiles_M4, block), blocks, ahead=2 * cores, threads=cores
+        lambda block: _write_block(folder, names, images, tiles_M4, block), blocks, ahead=2 * threads, threads=threads
     ):
         done += written
         say(f"mosaics {done:,}/{len(names):,}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,15 @@ BATCH_PIXELS = 8 * 224**2  # of the input of one batch in encoding: 8 images of 
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def cores() -> int:
+    """Threads that may compute: PyTorch's number where it is loaded, else the cores of this process."""
+    torch = sys.modules.get("torch")
+    if torch:
+        threads: int = torch.get_num_threads()
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threads: int = 1) -> Iterator[V]:

@@ -15,7 +15,7 @@ as the published code has it, and marked.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,31 +34,14 @@ from distilhash.evaluation.matrix_page import write_matrix
 from distilhash.evaluation.metrics import mean_average_precision
 from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.evaluation.protocol import evaluate_tables
-from distilhash.evaluation.results import ARMS
 from distilhash.models import Hasher
 from distilhash.presets import TABLES, Matrix
+from distilhash.reproduction.planning import Cell, cells_of, shard_of
 from distilhash.training import distill as distillation
 from distilhash.training import hashing
 from distilhash.training.run import RunDirectory
 
-FRAMEWORKS = ("csq", "dch")
 AT = {"cifar10": None, "nuswide": 5000}  # ranks that count in a table's mAP
-ORDER = ("distilled", "scratch", "teacher_frozen", "teacher_finetuned")  # of computing: the dearest arm last
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Cell:
-    """One number of the table."""
-
-    seed: int
-    bits: int
-    framework: str
-    arm: str
-
-    @property
-    def name(self) -> str:
-        """What its file is called."""
-        return f"{self.arm}-{self.framework}-{self.bits}-{self.seed}"
 
 
 def reproduce(
@@ -77,7 +60,7 @@ def reproduce(
     if config.budget not in TABLES[table]:
         raise unknown_name("budget", config.budget, TABLES[table])
     matrix = TABLES[table][config.budget]()
-    cells = _shard(_cells(matrix, config), config.shard)
+    cells = shard_of(cells_of(matrix, config), config.shard)
     images = _images(table, config, quiet)
     splits = {seed: _split(images, matrix, config, seed) for seed in {cell.seed for cell in cells}}
     for split in splits.values():
@@ -246,58 +229,3 @@ def _split(images: ImageSource, matrix: Matrix, config: ReproduceConfig, seed: i
     split = split_of(images, config.images or "cifar10", config.protocol, seed, None, needed=True)
     assert split is not None
     return split.cut(seed, query=matrix.query_size, train=matrix.train_size, database=matrix.database_size)
-
-
-def _cells(matrix: Matrix, config: ReproduceConfig) -> list[Cell]:
-    """The cells that are asked for, in the order of computing: first what the others build on, the dearest last."""
-    arms = _chosen_of("arm", config.arms, ORDER)
-    frameworks = _chosen_of("hashing framework", config.frameworks, FRAMEWORKS)
-    bits, seeds = _numbers("bits", config.bits), _numbers("seeds", config.seeds)
-    cells = [
-        Cell(seed, length, framework, arm)
-        for arm in arms
-        for seed in seeds or matrix.seeds
-        for length in bits or matrix.bits
-        for framework in frameworks
-        if bits or length == matrix.main_bits or seed == matrix.seeds[0]
-        if seeds or config.arms or arm != "teacher_finetuned" or matrix.repeated_finetuning or seed == matrix.seeds[0]
-    ]
-    # The main length first: an unfinished table then has the row that matters.
-    finetuned = [cell for cell in cells if cell.arm == "teacher_finetuned"]
-    others = [cell for cell in cells if cell.arm != "teacher_finetuned"]
-    return [
-        cell
-        for group in (others, finetuned)
-        for cell in sorted(group, key=lambda c: (c.seed, c.bits != matrix.main_bits, c.bits, ORDER.index(c.arm)))
-    ]
-
-
-def _shard(cells: list[Cell], shard: str) -> list[Cell]:
-    """The i-th of n runs of cells, which share a seed's student as far as they can."""
-    number, _, count = shard.partition("/")
-    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-        raise UserError("a shard is written i/n with 1 <= i <= n", shard, "such as 2/3, the second of three")
-    first, last = ((int(number) - 1 + end) * len(cells) // int(count) for end in (0, 1))
-    return cells[first:last]
-
-
-def _chosen_of(kind: str, text: str, known: Sequence[str]) -> list[str]:
-    names = list(_words(text)) or list(known)
-    for name in names:
-        if name not in known:
-            raise unknown_name(kind, name, known)
-    return names
-
-
-def _numbers(what: str, text: str) -> list[int]:
-    words = list(_words(text))
-    if not all(word.isdigit() and int(word) < 2**31 for word in words):
-        raise UserError(f"--{what} takes whole numbers with commas between them", text, "such as 16,64")
-    return [int(word) for word in words]
-
-
-def _words(text: str) -> Iterator[str]:
-    return (word.strip() for word in text.split(",") if word.strip())
-
-
-assert set(ORDER) == set(ARMS)

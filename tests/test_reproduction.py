@@ -1,0 +1,152 @@
+"""The comparison of the paper: which cells there are, and that they come out the same however the work is cut."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from distilhash import arms, cli
+from distilhash.config import ReproduceConfig
+from distilhash.data.splits import holdout_split
+from distilhash.errors import UserError
+from distilhash.presets import TABLES, desktop, paper, paper_cifar10, smoke
+from distilhash.reproduction import reproduce, running
+from distilhash.reproduction.planning import cells_of, shard_of
+from test_distill import Spy
+from test_resume import Interrupted
+from tiny import tiny_images
+
+ONE_EPOCH = {"epochs": 1, "batch_size": 32}
+
+
+@pytest.fixture
+def images(monkeypatch):
+    """A table of two arms at 16 bits on 160 images of 16 pixels; what is read of them is noted."""
+    stages = smoke().stages
+    matrix = dataclasses.replace(
+        smoke(), bits=(16,), seeds=(0,), main_bits=16, query_size=None, train_size=None, database_size=None,
+        stages=dataclasses.replace(
+            stages,
+            distill=dataclasses.replace(stages.distill, **ONE_EPOCH, precision="float32"),
+            hash=dataclasses.replace(stages.hash, epochs=2, batch_size=32, precision="float32"),
+            finetune=None,
+        ),
+    )  # fmt: skip
+    spy = tiny_images(160, source=Spy)
+    monkeypatch.setitem(TABLES, "cifar10", {"smoke": lambda: matrix})
+    monkeypatch.setattr(running, "open_readable", lambda *arguments, **options: spy)
+    monkeypatch.setattr(
+        running, "split_of",
+        lambda source, where, protocol, seed, *rest, **options: holdout_split(np.asarray(source.labels), seed=seed),
+    )  # fmt: skip
+    return spy
+
+
+def run(path, **options):
+    chosen = {"budget": "smoke", "arms": "distilled,teacher_frozen", "frameworks": "csq"} | {
+        name: options.pop(name) for name in list(options) if name not in ("resume", "overwrite")
+    }
+    return reproduce("cifar10", path, config=ReproduceConfig(**chosen), quiet=True, **options)
+
+
+def numbers(cells):
+    """What must not depend on how the work was cut."""
+    return [{key: value for key, value in cell.items() if key not in ("seconds", "command")} for cell in cells]
+
+
+def test_the_budgets_have_the_cells_that_they_promise():
+    names = [cell.name for cell in cells_of(desktop(), ReproduceConfig())]
+    assert len(names) == len(set(names)) == 3 * 2 * (4 + 2) + 2 * 4
+    assert names[0] == "distilled-csq-64-0"
+    assert all("finetuned" in name for name in names[-8:])
+    assert not any("finetuned" in name for name in names[:-8])
+    assert len(cells_of(paper(paper_cifar10()), ReproduceConfig(seeds="0,1,2", bits="16,32,48,64"))) == 96
+    few = cells_of(desktop(), ReproduceConfig(arms="scratch", frameworks="dch", bits="48", seeds="5,7"))
+    assert [cell.name for cell in few] == ["scratch-dch-48-5", "scratch-dch-48-7"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 60])
+def test_shards_are_all_cells_once(count):
+    cells = cells_of(desktop(), ReproduceConfig())
+    assert [cell for i in range(count) for cell in shard_of(cells, f"{i + 1}/{count}")] == cells
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"shard": "3/2"}, r"a shard is written i/n with 1 <= i <= n; got 3/2"),
+        ({"arms": "student"}, "unknown arm; got '?student"),
+        ({"frameworks": "itq"}, "unknown hashing framework; got '?itq"),
+        ({"bits": "sixteen"}, "--bits takes whole numbers with commas between them; got sixteen"),
+        ({"budget": "lavish"}, "unknown budget; got '?lavish"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_before_a_directory_is_made(tmp_path, images, wrong, said):
+    with pytest.raises(UserError, match=said):
+        run(tmp_path / "run", **wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tables_are_refused_by_name(tmp_path, capsys):
+    assert cli.main(["reproduce", "imagenet", "--output", str(tmp_path / "run")]) == 2
+    assert "unknown table; got imagenet" in capsys.readouterr().err.replace("'", "")
+    assert cli.main(["reproduce", "nuswide", "--output", str(tmp_path / "run")]) == 2
+    assert "this table needs a folder with list files" in capsys.readouterr().err
+
+
+def test_interrupted_and_sharded_work_gives_the_cells_of_whole_work(tmp_path, images, monkeypatch):
+    whole = run(tmp_path / "whole")
+    assert [cell["arm"] for cell in whole] == ["distilled", "teacher_frozen"]
+
+    real, done = running.write_json, []
+    for stop in range(3):  # before the first file of a cell, between it and the tables, and at the end
+
+        def write(path, data, stop=stop):
+            done.append(path)
+            if len(done) == stop + 1:
+                raise Interrupted
+            real(path, data)
+
+        done.clear()
+        monkeypatch.setattr(running, "write_json", write)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "cut", resume=True)
+    monkeypatch.setattr(running, "write_json", real)
+    assert numbers(run(tmp_path / "cut", resume=True)) == numbers(whole)
+
+    for shard in ("1/2", "2/2"):
+        assert len(run(tmp_path / shard[0], shard=shard)) == 1
+    for file in (tmp_path / "2" / "cells").iterdir():
+        (tmp_path / "1" / "cells" / file.name).write_bytes(file.read_bytes())
+    merged = run(tmp_path / "1", resume=True)
+    assert numbers(merged) == numbers(whole)
+    assert (tmp_path / "1" / "table.md").read_text() == (tmp_path / "whole" / "table.md").read_text()
+
+
+def test_a_cell_says_how_it_was_made_and_trains_on_no_query(tmp_path, images, monkeypatch):
+    trained = []
+    for owner, name in ((arms.distillation, "distill"), (arms.hashing, "train_hasher")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda source, indices, *rest, real=real, **options: (
+                trained.append(set(indices)), real(source, indices, *rest, **options)
+            )[1],
+        )  # fmt: skip
+    (cell,) = run(tmp_path / "run", arms="distilled", best_on_test=True)
+    split = holdout_split(np.asarray(images.labels), seed=0)
+    assert trained == [set(split.unlabelled), set(split.fit)]
+    epochs = [json.loads(line) for line in (tmp_path / "run/0/hash-distilled-csq-16/metrics.jsonl").open()]
+    best = max(epochs, key=lambda line: line["validation_map"])
+    assert cell["chosen"] == {"epoch": best["epoch"], "map": pytest.approx(best["test_map"])}
+    assert cell["map_at_all"] == pytest.approx(epochs[-1]["test_map"])
+    assert cell["best_on_test"]["map"] == max(line["test_map"] for line in epochs)
+    assert cell["settings"]["hash"]["epochs"] == cell["epochs"] == 2
+    assert cell["command"] == (
+        "distilhash reproduce cifar10 --budget smoke --protocol cifar10 --arms distilled --frameworks csq --bits 16"
+        " --seeds 0"
+    )
+    assert "optimistic" in (tmp_path / "run" / "table.md").read_text()
+    assert (tmp_path / "run" / "index.html").stat().st_size > 10_000
