@@ -1,4 +1,5 @@
-"""A service for tests whose hasher needs no network: the codes are PlainEncoder's idea, of pixels that were framed.
+"""A service for tests whose hasher needs no network: a code says which pixels of the framed grey image are
+lighter than its mean.
 
 As a module it is the worker that holds the hasher; `started` runs the real verb with it in a process of its own.
 """
@@ -11,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,38 +20,37 @@ import numpy as np
 from distilhash.config import InputConfig
 from distilhash.data.decode import UnreadableImage, decode_image
 from distilhash.data.preprocess import Preprocess
+from distilhash.search.photo_store import Photo, PhotoStore
 from distilhash.search.pipes import serve_pipe
 
 BITS, SIDE = 64, 8
 INPUT = InputConfig(size=SIDE, framing="pad")
 RUN = """
-import os, sys
-from distilhash.search import decoder, serving
-serving.CODER, serving.DECODER = "plain_service", os.environ.get("DECODER", serving.DECODER)
+import sys
+from distilhash.search import serving
+serving.CODER = "plain_service"
 from distilhash import cli
 sys.exit(cli.main(["serve", *sys.argv[1:]]))
 """
 
 
-class Thresholds:
-    """An encoder of 64 bits: which pixels of the 8 x 8 grey image are lighter than its mean."""
-
-    num_bits, fingerprint = BITS, "thresholds"
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def encode(self, paths: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-        from distilhash.search.encoder import Encoded
-
-        packed, failures, preprocess = np.zeros((len(paths), BITS // 8), np.uint8), {}, Preprocess(INPUT)
-        for position, path in enumerate(paths):
+def make_index(index: Path, root: Path, paths: Iterable[Path] | None = None) -> dict[str, int]:
+    """Write an index of the photos below a folder (or of these paths) by hand; the id of each, by its name."""
+    found = sorted(path for path in root.rglob("*") if path.is_file()) if paths is None else list(paths)
+    store, preprocess, ids = PhotoStore(index), Preprocess(INPUT), {}
+    with store.writing():
+        store.describe(num_bits=str(BITS), encoder="thresholds", encoder_path=str(root))
+        store.put_roots([str(root)])
+        for identity, path in enumerate(found, 1):
             try:
-                framed = preprocess.framed([decode_image(Path(path), path, preprocess.least_side)])
-                packed[position] = code_of(framed)
-            except UnreadableImage as error:
-                failures[position] = error.reason
-        return Encoded(packed, failures)
+                code = code_of(preprocess.framed([decode_image(path, path.name, preprocess.least_side)]))
+            except UnreadableImage:  # as from an index that lies
+                code = np.zeros(BITS // 8, np.uint8)
+            store.put_photos([Photo(identity, str(path), 1, 2, b"content", None)])
+            store.append(np.array([identity]), code[None])
+            ids[path.name] = identity
+    store.close()
+    return ids
 
 
 def code_of(framed: np.ndarray) -> np.ndarray:
@@ -59,12 +59,12 @@ def code_of(framed: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def started(index: Path, *settings: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def started(index: Path, *settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address of a running service, and its process."""
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(index), "--port", "0", *settings],
-        env=os.environ | {"PYTHONPATH": paths, **environment}, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
     try:
