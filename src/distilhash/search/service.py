@@ -42,8 +42,11 @@ KEEP = {"Cache-Control": "private, max-age=86400"}  # the address changes with t
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
+        for name in ("app", "asking", "outside", "tiles")
+    },
 }
 STARTS = {  # of the formats that every browser shows
     b"\xff\xd8\xff": "image/jpeg",

@@ -1,9 +1,12 @@
 // The page of distilhash serve. The address says what is shown: /?photo=ID&radius=BITS, or / for all photos. An image
 // that was dropped or picked has no address: it lives in the history of this tab.
 
+import { ask, counted, grouped } from "./asking.js";
+import { receive } from "./outside.js";
+import { beside, focusTile, settled, spread, tile, visible, waiting } from "./tiles.js";
+
 const element = (id) => document.getElementById(id);
 const sections = ["failure", "empty", "all", "results"].map(element);
-const numbers = new Intl.NumberFormat("en");
 const FEWEST_HITS = 120;
 const MOST_HITS = 500;
 
@@ -15,29 +18,6 @@ let shown = null; // the results on the page: {title, hits, top, again}
 let chosen = ""; // the last tile that was followed, by its address
 let scrolled = 0; // where the page of all photos was left
 const uploads = new Map(); // the images of this tab, by number
-
-function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
-
-function counted(number, one, many) {
-  return `${numbers.format(number)} ${number === 1 ? one : many}`;
-}
-
-async function ask(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The service does not answer: is distilhash serve still running?");
-  }
-  const answer = await response.json().catch(() => null);
-  if (!response.ok || answer === null) {
-    throw new Error(sentence(answer?.error ?? `the service answered ${response.status}.`));
-  }
-  return answer;
-}
 
 function show(section) {
   for (const other of sections) other.hidden = other !== section;
@@ -55,91 +35,6 @@ function say(text) {
   element("said").textContent = text;
 }
 
-// Tiles
-
-function tile(photo, hit) {
-  const item = document.createElement("li");
-  const link = document.createElement("a");
-  link.className = "tile";
-  link.href = `/?photo=${photo.id}`;
-  link.tabIndex = -1;
-  const frame = document.createElement("span");
-  frame.className = "frame";
-  const image = document.createElement("img");
-  image.loading = "lazy";
-  image.decoding = "async";
-  image.alt = "";
-  image.addEventListener("load", () => image.classList.add("there"));
-  image.addEventListener("error", () => frame.classList.add("gone"));
-  image.src = photo.thumbnail;
-  const label = document.createElement("span");
-  label.className = "label";
-  label.textContent = photo.name;
-  frame.append(image, label);
-  const words = [photo.name];
-  const badge = badgeOf(photo, hit);
-  if (badge) {
-    frame.append(badge);
-    words.push(badge.textContent);
-  }
-  link.append(frame);
-  if (hit) {
-    words.push(counted(photo.distance, "bit away", "bits away"));
-    link.append(distance(photo.distance));
-    item.dataset.distance = photo.distance;
-  }
-  link.setAttribute("aria-label", words.join(", "));
-  item.append(link);
-  return item;
-}
-
-function badgeOf(photo, hit) {
-  let text = "";
-  if (hit && photo.near_duplicate) text = "near-duplicate";
-  else if (hit && photo.like !== null) text = "like one before";
-  else if (!hit && photo.near_duplicates) text = counted(photo.near_duplicates, "near-duplicate", "near-duplicates");
-  if (!text) return null;
-  const badge = document.createElement("span");
-  badge.className = hit && photo.near_duplicate ? "badge near" : "badge";
-  badge.textContent = text;
-  return badge;
-}
-
-function distance(bits) {
-  const line = document.createElement("span");
-  line.className = "away";
-  const number = document.createElement("b");
-  number.textContent = bits;
-  const bar = document.createElement("i");
-  bar.style.setProperty("--share", `${(100 * bits) / status.bits}%`);
-  line.append(number, bar);
-  return line;
-}
-
-function waiting(grid) {
-  grid.replaceChildren(
-    ...Array.from({ length: 12 }, () => {
-      const item = document.createElement("li");
-      item.className = "waiting";
-      const frame = document.createElement("span");
-      frame.className = "frame";
-      item.append(frame);
-      return item;
-    }),
-  );
-  grid.setAttribute("aria-busy", "true");
-}
-
-function settled(grid) {
-  grid.removeAttribute("aria-busy");
-  const links = visible(grid);
-  if (!links.some((link) => link.tabIndex === 0) && links.length) links[0].tabIndex = 0;
-}
-
-function visible(grid) {
-  return [...grid.querySelectorAll("li:not([hidden]) > .tile")];
-}
-
 // All photos
 
 async function listMore() {
@@ -149,7 +44,7 @@ async function listMore() {
   try {
     const page = await ask(`/api/photos?after=${next}&limit=60`);
     if (next === -1) grid.replaceChildren();
-    grid.append(...page.photos.map((photo) => tile(photo, false)));
+    grid.append(...page.photos.map((photo) => tile(photo, 0)));
     next = page.next;
     settled(grid);
     element("all-more").hidden = next === null;
@@ -214,7 +109,7 @@ async function showHits(request, radius, top) {
     const { name, path, image } = answer.query;
     begin(name, image, name, path, image);
   }
-  grid.replaceChildren(...answer.hits.map((hit) => tile(hit, true)));
+  grid.replaceChildren(...answer.hits.map((hit) => tile(hit, status.bits)));
   const slider = element("radius");
   slider.max = status.bits;
   slider.value = radius ?? status.bits;
@@ -240,7 +135,7 @@ function draw() {
   element("radius").setAttribute("aria-valuetext", element("radius-output").textContent);
   element("radius").style.setProperty("--filled", `${(100 * radius) / status.bits}%`);
   const title = cut
-    ? `The ${numbers.format(count)} nearest photos`
+    ? `The ${grouped(count)} nearest photos`
     : count === 0
       ? everything ? "There is no other photo" : "Nothing so near"
       : everything ? `${counted(count, "photo", "photos")}, nearest first` : `${counted(count, "photo", "photos")} so near`;
@@ -249,28 +144,8 @@ function draw() {
     count === 0 && !everything
       ? `The nearest photo is ${counted(shown.hits[0]?.distance ?? 0, "bit", "bits")} away: move the slider to the right.`
       : `A distance is the number of bits, of ${status.bits}, in which two codes differ.`;
-  spread(radius);
+  spread(element("spread"), shown.hits, radius, status.bits);
   say(title);
-}
-
-/** How many hits there are at each distance, above the slider. */
-function spread(radius) {
-  const counts = new Array(status.bits + 1).fill(0);
-  for (const hit of shown.hits) counts[hit.distance] += 1;
-  const most = Math.max(1, ...counts);
-  const drawing = element("spread");
-  drawing.setAttribute("viewBox", `0 0 ${counts.length} 40`);
-  drawing.replaceChildren(
-    ...counts.map((count, bits) => {
-      const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-      const height = count ? Math.max(2, (40 * count) / most) : 0;
-      for (const [name, value] of Object.entries({ x: bits + 0.1, y: 40 - height, width: 0.8, height })) {
-        bar.setAttribute(name, value);
-      }
-      if (bits <= radius) bar.setAttribute("class", "in");
-      return bar;
-    }),
-  );
 }
 
 element("radius").addEventListener("input", draw);
@@ -309,37 +184,7 @@ async function showUpload(file, radius) {
   await showHits(request, radius, FEWEST_HITS);
 }
 
-element("pick").addEventListener("click", () => element("file").click());
-element("file").addEventListener("change", () => {
-  const [file] = element("file").files;
-  element("file").value = "";
-  if (file) take(file);
-});
-
-let depth = 0; // of the elements that are dragged over
-const dragged = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-document.addEventListener("dragenter", (event) => {
-  if (!dragged(event)) return;
-  depth += 1;
-  element("drop").hidden = false;
-});
-document.addEventListener("dragleave", (event) => {
-  if (!dragged(event)) return;
-  depth -= 1;
-  element("drop").hidden = depth > 0 ? element("drop").hidden : true;
-});
-document.addEventListener("dragover", (event) => event.preventDefault());
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  depth = 0;
-  element("drop").hidden = true;
-  const [file] = event.dataTransfer.files;
-  if (file) take(file);
-});
-document.addEventListener("paste", (event) => {
-  const [file] = event.clipboardData.files;
-  if (file) take(file);
-});
+receive(take);
 
 // Addresses
 
@@ -395,22 +240,6 @@ window.addEventListener("popstate", render);
 if ("scrollRestoration" in history) history.scrollRestoration = "manual";
 
 // Keys
-
-function focusTile(grid, link) {
-  for (const other of grid.querySelectorAll(".tile[tabindex='0']")) other.tabIndex = -1;
-  link.tabIndex = 0;
-  link.focus();
-}
-
-function beside(grid, link, key) {
-  const links = visible(grid);
-  const here = links.indexOf(link);
-  const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
-  if (key === "Home") return links[0];
-  if (key === "End") return links.at(-1);
-  return step === undefined ? undefined : links[here + step];
-}
 
 document.addEventListener("keydown", (event) => {
   if (event.metaKey || event.ctrlKey || event.altKey) return;
