@@ -14,7 +14,7 @@ let status = null; // what is served
 let asked = new AbortController(); // the request whose answer is waited for
 let next = -1; // the last photo of all that is shown; null where there are no more
 let listing = false;
-let shown = null; // the results on the page: {title, hits, top, again}
+let shown = null; // the results on the page: {hits, top, request}
 let chosen = ""; // the last tile that was followed, by its address
 let scrolled = 0; // where the page of all photos was left
 const uploads = new Map(); // the images of this tab, by number
@@ -120,6 +120,7 @@ async function showHits(request, radius, top) {
 
 /** Show the hits within the slider's radius: they are here already, so nothing is asked. */
 function draw() {
+  if (!shown) return;
   const radius = Number(element("radius").value);
   const everything = radius === status.bits;
   let count = 0;
