@@ -16,7 +16,7 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
-        help="address of this computer to serve on; one that others reach needs --token (default: %(default)s)",
+        help="address of this computer to serve on; one that others reach needs a token (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--token", metavar="TEXT",
