@@ -166,12 +166,12 @@ def test_only_photos_below_the_indexed_folders_are_shown(place, ids):
     "path",
     ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/api/photos/..%2f..%2fetc%2fpasswd/image", "/web/app.js",
      "/api/photos/1/../../../etc/passwd", "//etc/passwd", "/api/photos/-1/image", "/api/photos/%00/image",
-     "/api/photos/9999999999999999999999/image", "/api/photos/1.0/thumbnail", "/api/photos/\u0661/image"],
+     "/api/photos/9999999999999999999999/image", "/api/photos/1.0/thumbnail", "/api/photos/%d9%a1/image"],
 )  # fmt: skip
 def test_a_path_is_never_a_file(service, path):
     address = httpx.URL(service)
     connection = http.client.HTTPConnection(address.host, address.port, timeout=60)
-    connection.putrequest("GET", path.encode().decode("latin-1"), skip_host=False)
+    connection.putrequest("GET", path)
     connection.endheaders()
     found = connection.getresponse()
     assert found.status == 404
@@ -179,10 +179,15 @@ def test_a_path_is_never_a_file(service, path):
     connection.close()
 
 
-def test_too_many_bytes_are_refused_before_they_are_read(client, service):
-    found = client.post("/api/search", content=b"", headers={"Content-Length": str(uploads.MOST_BYTES + 1)})
-    assert found.status_code == 413
-    assert found.json() == {"error": "an image may have 32 MiB at most."}
+def test_too_many_bytes_are_refused_before_they_are_read(service):
+    address = httpx.URL(service)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=60)
+    connection.putrequest("POST", "/api/search")
+    connection.putheader("Content-Length", str(uploads.MOST_BYTES + 1))
+    connection.endheaders()  # and not a byte of it
+    found = connection.getresponse()
+    assert (found.status, found.read()) == (413, b'{"error": "an image may have 32 MiB at most."}')
+    connection.close()
 
     async def counted() -> tuple[int, int]:
         taken = 0

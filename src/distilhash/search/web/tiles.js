@@ -26,7 +26,7 @@ export function tile(photo, bits) {
   const badge = badgeOf(photo, bits);
   if (badge) {
     frame.append(badge);
-    words.push(badge.textContent);
+    words.push(badge.title);
   }
   link.append(frame);
   if (bits) {
@@ -39,14 +39,13 @@ export function tile(photo, bits) {
   return item;
 }
 
+/** The mark of near-duplicates: of the photo that is compared, or how many there are of this one. */
 function badgeOf(photo, bits) {
-  let text = "";
-  if (bits && photo.near_duplicate) text = "near-duplicate";
-  if (!bits && photo.near_duplicates) text = counted(photo.near_duplicates, "near-duplicate", "near-duplicates");
-  if (!text) return null;
+  if (!(bits ? photo.near_duplicate : photo.near_duplicates)) return null;
   const badge = document.createElement("span");
   badge.className = bits ? "badge near" : "badge";
-  badge.textContent = text;
+  badge.textContent = bits ? "near-duplicate" : `\u2248 ${photo.near_duplicates}`;
+  badge.title = bits ? badge.textContent : counted(photo.near_duplicates, "near-duplicate", "near-duplicates");
   return badge;
 }
 
