@@ -7,6 +7,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from plain_service import make_index, started
 
@@ -29,4 +30,6 @@ schema = schemathesis.pytest.from_fixture("described")
 @schema.parametrize()
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_its_own_description_is_true(case):
-    case.call_and_validate()
+    # Random bytes fit the description of an image, and are none.
+    uncertain = [positive_data_acceptance] if case.path == "/api/search" else []
+    case.call_and_validate(excluded_checks=uncertain)
