@@ -13,7 +13,7 @@ import functools
 import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from distilhash import __version__
 from distilhash.errors import UserError
 from distilhash.search import openapi
 from distilhash.search.decoder import FRAME, THUMBNAIL, VIEW
@@ -37,6 +36,7 @@ from distilhash.search.workers import Refusal, WorkerLost, Workers
 
 DECODE_SECONDS, CODE_SECONDS = 10.0, 60.0
 UPLOADS_AT_ONCE = 8
+VERSION = metadata.version("distilhash")
 CACHE_BYTES = 64 << 20  # of thumbnails
 KEEP = {"Cache-Control": "private, max-age=86400"}  # the address changes with the file
 FILES = {
@@ -94,12 +94,12 @@ class Service:
         return _json(
             photos=await run_in_threadpool(len, self.library), bits=self.library.num_bits, hasher=self.hasher,
             index=self.library.path.name, near_duplicate_bits=NEAR_DUPLICATE, most_upload_bytes=MOST_BYTES,
-            version=__version__,
+            version=VERSION,
         )  # fmt: skip
 
     async def openapi(self, request: Request) -> Response:
         """The description of all this."""
-        return _json(**openapi.description(__version__, self.library.num_bits, self.token))
+        return _json(**openapi.description(VERSION, self.library.num_bits, self.token))
 
     async def photos(self, request: Request) -> Response:
         """A page of photos."""
