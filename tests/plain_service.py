@@ -59,11 +59,11 @@ def code_of(framed: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def started(index: Path, *settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def started(index: Path, *settings: str, run: str = RUN) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address of a running service, and its process."""
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(index), "--port", "0", *settings],
+        [sys.executable, "-c", run, str(index), "--port", "0", *settings],
         env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
