@@ -24,7 +24,7 @@ def test_an_upload_finds_what_search_finds(here, capsys):
     ((expected,),) = [json.loads(capsys.readouterr().out)]
     with started(here / "photos.index", run=REAL) as (address, _):
         assert httpx.get(f"{address}/api/status", timeout=60).json()["bits"] == 16
-        answer = httpx.post(f"{address}/api/search?top=21", content=image.read_bytes(), timeout=60).json()
+        answer = httpx.post(f"{address}/api/search?top=100", content=image.read_bytes(), timeout=60).json()
     own = [hit for hit in answer["hits"] if hit["path"] == "photos/class1/05.png"]
     assert [hit["distance"] for hit in own] == [0]
     others = [(hit["id"], hit["distance"]) for hit in answer["hits"] if hit not in own]
