@@ -1,6 +1,6 @@
 """Messages between the service and its worker processes: four bytes of length, then raw bytes.
 
-Nothing is ever unpickled: a worker that a hostile image has taken over can answer with bytes, and no more.
+Nothing is ever unpickled, so a worker that a hostile image has taken over gives the service bytes, and no code.
 """
 
 from __future__ import annotations
