@@ -59,7 +59,9 @@ ALLOWED = {
 
 NO_TORCH = ["distilhash", "distilhash.errors", "distilhash.config", "distilhash.codes", "distilhash.evaluation.metrics",
             "distilhash.evaluation", "distilhash.cli", "distilhash.search", "distilhash.search.index",
-            "distilhash.search.store", "distilhash.search.verbs", "distilhash.data", "distilhash.exported"]  # fmt: skip
+            "distilhash.search.store", "distilhash.search.verbs", "distilhash.search.serving",
+            "distilhash.search.service", "distilhash.search.decoder", "distilhash.search.workers",
+            "distilhash.data", "distilhash.exported"]  # fmt: skip
 
 
 def _room(path: Path) -> str:

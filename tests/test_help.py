@@ -50,6 +50,8 @@ FLAGS = {  # those that are no setting of a stage, and what their help must say
               "--hasher DIR": "left out: the index's own"},
     "search": {"--id N": "repeated", "--top INT": "left out: 10", "--radius INT": "bits; left out",
                "--group-duplicates [INT]": "bits", "--hasher DIR": "left out: where it was"},
+    "serve": {"--port INT": "default: 8765", "--host ADDRESS": "default: 127.0.0.1", "--token TEXT": "left out",
+              "--host-name NAME": "repeated", "--hasher DIR": "left out: where it was"},
     "code": {"--json": "JSON"},
 }  # fmt: skip
 

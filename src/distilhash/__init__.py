@@ -17,7 +17,7 @@ from distilhash.errors import UserError
 __version__ = "0.1.0"
 __all__ = [
     "UserError", "check", "code", "demo", "distill", "encode", "evaluate", "export", "fit", "hash", "index", "profile",
-    "reproduce", "search",
+    "reproduce", "search", "serve",
 ]  # fmt: skip
 
 _HOMES = {
@@ -33,6 +33,7 @@ _HOMES = {
     "index": ("distilhash.search.verbs", "index"),
     "profile": ("distilhash.stages", "profile_networks"),
     "reproduce": ("distilhash.reproduction", "reproduce"),
+    "serve": ("distilhash.search.serving", "serve"),
 }
 
 

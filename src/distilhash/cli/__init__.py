@@ -14,11 +14,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from distilhash.cli import checking, exporting, fitting, pipeline, searching
+from distilhash.cli import checking, exporting, fitting, pipeline, searching, serving
 from distilhash.cli.flags import Refused, Verbs, to_stderr
 from distilhash.errors import UserError
 
-VERBS: Verbs = {**pipeline.VERBS, **checking.VERBS, **exporting.VERBS, **fitting.VERBS, **searching.VERBS}
+VERBS: Verbs = {
+    **pipeline.VERBS, **checking.VERBS, **exporting.VERBS, **fitting.VERBS, **searching.VERBS, **serving.VERBS,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -88,9 +88,12 @@ class Preprocess:
         ``images``: uint8 (n, H, W, 3), or n arrays (H, W, 3) of any sizes. Without ``views``: the middle, as it is.
         Errors: UserError for other types or shapes.
         """
+        return self.tensor(self.framed(images, views))
+
+    def tensor(self, framed: NDArray[np.uint8]) -> Tensor:
+        """The same of pixels that were framed already, uint8 (n, S, S, 3), perhaps by another process."""
         import torch
 
-        framed = self.framed(images, views)
         pixels = torch.empty(framed.shape)
         # One row of pixels at a time: NumPy broadcasts over a last dimension of 3 several times slower.
         rows = pixels.view(-1, framed.shape[2] * 3).numpy()

@@ -43,6 +43,11 @@ class PhotoStore(Store):
                 found[identity] = self._photo(row)
         return found
 
+    def page(self, after: int, limit: int) -> list[Photo]:
+        """The first files with a code whose ids are greater, by id."""
+        query = "SELECT * FROM photos WHERE id > ? AND failure IS NULL ORDER BY id LIMIT ?"
+        return [self._photo(row) for row in self.rows(query, (after, limit))]
+
     def roots(self) -> list[str]:
         """The folders that were indexed."""
         return [self._path(path) for (path,) in self.rows("SELECT path FROM roots ORDER BY path")]

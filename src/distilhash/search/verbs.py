@@ -107,16 +107,22 @@ def code(hasher: str | Path, images: Sequence[str | Path]) -> list[dict[str, str
     return [{"image": str(image), "code": row.tobytes().hex()} for image, row in zip(images, packed, strict=True)]
 
 
+def hasher_of(about: dict[str, str], index: Path, hasher: str | Path | None = None) -> str | Path:
+    """Where the hasher of an index is: ``hasher``, or left out, where it was. Errors: UserError where it is gone."""
+    if "encoder" not in about:
+        raise UserError("this index does not say which hasher made it", index, "search it by --id")
+    place = about.get("encoder_path", "") if hasher is None else hasher
+    if hasher is None and not Path(place).exists():
+        raise UserError("the hasher of the index is gone", place, "say where it is with --hasher")
+    return place
+
+
 def _codes_for(store: PhotoStore, images: Sequence[str | Path], hasher: str | Path | None) -> Bytes:
     """Codes of images by the hasher of an index."""
     from distilhash.search.encoder import open_encoder
 
     about = store.about()
-    if "encoder" not in about:
-        raise UserError("this index does not say which hasher made it", store.path, "search it by --id")
-    place = about.get("encoder_path", "") if hasher is None else hasher
-    if hasher is None and not Path(place).exists():
-        raise UserError("the hasher of the index is gone", place, "say where it is with --hasher")
+    place = hasher_of(about, store.path, hasher)
     encoder = open_encoder(place)
     if encoder.fingerprint != about["encoder"]:
         raise UserError(

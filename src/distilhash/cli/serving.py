@@ -1,0 +1,45 @@
+"""The verb that shows an index in a browser: serve."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from distilhash.cli.flags import Verbs, to_stderr
+
+
+def _declare_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("index", type=Path, metavar="INDEX", help="what distilhash index wrote")
+    parser.add_argument(
+        "--port", type=int, default=8765, metavar="INT", help="0 takes a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS",
+        help="address of this computer to serve on; one that others reach needs a token (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--token", metavar="TEXT",
+        help="what every request must bring, 16 characters or more: open the page once as /?token=TEXT; "
+        "left out: nothing",
+    )  # fmt: skip
+    parser.add_argument(
+        "--host-name", action="append", default=[], metavar="NAME",
+        help="another name that browsers know this computer by; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--hasher", metavar="DIR", help="where the index's hasher is; left out: where it was")
+
+
+def _run_serve(options: argparse.Namespace) -> Any:
+    from distilhash.search.serving import serve
+
+    serve(
+        options.index, host=options.host, port=options.port, token=options.token, hasher=options.hasher,
+        host_names=options.host_name, say=to_stderr,
+    )  # fmt: skip
+    to_stderr("ended")
+
+
+VERBS: Verbs = {
+    "serve": ("INDEX", "show the photos of an index on a page, and those that are alike", _declare_serve, _run_serve),
+}

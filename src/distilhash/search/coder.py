@@ -1,0 +1,56 @@
+"""The worker process that holds the hasher: framed pixels to a packed code. Torch is imported here, once.
+
+Started as ``python -m distilhash.search.coder HASHER``. Its greeting is JSON: "num_bits", "fingerprint" and "input",
+the InputConfig by which images are framed. It never sees a file that somebody else made: ``decoder`` does.
+
+Shapes: S pixels, K bits, P = ceil(K / 8) bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from distilhash.checkpoint import load_hasher
+from distilhash.codes import pack
+from distilhash.data.preprocess import Preprocess
+from distilhash.models.backbone import fingerprint_of
+from distilhash.models.folding import folded
+from distilhash.runtime import keep_memory
+from distilhash.search.pipes import serve_pipe
+
+
+def main() -> None:
+    """Answer until the pipe is closed."""
+    keep_memory()
+    serve_pipe(lambda: opened(sys.argv[1]))
+
+
+def opened(path: str) -> tuple[bytes, Callable[[bytes], bytes]]:
+    """The greeting of this hasher, and what turns S * S * 3 bytes into P. Errors: UserError where there is none."""
+    hasher, _ = load_hasher(path)
+    preprocess, backbone = Preprocess(hasher.input), folded(hasher.backbone)
+    size = preprocess.config.size
+    about = {
+        "num_bits": hasher.num_bits,
+        "fingerprint": fingerprint_of(hasher),
+        "input": dataclasses.asdict(hasher.input),
+    }
+
+    def answer(message: bytes) -> bytes:
+        framed = np.frombuffer(message, np.uint8).reshape(1, size, size, 3)
+        with torch.inference_mode():
+            outputs_1K = hasher.head(torch.relu(backbone(preprocess.tensor(framed)))).numpy()
+        return pack(outputs_1K).tobytes()
+
+    answer(bytes(size * size * 3))  # the first time is slow
+    return json.dumps(about).encode(), answer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The verb serve: an index of photos as a page and an API, until Ctrl-C.
+
+On 127.0.0.1 whoever uses this computer may ask. Any other address needs a token, which every request must bring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distilhash.config import InputConfig
+from distilhash.errors import UserError
+from distilhash.search.library import Library
+from distilhash.search.verbs import hasher_of
+
+HOST, PORT = "127.0.0.1", 8765
+LEAST_TOKEN = 16  # characters
+DECODERS = 4  # at most
+CODER, DECODER = "distilhash.search.coder", "distilhash.search.decoder"
+
+
+def serve(
+    index: str | Path,
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    token: str | None = None,
+    hasher: str | Path | None = None,
+    host_names: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Serve an index of photos on a page and as JSON, until Ctrl-C or SIGTERM.
+
+    ``host``: an address of this computer; any but its own loopback needs a ``token`` of 16 characters or more, which
+    every request must bring. ``port`` 0 takes a free one. ``hasher``: left out, the one that the index was made with.
+    ``host_names``: further names by which browsers may ask. ``say`` is given the page's address. Errors: UserError.
+    """
+    if token is not None and not (len(token) >= LEAST_TOKEN and token.isascii() and token.isprintable()):
+        raise UserError(f"a token needs at least {LEAST_TOKEN} plain characters", f"{len(token)}", "make a longer one")
+    if token is None and not _is_loopback(host):
+        raise UserError("an address that others reach needs a token", host, "add --token, or serve on 127.0.0.1")
+    if not 0 <= port <= 65535:
+        raise UserError("a port is a number from 0 to 65535", port)
+    _needed()
+    with contextlib.closing(Library(Path(index))) as library, _listening(host, port) as listener:
+        place = hasher_of(library.about(), library.path, hasher)
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_run(library, str(place), listener, host, token or "", host_names, say))
+
+
+async def _run(
+    library: Library,
+    hasher: str,
+    listener: socket.socket,
+    host: str,
+    token: str,
+    host_names: Sequence[str],
+    say: Callable[[str], None],
+) -> None:
+    import uvicorn
+
+    from distilhash.search.guard import Guard
+    from distilhash.search.service import Service
+    from distilhash.search.workers import Workers
+
+    coder = Workers(CODER, hasher)
+    decoders: Workers | None = None
+    try:
+        about: dict[str, Any] = json.loads(await coder.start())
+        if about["fingerprint"] != library.about()["encoder"]:
+            raise UserError("the index was made with another hasher", hasher, "name that one with --hasher")
+        config = json.dumps(dataclasses.asdict(InputConfig(**about["input"])))
+        decoders = Workers(DECODER, config, count=min(DECODERS, os.cpu_count() or 1) + 1)
+        await decoders.start()
+        service = Service(library, decoders, coder, about["fingerprint"], Path(hasher).name, bool(token))
+        names = frozenset(name.lower().strip("[]").rstrip(".") for name in (host, *host_names))
+        settings = uvicorn.Config(
+            Guard(service.app(), hosts=names, token=token), lifespan="off", ws="none", http="h11", access_log=False,
+            log_level="warning", server_header=False, proxy_headers=False, timeout_graceful_shutdown=1,
+            limit_concurrency=512,
+        )  # fmt: skip
+        named = f"[{host}]" if ":" in host else host
+        say(f"serving http://{named}:{listener.getsockname()[1]}/ (Ctrl-C ends it)")
+        await uvicorn.Server(settings).serve(sockets=[listener])
+    finally:
+        await coder.close()
+        if decoders is not None:
+            await decoders.close()
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket at this address. Errors: UserError where it is taken, or none of this computer's."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError("there is no such address", f"{host} ({error.strerror})", "name one of this computer") from None
+    with listener:
+        try:
+            if os.name == "posix":  # elsewhere this would let two servers share a port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(512)  # here, as on some systems only this says that the port is taken
+        except OSError as error:
+            reason = f"{host} port {port} ({error.strerror})"
+            raise UserError("cannot listen there", reason, "choose another --port; 0 takes a free one") from None
+        yield listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _needed() -> None:
+    try:
+        import python_multipart  # noqa: F401  (starlette reads forms with it)
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError("serving needs further packages", str(error), "pip install 'distilhash[serve]'") from None

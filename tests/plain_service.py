@@ -1,0 +1,91 @@
+"""A service for tests whose hasher needs no network: a code says which pixels of the framed grey image are
+lighter than its mean.
+
+As a module it is the worker that holds the hasher; `started` runs the real verb with it in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from distilhash.config import InputConfig
+from distilhash.data.decode import UnreadableImage, decode_image
+from distilhash.data.preprocess import Preprocess
+from distilhash.search.photo_store import Photo, PhotoStore
+from distilhash.search.pipes import serve_pipe
+
+BITS, SIDE = 64, 8
+INPUT = InputConfig(size=SIDE, framing="pad")
+RUN = """
+import sys
+from distilhash.search import serving
+serving.CODER = "plain_service"
+from distilhash import cli
+sys.exit(cli.main(["serve", *sys.argv[1:]]))
+"""
+
+
+def make_index(index: Path, root: Path, paths: Iterable[Path] | None = None) -> dict[str, int]:
+    """Write an index of the photos below a folder (or of these paths) by hand; the id of each, by its name."""
+    found = sorted(path for path in root.rglob("*") if path.is_file()) if paths is None else list(paths)
+    store, preprocess, ids = PhotoStore(index), Preprocess(INPUT), {}
+    with store.writing():
+        store.describe(num_bits=str(BITS), encoder="thresholds", encoder_path=str(root))
+        store.put_roots([str(root)])
+        for identity, path in enumerate(found, 1):
+            try:
+                code = code_of(preprocess.framed([decode_image(path, path.name, preprocess.least_side)]))
+            except UnreadableImage:  # as from an index that lies
+                code = np.zeros(BITS // 8, np.uint8)
+            store.put_photos([Photo(identity, str(path), 1, 2, b"content", None)])
+            store.append(np.array([identity]), code[None])
+            ids[path.name] = identity
+    store.close()
+    return ids
+
+
+def code_of(framed: np.ndarray) -> np.ndarray:
+    grey = framed.reshape(SIDE * SIDE, 3).astype(np.int64).sum(axis=1)
+    return np.packbits(grey * len(grey) > grey.sum())
+
+
+@contextlib.contextmanager
+def started(index: Path, *settings: str, run: str = RUN) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address of a running service, and its process."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        [sys.executable, "-c", run, str(index), "--port", "0", *settings],
+        env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if line.startswith("serving "):
+                yield line.split()[1].rstrip("/"), process
+                break
+        else:
+            raise AssertionError("it did not begin")
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stderr.close()
+
+
+def main() -> None:
+    greeting = {"num_bits": BITS, "fingerprint": "thresholds", "input": dataclasses.asdict(INPUT)}
+    serve_pipe(
+        lambda: (json.dumps(greeting).encode(), lambda message: code_of(np.frombuffer(message, np.uint8)).tobytes())
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""The service as a stranger meets it: what it answers is held to the codes, and what it must not do is tried.
+
+The hasher is `plain_service`'s, which needs no network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import io
+import os
+import signal
+import socket
+import zlib
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from distilhash import cli
+from distilhash.codes import hamming
+from distilhash.search import uploads
+from distilhash.search.guard import HEADERS
+from distilhash.search.index import Index
+from plain_service import BITS, make_index, started
+
+COUNT = 30
+
+
+def picture(seed: int, size: tuple[int, int] = (24, 24)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **settings) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of photos, some of them twice, beside something that is nobody's business."""
+    root = tmp_path_factory.mktemp("served")
+    photos = root / "photos"
+    photos.mkdir()
+    for number in range(COUNT):
+        picture(number % 25).save(photos / f"{number:02d}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    picture(90, (20, 40)).save(photos / "turned.jpg", exif=exif)
+    picture(91).save(photos / "scan.tif")
+    (root / "secret").mkdir()
+    picture(92).save(root / "secret" / "secret.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def ids(place):
+    """The ids of an index that also lies about what is in its folder."""
+    photos = place / "photos"
+    honest = sorted(photos.iterdir())
+    (photos / "link.png").symlink_to(place / "secret" / "secret.png")
+    (photos / "text.png").write_text("root:x:0:0\n")
+    os.mkfifo(photos / "pipe.png")
+    lies = [place / "secret" / "secret.png", photos / "link.png"]
+    found = make_index(place / "index", photos, [*honest, photos / "text.png"])
+    store_only = make_index(place / "lying.index", photos, [*honest[:1], *lies, photos / "text.png"])
+    return found, store_only
+
+
+@pytest.fixture(scope="module")
+def service(place, ids):
+    """The address of a service of that index."""
+    with started(place / "index") as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    with httpx.Client(base_url=service, timeout=60) as found:
+        yield found
+
+
+def answer(client, path: str, status: int = 200, **settings):
+    found = client.get(path, **settings)
+    assert found.status_code == status, found.text
+    return found.json()
+
+
+def test_photos_come_page_by_page_with_their_doubles_counted(client, ids, place):
+    total = len(ids[0])
+    with Index.open(place / "index") as index:
+        codes = index.codes_of(index.ids)
+    near = (hamming(codes, codes) <= 2).sum(axis=1) - 1
+    seen, after = [], -1
+    while after is not None:
+        page = answer(client, "/api/photos", params={"after": after, "limit": 7})
+        assert page["total"] == total and len(page["photos"]) <= 7
+        seen += page["photos"]
+        after = page["next"]
+    assert {photo["name"]: photo["id"] for photo in seen} == ids[0]
+    assert [photo["near_duplicates"] for photo in seen] == near.tolist() and near.max() > 0
+    assert seen[0]["path"] == "photos/00.png"
+    assert answer(client, "/api/status")["photos"] == total
+
+
+def test_neighbours_are_those_of_the_codes(client, place):
+    with Index.open(place / "index") as index:
+        everything, codes = index.ids, index.codes_of(index.ids)
+    away = hamming(codes[3:4], codes)[0]
+    expected = sorted((int(d), int(i)) for d, i in zip(away, everything, strict=True) if i != everything[3])
+    found = answer(client, f"/api/photos/{everything[3]}/neighbours", params={"top": 9})
+    assert [(hit["distance"], hit["id"]) for hit in found["hits"]] == expected[:9]
+    assert [hit["near_duplicate"] for hit in found["hits"]] == [distance <= 2 for distance, _ in expected[:9]]
+    assert found["query"]["id"] == everything[3] and found["within"] is None
+    radius = expected[12][0]
+    found = answer(client, f"/api/photos/{everything[3]}/neighbours", params={"radius": radius, "top": 5})
+    assert found["within"] == sum(distance <= radius for distance, _ in expected)
+    assert [(hit["distance"], hit["id"]) for hit in found["hits"]] == expected[:5]
+
+
+def test_an_upload_finds_its_own_photo_first_raw_or_in_a_form(client, place, ids):
+    content = (place / "photos" / "07.png").read_bytes()
+    raw = client.post("/api/search", content=content, headers={"Content-Type": "image/png"}).json()
+    form = client.post("/api/search", files={"image": ("any name", content, "image/png")}).json()
+    assert raw == form
+    own = ids[0]["07.png"]
+    assert (raw["hits"][0]["id"], raw["hits"][0]["distance"]) == (own, 0)
+    others = answer(client, f"/api/photos/{own}/neighbours")["hits"]
+    assert [hit["id"] for hit in raw["hits"][1:]] == [hit["id"] for hit in others]
+    doubles = [hit for hit in raw["hits"] if hit["like"] is not None]
+    assert doubles and all(hit["like"] != hit["id"] for hit in doubles)
+
+
+def test_thumbnails_are_upright_and_images_are_as_they_are(client, place, ids):
+    turned = client.get(f"/api/photos/{ids[0]['turned.jpg']}/thumbnail")
+    assert turned.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(turned.content)).size == (20, 40)
+    assert client.get(f"/api/photos/{ids[0]['turned.jpg']}/thumbnail").content == turned.content
+    whole = client.get(f"/api/photos/{ids[0]['03.png']}/image")
+    assert whole.headers["content-type"] == "image/png"
+    assert whole.content == (place / "photos" / "03.png").read_bytes()
+    scan = client.get(f"/api/photos/{ids[0]['scan.tif']}/image")
+    assert scan.headers["content-type"] == "image/jpeg" and Image.open(io.BytesIO(scan.content)).size == (24, 24)
+
+
+def test_only_photos_below_the_indexed_folders_are_shown(place, ids):
+    secret = (place / "secret" / "secret.png").read_bytes()
+    with started(place / "lying.index") as (address, _), httpx.Client(base_url=address, timeout=60) as client:
+        for name in ("secret.png", "link.png", "text.png"):
+            for kind in ("thumbnail", "image"):
+                found = client.get(f"/api/photos/{ids[1][name]}/{kind}")
+                assert found.status_code == 404, name
+                assert secret[:64] not in found.content and b"root:x" not in found.content
+        (place / "photos" / "00.png").rename(place / "away.png")
+        assert client.get(f"/api/photos/{ids[1]['00.png']}/image").status_code == 404
+        (place / "photos" / "00.png").symlink_to(place / "secret" / "secret.png")
+        assert client.get(f"/api/photos/{ids[1]['00.png']}/image").status_code == 404
+        (place / "photos" / "00.png").unlink()
+        (place / "away.png").rename(place / "photos" / "00.png")
+        assert client.get(f"/api/photos/{ids[1]['00.png']}/image").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/api/photos/..%2f..%2fetc%2fpasswd/image", "/web/app.js",
+     "/api/photos/1/../../../etc/passwd", "//etc/passwd", "/api/photos/-1/image", "/api/photos/%00/image",
+     "/api/photos/9999999999999999999999/image", "/api/photos/1.0/thumbnail", "/api/photos/%d9%a1/image"],
+)  # fmt: skip
+def test_a_path_is_never_a_file(service, path):
+    address = httpx.URL(service)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=60)
+    connection.putrequest("GET", path)
+    connection.endheaders()
+    found = connection.getresponse()
+    assert found.status == 404
+    assert b"root:" not in found.read()
+    connection.close()
+
+
+def test_too_many_bytes_are_refused_before_they_are_read(service):
+    address = httpx.URL(service)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=60)
+    connection.putrequest("POST", "/api/search")
+    connection.putheader("Content-Length", str(uploads.MOST_BYTES + 1))
+    connection.endheaders()  # and not a byte of it
+    found = connection.getresponse()
+    assert (found.status, found.read()) == (413, b'{"error": "an image may have 32 MiB at most."}')
+    connection.close()
+
+    async def counted() -> tuple[int, int]:
+        taken = 0
+
+        class Endless:
+            async def stream(self):
+                nonlocal taken
+                while True:
+                    taken += 1 << 20
+                    yield bytes(1 << 20)
+
+        with pytest.raises(uploads.Refused) as refused:
+            await uploads._body(Endless())
+        return refused.value.status, taken
+
+    assert asyncio.run(counted()) == (413, uploads.MOST_BYTES + (1 << 20))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def png_of(width: int, height: int, data: bytes = b"") -> bytes:
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+SOUND = encoded(picture(0))
+JPEG = encoded(picture(0), "JPEG")
+HOSTILE = {
+    "a bomb": png_of(60_000, 60_000),
+    "a long line": png_of(2_000_000_000, 1),
+    "no pixels": png_of(0, 0),
+    "too few pixels": png_of(500, 500, bytes(10)),
+    "half a PNG": SOUND[: len(SOUND) // 2],
+    "half a JPEG": JPEG[: len(JPEG) // 2],
+    "a JPEG of markers": b"\xff\xd8" + b"\xff\xe1\xff\xff" * 2000,
+    "a wrong checksum": SOUND.replace(b"IDAT", b"IDAX"),
+    "a GIF bomb": b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x44\x01\0;",
+    "a TIFF that points at itself": b"II*\0\x08\0\0\0\x01\0\x00\x01\x04\0\xff\xff\xff\xff\x08\0\0\0\x08\0\0\0",
+    "a TIFF of floats": encoded(Image.new("F", (4, 4)), "TIFF"),
+    "a BMP of impossible size": b"BM" + bytes(8) + b"\x36\0\0\0\x28\0\0\0" + b"\xff\xff\xff\x7f" * 2 + bytes(28),
+    "an empty WebP": b"RIFF\x0c\0\0\0WEBPVP8 \0\0\0\0",
+    "a broken HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64),
+    "an SVG": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
+    "a page": b"<html><script>alert(1)</script>",
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n",
+    "an icon": encoded(picture(0), "ICO"),
+    "a portable pixmap": encoded(picture(0), "PPM"),
+    "a pickle": b"cposix\nsystem\n(S'touch stolen'\ntR.",
+    "a zip": b"PK\x03\x04" + bytes(26),
+    "noise": np.random.default_rng(0).bytes(5000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_images_are_one_sentence(client, name):
+    found = client.post("/api/search", content=HOSTILE[name], headers={"Content-Type": "image/png"})
+    assert found.status_code == 422, found.text
+    sentence = found.json()["error"]
+    assert sentence.startswith("the image cannot be read: ") and sentence.endswith(".") and "\n" not in sentence
+    assert client.post("/api/search", content=SOUND).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "sent"),
+    [
+        (415, {"content": b"x", "headers": {"Content-Type": "text/html"}}),
+        (415, {"content": SOUND, "headers": {"Content-Encoding": "gzip"}}),
+        (400, {"content": b""}),
+        (400, {"files": {"other": SOUND}}),
+        (400, {"files": [("image", SOUND), ("image", SOUND)]}),
+        (400, {"data": {"image": "text"}, "files": {"x": b""}}),
+        (400, {"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}),
+        (400, {"content": SOUND, "params": {"top": "0"}}),
+        (400, {"content": SOUND, "params": {"top": "1e3"}}),
+        (400, {"content": SOUND, "params": [("top", "1"), ("top", "2")]}),
+        (400, {"content": SOUND, "params": {"url": "http://127.0.0.1/"}}),
+        (400, {"content": SOUND, "params": {"radius": str(BITS + 1)}}),
+    ],
+)
+def test_what_is_no_image_or_no_number_is_refused(client, status, sent):
+    found = client.post("/api/search", **sent)
+    assert (found.status_code, list(found.json())) == (status, ["error"])
+
+
+def test_every_answer_has_the_headers(client):
+    for path in ("/", "/app.js", "/api/status", "/api/photos/1/thumbnail", "/api/photos/1/image", "/nothing"):
+        found = client.get(path)
+        assert {name: found.headers.get(name) for name in HEADERS} == HEADERS, path
+        assert "access-control-allow-origin" not in found.headers and "server" not in found.headers
+    assert "unsafe" not in HEADERS["Content-Security-Policy"]
+    foreign = client.get("/api/status", headers={"Host": "evil.example"})
+    assert foreign.status_code == 403 and foreign.headers["x-frame-options"] == "DENY"
+    page = client.get("/").text
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "style=" not in page
+
+
+def test_what_cannot_be_served_is_one_sentence(place, ids, tmp_path, capsys):
+    def refused(*words: object) -> str:
+        assert cli.main(["serve", *map(str, words)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    index = place / "index"
+    assert "needs a token" in refused(index, "--host", "0.0.0.0")
+    assert "at least 16" in refused(index, "--host", "0.0.0.0", "--token", "short")
+    assert "no such index" in refused(tmp_path / "nothing")
+    assert "hasher of the index is gone" not in refused(index, "--host", "203.0.113.1", "--token", "x" * 16)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "cannot listen there" in refused(index, "--port", taken.getsockname()[1])
+
+
+def test_ctrl_c_ends_it_and_its_workers(place, ids):
+    with started(place / "index") as (address, process):
+        assert httpx.get(f"{address}/api/status", timeout=60).status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines() == ["ended"]  # and its end: no worker holds it open
