@@ -185,7 +185,7 @@ def test_many_cores_find_what_one_finds(tmp_path, monkeypatch):
         (tmp_path / f"images/{i}.png").write_bytes(b"no image")
     source, seen = ListSource(tmp_path), []
     monkeypatch.setattr(images, "CHECKED", 4)
-    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    monkeypatch.setattr("distilhash.data.images.cores", lambda: 3)
     report = check(source, lambda done, total: seen.append((done, total)))
     wrong = [source.names.index(f"images/{i}.png") for i in (0, 7, 19, 29)]
     assert report.readable.tolist() == [i for i in range(30) if i not in wrong]

@@ -115,7 +115,7 @@ def test_evaluate_measures_the_tables(pipeline):
     assert shown["map_at_all"] > 1 / CLASSES  # chance
     assert (shown["queries"], shown["database"], shown["bits"]) == (QUERIES, 108, 16)
     kept = json.loads((root / "metrics.json").read_text())
-    assert kept.pop("curve").keys() == {"precision", "recall"}
+    assert kept.pop("curve").keys() == {"precision", "recall", "n", "precision_at_n"}
     assert kept == shown
 
 
