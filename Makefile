@@ -11,12 +11,12 @@ SEED ?= 0
 TORCH ?= torch torchvision
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench browser clean
 
 demo: $(VENV)/ready
 	$(BIN)/distilhash demo --output $(RUN) --seed $(SEED) $(if $(wildcard $(RUN)/config.json),--resume)
 
-test: $(VENV)/ready-dev
+test: $(VENV)/ready-dev browser
 	$(BIN)/python -m pytest
 
 check: $(VENV)/ready-dev
@@ -46,6 +46,13 @@ $(VENV)/ready: pyproject.toml | $(VENV)/bin/python
 $(VENV)/ready-dev: $(VENV)/ready
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
+
+# The page is tested in a real browser: the system's, or one that is brought here.
+browser: $(VENV)/ready-dev
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; \
+	else $(BIN)/playwright install chromium; fi
 
 clean:
 	rm -rf $(VENV) runs
