@@ -34,7 +34,7 @@ from distilhash.evaluation.matrix_page import write_matrix
 from distilhash.evaluation.metrics import mean_average_precision
 from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.evaluation.protocol import evaluate_tables
-from distilhash.models import Hasher
+from distilhash.models import Hasher, Teacher
 from distilhash.presets import TABLES, Matrix
 from distilhash.reproduction.planning import Cell, cells_of, shard_of
 from distilhash.training import distill as distillation
@@ -73,14 +73,7 @@ def reproduce(
     settings = {"stage": "reproduce", "table": table, "budget": config.budget, "protocol": config.protocol,
                 "images": images.fingerprint, "matrix": as_dict(matrix)}  # fmt: skip
     run = RunDirectory(output, settings, resume=resume, overwrite=overwrite, quiet=quiet)
-    all_arms = {
-        seed: Arms(
-            plan=matrix.stages, images=images, split=split, labelled=split.fit, teacher=teacher, seed=seed,
-            place=run.path / str(seed), features=run.path / "teacher_features", features_of=_looked_at(images, splits),
-            run=run,
-        )
-        for seed, split in splits.items()
-    }  # fmt: skip
+    all_arms = {seed: _arms(matrix, images, split, teacher, seed, run) for seed, split in splits.items()}
     work = _Reproduction(table, config, matrix, run)
     for cell in cells:
         if not work.file(cell).exists():
@@ -90,10 +83,15 @@ def reproduce(
     return work.write()
 
 
-def _looked_at(images: ImageSource, splits: dict[int, Split]) -> np.ndarray:
-    """The images of the feature cache: all, unless the parts were cut so far that only some are needed."""
-    needed = np.unique(np.concatenate([np.union1d(split.unlabelled, split.query) for split in splits.values()]))
-    return needed if len(needed) < len(images) // 2 else np.arange(len(images))
+def _arms(matrix: Matrix, images: ImageSource, split: Split, teacher: Teacher, seed: int, run: RunDirectory) -> Arms:
+    """The arms of a seed; all seeds read one feature cache, but where each looks at a few images of its own."""
+    place = run.path / str(seed)
+    cut = any((matrix.query_size, matrix.train_size, matrix.database_size))
+    return Arms(
+        plan=matrix.stages, images=images, split=split, labelled=split.fit, teacher=teacher, seed=seed, place=place,
+        features=(place if cut else run.path) / "teacher_features",
+        features_of=np.union1d(split.unlabelled, split.query) if cut else np.arange(len(images)), run=run,
+    )  # fmt: skip
 
 
 class _Reproduction:
