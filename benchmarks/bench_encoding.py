@@ -22,6 +22,7 @@ from distilhash.data.preprocess import Preprocess
 from distilhash.encoding import BATCH_PIXELS, encode
 from distilhash.models import Hasher, create_hasher, create_student
 from distilhash.models.folding import folded
+from distilhash.precision import fastest, native_bfloat16
 from distilhash.runtime import keep_memory
 from scaling import cost
 from sidebyside import Process, Work, compare, timed
@@ -44,10 +45,22 @@ def encode_64(photos: Path) -> None:
 
 
 def overlap(photos: Path) -> None:
-    """The pipeline at 224 pixels against the slower of its two halves, decoding alone and the network alone."""
+    """The pipeline at 224 pixels in float32 against the slower of its halves, decoding alone and the network alone."""
+    compare_with_halves("overlap", photos, "float32")
+
+
+def overlap_bfloat16(photos: Path) -> None:
+    """The same in bfloat16, where the network is as fast as the decoding; both need all cores."""
+    if native_bfloat16():
+        compare_with_halves("overlap_bfloat16", photos, "bfloat16")
+
+
+def compare_with_halves(name: str, photos: Path, precision: str) -> None:
+    """One row: encode() against the slower of its halves, each on all cores; "possible" is what their sum leaves."""
     source, indices = open_photos(photos)
     hasher = new_hasher(224, "published")
-    pixels, backbone = Preprocess(hasher.input), folded(hasher.backbone)
+    hasher.precision = precision
+    pixels, backbone = Preprocess(hasher.input), folded(hasher.backbone, precision=hasher.precision)
     size, threads = BATCH_PIXELS // 224**2, torch.get_num_threads()
     blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
     batch = pixels(source.read(blocks[0], pixels.least_side))
@@ -63,16 +76,16 @@ def overlap(photos: Path) -> None:
         return lambda: sum(prefetch(half, blocks, ahead=2 * threads, threads=threads))
 
     halves = [timed(alone(decode)), timed(alone(network))]
-    rates: dict[str, list[float]] = {"decoding": [], "network": []}
+    rates: dict[str, list[float]] = {"decoding": [], "network": [], "possible": []}
 
     def slower() -> float:
-        found = [half() for half in halves]
-        for name, rate in zip(rates, found, strict=True):
-            rates[name].append(rate)
+        found = [run() for run in halves]
+        for half, rate in zip(rates, [*found, 1 / sum(1 / rate for rate in found)], strict=True):
+            rates[half].append(rate)
         return min(found)
 
     work = Work(
-        work="overlap", peer="the slower of decoding alone and the network alone", unit="images/s", least=0.8,
+        work=name, peer="the slower of decoding alone and the network alone", unit="images/s", least=0.8,
         settings=described(source, indices, hasher) | {"alone": rates},
     )  # fmt: skip
     compare(work, slower, timed(lambda: len(encode(source, indices, hasher))))
@@ -91,7 +104,13 @@ def cost_encode(photos: Path) -> None:
     cost("cost_encode", "images", SIZES, prepare, settings)
 
 
-WORKS = {"encode_224": encode_224, "encode_64": encode_64, "overlap": overlap, "cost_encode": cost_encode}
+WORKS = {
+    "encode_224": encode_224,
+    "encode_64": encode_64,
+    "overlap": overlap,
+    "overlap_bfloat16": overlap_bfloat16,
+    "cost_encode": cost_encode,
+}
 
 
 def compare_with_peer(name: str, photos: Path, least: float, hasher: Hasher) -> None:
@@ -117,7 +136,10 @@ def new_hasher(size: int, stem: str) -> Hasher:
     """Student v1 with fresh weights, which take as long as any others."""
     keep_memory()
     torch.manual_seed(0)
-    return create_hasher(create_student("v1", size=size, stem=stem), num_bits=BITS).eval()
+    hasher = create_hasher(create_student("v1", size=size, stem=stem), num_bits=BITS).eval()
+    # As training would have found it.
+    hasher.precision = fastest(folded(hasher.backbone), (max(1, BATCH_PIXELS // size**2), 3, size, size))
+    return hasher
 
 
 def open_photos(folder: Path) -> tuple[FolderSource, np.ndarray]:
@@ -135,7 +157,7 @@ def described(source: FolderSource, indices: np.ndarray, hasher: Hasher) -> dict
     width, height = (int(side) for side in np.median(sizes, axis=0))
     return {
         "images": f"{len(source)} JPEG files, median {width} x {height} pixels",
-        "network": f"v1 at {hasher.input.size} pixels, {BITS} bits, fp32",
+        "network": f"v1 at {hasher.input.size} pixels, {BITS} bits, {hasher.precision}",
         "threads": torch.get_num_threads(),
     }
 

@@ -22,15 +22,16 @@ ALLOWED = {
     "models": {"errors", "artefact", "config"},
     "evaluation": {"errors", "artefact", "codes"},
     "checkpoint": {"errors", "artefact", "config", "models"},
-    "training": {"errors", "artefact", "config", "data", "models", "losses", "checkpoint"},
-    "encoding": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint"},
+    "precision": {"errors", "artefact"},
+    "training": {"errors", "artefact", "config", "data", "models", "losses", "checkpoint", "precision"},
+    "encoding": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint", "precision"},
     "exported": {"errors", "artefact", "config", "data", "codes"},
     "exporting": {
         "errors", "artefact", "config", "data", "models", "codes", "checkpoint", "encoding", "evaluation", "exported",
     },
     "stages": {
         "errors", "artefact", "config", "data", "models", "losses", "codes", "checkpoint", "training", "encoding",
-        "evaluation", "presets", "runtime", "exported",
+        "evaluation", "presets", "runtime", "exported", "precision",
     },
     "arms": {
         "artefact", "config", "presets", "data", "models", "codes", "checkpoint", "training", "encoding", "stages",

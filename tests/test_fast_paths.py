@@ -114,7 +114,7 @@ def test_codes_are_those_of_the_plain_network(monkeypatch, images):
         for batch in pixels.split(50):  # statistics that are not 0 and 1
             hasher(batch)
     fast = encoding.encode(images, np.arange(200), hasher).packed
-    monkeypatch.setattr(encoding, "folded", lambda backbone: backbone)
+    monkeypatch.setattr(encoding, "folded", lambda backbone, **options: backbone)
     monkeypatch.setattr(Conv3x3, "forward", nn.Conv2d.forward)
     plain = encoding.encode(images, np.arange(200), hasher).packed
     with torch.no_grad():

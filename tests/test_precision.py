@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from distilhash import precision
 from distilhash.artefact import write_json
+from distilhash.checkpoint import load_hasher, save_model
+from distilhash.encoding import outputs
 from distilhash.errors import UserError
-from distilhash.training import distill, hashing, precision, teacher_features
-from distilhash.training.precision import arithmetic, fastest, settled
+from distilhash.models import create_hasher, create_student
+from distilhash.precision import arithmetic, fastest, settled
+from distilhash.training import distill, hashing, teacher_features
 from distilhash.training.teacher_features import compute_teacher_features
 from test_resume import Interrupted, content, interrupt
 from tiny import DISTILL, HASH, INPUT, TinyStudent, distil_tiny, hash_tiny, losses_of, tiny_images, tiny_teacher
@@ -145,3 +149,26 @@ def test_an_interrupted_pass_goes_on_in_its_precision(tmp_path, monkeypatch):
         compute(tmp_path / "cache", precision="auto")
     stopwatch(monkeypatch, 1.0, 5.0)
     assert np.array_equal(compute(tmp_path / "cache", precision="auto"), whole)
+
+
+def test_codes_in_bfloat16_are_near_those_in_float32(monkeypatch):
+    """Encoded as it was trained; a bit may differ only where its output is near zero."""
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    images, indices = tiny_images(60), np.arange(60)
+    torch.manual_seed(0)
+    hasher = create_hasher(TinyStudent(), 32).eval()
+    exact = np.concatenate(list(outputs(images, indices, hasher)))
+    hasher.precision = "bfloat16"
+    rounded = np.concatenate(list(outputs(images, indices, hasher)))
+    assert not np.array_equal(exact, rounded)
+    assert np.abs(exact - rounded).max() < 0.02 * np.abs(exact).max()
+    assert np.array_equal(exact, np.concatenate(list(outputs(images, indices, hasher, precision="float32"))))
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    assert np.array_equal(exact, np.concatenate(list(outputs(images, indices, hasher)))), "never emulated"
+
+
+def test_a_hasher_remembers_what_it_was_trained_in(tmp_path):
+    student = create_student("v1", size=32, stem="small")
+    description = {"kind": "hasher", "architecture": student.architecture, "bits": 8, "precision": "bfloat16"}
+    save_model(tmp_path / "model", create_hasher(student, 8), description)
+    assert load_hasher(tmp_path)[0].precision == "bfloat16"

@@ -101,6 +101,7 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[s
         module: Backbone | Hasher = backbone
         if kind == "hasher":
             module = create_hasher(backbone, num_bits=int(description["bits"]))
+            module.precision = str(description.get("precision", module.precision))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError("the checkpoint's description is damaged", f"{path} ({error!r})", "make it again") from error
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

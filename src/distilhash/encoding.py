@@ -20,6 +20,7 @@ from distilhash.data.preprocess import Preprocess
 from distilhash.models.backbone import Backbone
 from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
+from distilhash.precision import usable
 
 SAY_SECONDS = 5.0
 
@@ -29,12 +30,16 @@ def encode(
     indices: np.ndarray,
     hasher: Hasher,
     *,
+    precision: str | None = None,
     provenance: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> CodeTable:
-    """Codes of ``images[indices]``, in that order: the sign of each output, packed. Zero counts as -1."""
+    """Codes of ``images[indices]``, in that order: the sign of each output, packed. Zero counts as -1.
+
+    ``precision`` is that of the backbone; left out: the one it was trained in, where the processor multiplies it.
+    """
     packed, done, said = [], 0, time.monotonic()
-    for outputs_nK in outputs(images, indices, hasher):
+    for outputs_nK in outputs(images, indices, hasher, precision=precision):
         packed.append(pack(outputs_nK))
         done += len(outputs_nK)
         if time.monotonic() - said > SAY_SECONDS:
@@ -43,17 +48,21 @@ def encode(
     return table(np.concatenate(packed), images, indices, hasher.num_bits, provenance or {})
 
 
-def outputs(images: ImageSource, indices: np.ndarray, hasher: Hasher) -> Iterator[np.ndarray]:
+def outputs(
+    images: ImageSource, indices: np.ndarray, hasher: Hasher, *, precision: str | None = None
+) -> Iterator[np.ndarray]:
     """The hasher's outputs (n, K) of ``images[indices]``, batch after batch, in that order."""
-    return _through(images, indices, hasher.backbone, hasher.head)
+    return _through(images, indices, hasher.backbone, hasher.head, precision or usable(hasher.precision))
 
 
 def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
     """What the head of a hasher on this backbone is given of ``images[indices]``: features (N, D), none below zero."""
-    return np.concatenate(list(_through(images, indices, backbone, nn.Identity())))
+    return np.concatenate(list(_through(images, indices, backbone, nn.Identity(), "float32")))
 
 
-def _through(images: ImageSource, indices: np.ndarray, backbone: Backbone, head: nn.Module) -> Iterator[np.ndarray]:
+def _through(
+    images: ImageSource, indices: np.ndarray, backbone: Backbone, head: nn.Module, precision: str
+) -> Iterator[np.ndarray]:
     """Backbone, ReLU and head of ``images[indices]``, batch after batch, in that order.
 
     Each core takes a batch of its own all the way from the files to the outputs. So nothing waits: neither the network
@@ -62,7 +71,7 @@ def _through(images: ImageSource, indices: np.ndarray, backbone: Backbone, head:
     pixels = Preprocess(backbone.input)
     backbone.eval()
     head.eval()
-    network = folded(backbone)
+    network = folded(backbone, precision=precision)
     cores = torch.get_num_threads()
     size = max(1, min(BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // cores)))
 

@@ -39,13 +39,13 @@ from distilhash.models import (
     create_teacher,
 )
 from distilhash.models.backbone import fingerprint_of
+from distilhash.precision import PRECISIONS, usable
 from distilhash.presets import PRESETS
 from distilhash.runtime import keep_memory
 from distilhash.training import distill as distillation
 from distilhash.training import hashing
 from distilhash.training.labelfree import METHODS
 from distilhash.training.optimisers import OPTIMISERS
-from distilhash.training.precision import PRECISIONS
 from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS
 
@@ -152,6 +152,7 @@ def encode_images(
     protocol: str = "cifar10",
     split_seed: int = 0,
     split: Path | None = None,
+    precision: str | None = None,
     int8: bool = False,
     threads: int | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -159,11 +160,16 @@ def encode_images(
     """Write the code table of images, or of one part of their split; return what was written. Errors: UserError.
 
     ``hasher`` is a run directory, a model directory, or one that ``export`` wrote, for which ``int8`` and ``threads``
-    are as in ExportedHasher.open.
+    are as in ExportedHasher.open. ``precision`` ("float32" or "bfloat16"; left out: as the hasher was trained, where
+    the processor has it) is for the others, and is written into the table.
     """
     if part not in PARTS:
         raise unknown_name("part", part, PARTS)
+    if precision not in (None, *PRECISIONS[1:]):
+        raise unknown_name("precision", precision, PRECISIONS[1:])
     if is_exported(hasher):
+        if precision is not None:
+            raise UserError("an exported hasher runs in the precision it was exported in", precision, "or take --int8")
         return encode_exported(
             hasher, images, output, int8=int8, threads=threads, part=part, protocol=protocol, split_seed=split_seed,
             split=split, say=say,
@@ -173,7 +179,9 @@ def encode_images(
     network, _ = load_hasher(hasher)
     source = open_readable(images, labelled=part != "all", say=say)
     indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher), say=say)
-    table = encode(source, indices, network, provenance={"hasher": fingerprint_of(network)}, say=say)
+    precision = precision or usable(network.precision)
+    made = {"hasher": fingerprint_of(network), "precision": precision}
+    table = encode(source, indices, network, precision=precision, provenance=made, say=say)
     table.save(Path(output))
     return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,10 @@ def _declare_encode(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("codes.safetensors"), metavar="FILE",
         help="code table (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--precision", metavar="NAME",
+        help="float32 or bfloat16 (default: what the hasher was trained in, where the processor has it)",
+    )  # fmt: skip
     parser.add_argument("--int8", action="store_true", help="the int8 model of an exported hasher")
     parser.add_argument(
         "--threads", type=int, metavar="INT", help="of an exported hasher, count; left out: one for each core"
@@ -121,10 +126,10 @@ def _run_encode(options: argparse.Namespace) -> Any:
     from distilhash.exported import encode_exported, is_exported
 
     encode: Callable[..., Any] = encode_exported
-    if not is_exported(options.hasher):  # an exported one needs no PyTorch, which stages imports
+    if options.precision or not is_exported(options.hasher):  # else there is no need of PyTorch, which stages imports
         from distilhash.stages import encode_images
 
-        encode = encode_images
+        encode = functools.partial(encode_images, precision=options.precision)
     return encode(
         options.hasher, options.images, options.output, part=options.part, int8=options.int8, threads=options.threads,
         say=to_stderr, **image_options(options),

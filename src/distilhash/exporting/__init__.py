@@ -134,7 +134,7 @@ def _report(
 
     def outputs_of(name: str, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         if name == "torch":
-            return np.concatenate(list(outputs(source, indices, network)))
+            return np.concatenate(list(outputs(source, indices, network, precision="float32")))
         return np.concatenate(list(exported[name].outputs(source, indices)))
 
     say(f"comparing {len(compared):,} images")

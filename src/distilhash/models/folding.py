@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from distilhash.models.backbone import Backbone
@@ -20,10 +20,11 @@ from distilhash.models.winograd import RowConv3x3
 TOLERANCE = 1e-3  # of the largest feature: folding only rounds differently
 
 
-def folded(backbone: Backbone, *, halve: bool = True) -> nn.Module:
+def folded(backbone: Backbone, *, halve: bool = True, precision: str = "float32") -> nn.Module:
     """A copy for inference with every BatchNorm folded into the convolution that is declared just before it, and with
     half of the multiplications in large 3x3 convolutions, unless ``halve`` is off (other runtimes have ways of their
-    own).
+    own). In ``precision`` "bfloat16" weights and maps are rounded to it, and nothing is halved: the transforms would
+    round once more. Images and features are float32 all the same.
 
     Declared before need not mean applied before: the features of a made-up image are compared with the original's,
     and where they differ by more than rounding the original is returned.
@@ -31,7 +32,7 @@ def folded(backbone: Backbone, *, halve: bool = True) -> nn.Module:
     fast = copy.deepcopy(backbone).eval().requires_grad_(False)
     _fold(fast)
     fast = fast.to(memory_format=torch.channels_last)
-    if halve:
+    if halve and precision == "float32":
         _halve(fast)
     side = backbone.input.size
     image_13SS = torch.linspace(-2, 2, 3 * side * side).sin().mul(2).reshape(1, 3, side, side)
@@ -41,7 +42,24 @@ def folded(backbone: Backbone, *, halve: bool = True) -> nn.Module:
         expected, found = backbone(image_13SS), fast(image_13SS)
     backbone.train(training)
     same = (expected - found).abs().max() <= TOLERANCE * expected.abs().max()
-    return fast if bool(same) else backbone
+    found_one = fast if bool(same) else backbone
+    return Rounded(found_one) if precision == "bfloat16" else found_one
+
+
+class Rounded(nn.Module):
+    """A copy of a network for inference in bfloat16, between float32 images and float32 features.
+
+    Under torch.autocast the weights would be rounded anew for every batch.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).eval().to(torch.bfloat16)
+
+    def forward(self, images_N3SS: Tensor) -> Tensor:
+        """Features (N, D)."""
+        features_ND: Tensor = self.network(images_N3SS.bfloat16())
+        return features_ND.float()
 
 
 def _fold(module: nn.Module) -> None:

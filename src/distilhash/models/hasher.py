@@ -36,6 +36,7 @@ class Hasher(nn.Module):
         self.backbone = backbone
         self.head = nn.Linear(backbone.feature_dim, num_bits)
         self.num_bits = num_bits
+        self.precision = "float32"  # of its training, in which it encodes, too, where the processor has it
         self.freeze_backbone = freeze_backbone or (isinstance(backbone, Teacher) and not backbone.trainable)
         if self.freeze_backbone:
             backbone.requires_grad_(False)

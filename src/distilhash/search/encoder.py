@@ -62,7 +62,9 @@ class TorchEncoder:
         files = PhotoFiles(paths)
         if not paths:
             return Encoded(np.empty((0, -(-self.num_bits // 8)), np.uint8), {})
-        found = [pack(block) for block in outputs(files, np.arange(len(paths)), self._hasher)]
+        # In float32 everywhere, so that an index may move to another machine and its photos keep their codes.
+        outputs_NK = outputs(files, np.arange(len(paths)), self._hasher, precision="float32")
+        found = [pack(block) for block in outputs_NK]
         return Encoded(np.concatenate(found), files.failures)
 
 

@@ -28,8 +28,8 @@ from distilhash.data.preprocess import Preprocess, make_views
 from distilhash.errors import UserError, unknown_name
 from distilhash.models.student import Student
 from distilhash.models.teacher import Teacher
+from distilhash.precision import PRECISIONS, arithmetic, settled
 from distilhash.training.optimisers import OPTIMISERS, Optimisers
-from distilhash.training.precision import PRECISIONS, arithmetic, settled
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS, create_target

@@ -27,8 +27,8 @@ from distilhash.errors import UserError, unknown_name
 from distilhash.losses import csq_loss, dch_loss, hash_centres, multi_label_centres
 from distilhash.models.backbone import Backbone
 from distilhash.models.hasher import Hasher
+from distilhash.precision import PRECISIONS, arithmetic, settled
 from distilhash.training.optimisers import OPTIMISERS, Optimisers
-from distilhash.training.precision import PRECISIONS, arithmetic, settled
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 
@@ -91,6 +91,7 @@ def train_hasher(
     if not hasher.freeze_backbone:
         shape_N3SS = (config.batch_size, 3, side, side)
         precision = settled(config.precision, run.path / "precision.json", network, shape_N3SS)
+    hasher.precision = precision  # in which it is measured between epochs, too
     description = {
         "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,
         "images": images.fingerprint, "labelled_images": len(indices), "indices": fingerprint_of_indices(indices),

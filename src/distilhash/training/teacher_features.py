@@ -33,7 +33,7 @@ from distilhash.data.preprocess import Preprocess, make_views
 from distilhash.errors import UserError
 from distilhash.models.folding import folded
 from distilhash.models.teacher import Teacher
-from distilhash.training.precision import arithmetic, fastest
+from distilhash.precision import fastest
 
 BATCH, BATCH_PIXELS = 64, 400_000  # most of a forward pass: larger ones leave the processor's caches and are slower
 FLUSH_SECONDS = 1.0  # what a kill loses at most
@@ -75,10 +75,10 @@ def compute_teacher_features(
     target = directory / "features.npy"
     if done < total:
         features = np.load(target, mmap_mode="r+", allow_pickle=False).reshape(total, -1)
-        network = folded(teacher)
         if precision == "auto":
-            precision = fastest(network, (_batch(seen), 3, seen.size, seen.size))
-        work = _Pass(features, images, indices, network, Preprocess(seen), seed, precision)
+            precision = fastest(folded(teacher), (_batch(seen), 3, seen.size, seen.size))
+        network = folded(teacher, precision=precision)
+        work = _Pass(features, images, indices, network, Preprocess(seen), seed)
         work.run(done, lambda rows: _write_progress(directory, key, shape, precision, rows), say)
         del features
     return np.load(target, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
@@ -94,7 +94,6 @@ class _Pass:
     network: nn.Module
     preprocess: Preprocess
     seed: int
-    precision: str
 
     def run(self, done: int, commit: Callable[[int], None], say: Callable[[str], None]) -> None:
         """Fill the rows from ``done`` on; ``commit`` is told how many are safely on disk.
@@ -127,8 +126,8 @@ class _Pass:
         chosen = self.indices[first : first + _batch(self.preprocess.config)]
         views = make_views(chosen, view, self.seed) if view else None
         pixels = self.preprocess(self.images.read(chosen, self.preprocess.least_side), views)
-        with torch.inference_mode(), arithmetic(self.precision):
-            features_ND: np.ndarray = self.network(pixels).float().numpy()
+        with torch.inference_mode():
+            features_ND: np.ndarray = self.network(pixels).numpy()
         return features_ND
 
 

@@ -57,6 +57,11 @@ def fastest(network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
     return "bfloat16" if seconds["float32"] > GAIN * seconds["bfloat16"] else "float32"
 
 
+def usable(precision: str) -> str:
+    """The precision itself, or float32 where the processor would have to emulate it."""
+    return precision if precision == "bfloat16" and native_bfloat16() else "float32"
+
+
 def native_bfloat16() -> bool:
     """Whether the processor may multiply bfloat16 itself."""
     try:
