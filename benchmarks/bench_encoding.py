@@ -104,13 +104,7 @@ def cost_encode(photos: Path) -> None:
     cost("cost_encode", "images", SIZES, prepare, settings)
 
 
-WORKS = {
-    "encode_224": encode_224,
-    "encode_64": encode_64,
-    "overlap": overlap,
-    "overlap_bfloat16": overlap_bfloat16,
-    "cost_encode": cost_encode,
-}
+WORKS = {work.__name__: work for work in (encode_224, encode_64, overlap, overlap_bfloat16, cost_encode)}
 
 
 def compare_with_peer(name: str, photos: Path, least: float, hasher: Hasher) -> None:
