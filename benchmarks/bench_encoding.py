@@ -63,10 +63,10 @@ def compare_with_halves(name: str, photos: Path, precision: str) -> None:
     pixels, backbone = Preprocess(hasher.input), folded(hasher.backbone, precision=hasher.precision)
     size, threads = BATCH_PIXELS // 224**2, torch.get_num_threads()
     blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
-    batch = pixels(source.read(blocks[0], pixels.least_side))
+    batch = pixels.tensor(pixels.read(source, blocks[0]))
 
     def decode(block: np.ndarray) -> int:
-        return len(pixels(source.read(block, pixels.least_side)))
+        return len(pixels.tensor(pixels.read(source, block)))
 
     def network(block: np.ndarray) -> int:
         with torch.inference_mode():

@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -171,7 +172,7 @@ def code_round(root: Path, folder: Pictures, draw: random.Random) -> tuple[list[
             wrong.append("a code is another one's")
         next_step = max(kept, default=-1) // BLOCK
         index_has_half = bool(kept) and not kept.isdisjoint(removed_ids(next_step))
-    resumed = next_step if index_has_half else next_step + (1 if kept else 0)
+    resumed = next_step if index_has_half else next_step + 1
     finished(lambda say: change_codes(killed, resumed, say, half=index_has_half))
     with Index.open(whole) as one, Index.open(killed) as other:
         if not (np.array_equal(one.ids, other.ids) and np.array_equal(one.codes_of(one.ids), other.codes_of(one.ids))):
@@ -260,6 +261,8 @@ def started(work: Callable[[Callable[[str], None]], None]) -> tuple[int, int]:
             os.close(reading)
             work(lambda text: void(os.write(writing, f"{text}\n".encode())))
             code = 0
+        except BaseException:
+            traceback.print_exc()  # else nobody would hear of it
         finally:
             os._exit(code)
     os.close(writing)

@@ -18,7 +18,7 @@ ALLOWED = {
     "presets": {"errors", "config"},
     "codes": {"errors", "artefact"},
     "losses": {"errors"},
-    "data": {"errors", "artefact", "config"},
+    "data": {"errors", "artefact", "config", "runtime"},
     "models": {"errors", "artefact", "config"},
     "evaluation": {"errors", "artefact", "codes"},
     "checkpoint": {"errors", "artefact", "config", "models"},

@@ -204,3 +204,30 @@ def test_damaged_bytes_end_in_pixels_or_in_unreadable(kind: str) -> None:
         except UnreadableImage:
             refused += 1
     assert refused > 0
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "P", "I;16", "CMYK"])
+def test_bands_are_the_whole_image(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 37, 3), np.uint8))
+    if kind == "I;16":
+        picture = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (70, 37), np.uint16))
+    elif kind == "RGBA":
+        picture.putalpha(picture.getchannel(0))
+    else:
+        picture = picture.convert(kind)
+    data = encoded(picture, "TIFF" if kind == "CMYK" else "PNG")
+    whole = decode_image(data, "x")
+    monkeypatch.setattr(decode, "BAND", 16)
+    assert np.array_equal(decode_image(data, "x"), whole)
+
+
+def test_a_large_image_of_any_format_comes_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (66, 50, 3), np.uint8)
+    data = encoded(Image.fromarray(pixels), "PNG")
+    assert np.array_equal(decode_image(data, "x", least_side=8), pixels)
+    monkeypatch.setattr(decode, "LARGE_PIXELS", 1_000)
+    monkeypatch.setattr(decode, "BAND", 16)
+    assert np.array_equal(decode_image(data, "x"), pixels)
+    assert decode_image(data, "x", least_side=8).shape == (17, 13, 3)
+    expected = pixels.astype(float).reshape(33, 2, 25, 2, 3).mean((1, 3))
+    assert np.abs(decode_image(data, "x", least_side=20) - expected).max() <= 0.5

@@ -116,7 +116,8 @@ def test_no_query_calibrates_and_the_report_says_what_was_measured(built):
     root, network, report, calibration = built
     source = open_readable(root / "photos", labelled=True)
     split = split_of(source, root / "photos", "", 0, None, needed=True)
-    queries = Preprocess(network.input).planes(source.read(split.query))
+    pixels = Preprocess(network.input)
+    queries = pixels.planes(pixels.read(source, split.query))
     assert len(calibration) == report["calibration_images"] == 24
     assert not {image.tobytes() for image in queries} & {image.tobytes() for image in calibration}
     database = source.read(split.database)
@@ -145,7 +146,8 @@ def test_encoding_does_not_import_torch(built, tmp_path):
     assert np.mean(unpack(found.packed, 24) == unpack(plain.packed, 24)) > 0.999
     images = [open_readable(root / "photos", labelled=False).read([i])[0] for i in range(5)]
     exported = ExportedHasher.open(root / "exported")
-    assert np.array_equal(exported.encode(images).packed, pack(exported.run(Preprocess(network.input).planes(images))))
+    pixels = Preprocess(network.input)
+    assert np.array_equal(exported.encode(images).packed, pack(exported.run(pixels.planes(pixels.framed(images)))))
 
 
 def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):

@@ -127,6 +127,7 @@ class Unlabelled:
 
     def __init__(self, source) -> None:
         self.source, self.names, self.fingerprint = source, source.names, "unlabelled"
+        self.decodes = source.decodes
 
     def __len__(self) -> int:
         return len(self.source)

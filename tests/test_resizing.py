@@ -33,7 +33,7 @@ def test_strong_shrinking_leaves_float32():
 def test_planes_are_the_tensor(framing):
     pixels = Preprocess(InputConfig(size=24, framing=framing))
     images = [RNG.integers(0, 256, (*sides, 3), dtype=np.uint8) for sides in ((40, 31), (24, 24), (9, 70))]
-    planes = pixels.planes(images)
+    planes = pixels.planes(pixels.framed(images))
     assert planes.flags.c_contiguous
     assert torch.equal(torch.from_numpy(planes), pixels(images))
-    assert pixels.planes([]).shape == (0, 3, 24, 24)
+    assert pixels.planes(pixels.framed([])).shape == (0, 3, 24, 24)

@@ -76,7 +76,7 @@ def _through(
     size = max(1, min(BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // cores)))
 
     def outputs_of(block: np.ndarray) -> np.ndarray:
-        batch = pixels(images.read(block, pixels.least_side))
+        batch = pixels.tensor(pixels.read(images, block))
         with torch.inference_mode():
             found: np.ndarray = head(torch.relu(network(batch))).numpy()
         return found

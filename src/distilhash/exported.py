@@ -76,7 +76,7 @@ class ExportedHasher:
         size = max(1, min(BATCH_PIXELS // self.input.size**2, -(-len(indices) // self.threads)))
 
         def outputs_of(block: NDArray[np.int64]) -> NDArray[np.float32]:
-            return self.run(pixels.planes(images.read(block, pixels.least_side)))
+            return self.run(pixels.planes(pixels.read(images, block)))
 
         blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
         return prefetch(outputs_of, blocks, ahead=2 * self.threads, threads=self.threads)
@@ -252,6 +252,8 @@ def _whole(value: Any, least: int, most: int) -> int:
 
 class _Given:
     """Arrays in memory as a source; they may differ in size."""
+
+    decodes = False
 
     def __init__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> None:
         self.images, self.labels = images, None

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _NEVER = -1  # mallopt(3): no trimming at all; 2**31 - 1 would trim a heap of 2 GiB and more
 _LARGEST = 2**30
+
+
+def release_memory() -> None:
+    """Give back what is free now, where glibc is: after an image of hundreds of megabytes that no other may follow.
+
+    Each thread has a heap of its own, and what one of them keeps is of no use to the next.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def keep_memory() -> bool:

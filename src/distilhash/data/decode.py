@@ -5,12 +5,18 @@ file cannot choose an unusual decoder; whatever goes wrong is one exception, Unr
 reason. The rotation of EXIF is applied, transparency is laid over white, 16-bit greys are scaled to 8, and an
 animation gives its first frame. Colour profiles are ignored. HEIC, the format of phones, needs the extra "heic".
 
+Memory: a file of a few kilobytes may hold 80 million pixels. The decoder's own copy is turned into RGB band by band,
+and large images are decoded one at a time, whatever the number of threads.
+
 Shapes: H, W sides in pixels.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from distilhash.errors import UserError
+from distilhash.runtime import release_memory
 
 # Below Pillow's own limit (89.5 million, which stays in force), so that ours is the one that speaks.
 MAX_PIXELS = 80_000_000
+BAND = 64  # rows that are turned into RGB at once; a multiple of 8
+LARGE_PIXELS = 16_000_000
+_one_large = threading.Lock()
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif"})
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 try:
@@ -32,14 +42,14 @@ else:
     FORMATS = (*FORMATS, "HEIF")
 
 _ORIENTATION = 0x0112  # the EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: pixels.transpose(1, 0, 2)[:, ::-1],
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: pixels.transpose(1, 0, 2)[::-1],
 }
 
 
@@ -55,9 +65,9 @@ class UnreadableImage(UserError):  # noqa: N818 (it says what the image is)
 def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -> NDArray[np.uint8]:
     """The pixels of an image file, or of its bytes: uint8 (H, W, 3), RGB, upright.
 
-    ``least_side`` (pixels) lets a large JPEG be decoded at 1/2, 1/4 or 1/8 of its size, several times faster, as long
-    as its shorter side stays at least so long; it changes pixels, so one pipeline must use one value. Errors:
-    UnreadableImage.
+    ``least_side`` (pixels) lets a JPEG, and any image of more than LARGE_PIXELS, come at 1/2, 1/4 or 1/8 of its size, a
+    JPEG several times faster, as long as its shorter side stays at least so long; it changes pixels, so one pipeline
+    must use one value. Errors: UnreadableImage.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
@@ -65,11 +75,16 @@ def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -
                 raise UnreadableImage(name, f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
             if least_side is not None:
                 image.draft(None, (least_side, least_side))
-            image.load()
-            # After load(): TIFF rotates itself there, and then no longer carries the tag.
-            rotation = _UPRIGHT.get(_orientation(image))
-            upright: Image.Image = image if rotation is None else image.transpose(rotation)
-            return _rgb(upright)
+            large = image.width * image.height > LARGE_PIXELS
+            with _one_large if large else contextlib.nullcontext():
+                image.load()
+                # After load(): TIFF rotates itself there, and then no longer carries the tag.
+                rotated = _UPRIGHT.get(_orientation(image))
+                pixels = _reduced(image, _factor(image, least_side))
+                if large:  # before the next one may be decoded
+                    image.close()
+                    release_memory()
+            return pixels if rotated is None else np.ascontiguousarray(rotated(pixels))
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -100,6 +115,26 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         return 1
+
+
+def _factor(image: Image.Image, least_side: int | None) -> int:
+    """By how much the sides of a large image shrink, so that its RGB is not held in full."""
+    if least_side is None or image.width * image.height <= LARGE_PIXELS:
+        return 1
+    return max(factor for factor in (1, 2, 4, 8) if factor == 1 or min(image.size) >= factor * least_side)
+
+
+def _reduced(image: Image.Image, factor: int) -> NDArray[np.uint8]:
+    """RGB (H, W, 3) of the image with its sides divided by a factor, rounded up: the mean of each square of pixels."""
+    width, height = image.size
+    pixels = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for top in range(0, height, BAND):
+        band = image if height <= BAND else image.crop((0, top, width, min(height, top + BAND)))
+        found = _rgb(band)
+        if factor > 1:
+            found = np.asarray(Image.fromarray(found).reduce(factor))
+        pixels[top // factor :][: len(found)] = found
+    return pixels
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -37,6 +37,8 @@ class ImageFile:
 class FileSource:
     """Images that are files under one root; a folder and its list files differ in how the files are found."""
 
+    decodes = True
+
     def __init__(self, root: Path, files: Sequence[ImageFile], labels: Labels, class_names: Sequence[str]) -> None:
         self.root = root
         self.files = files

@@ -45,6 +45,10 @@ class ImageSource(Protocol):
     def fingerprint(self) -> str:
         """Sixteen hex digits: other images, other fingerprint."""
 
+    @property
+    def decodes(self) -> bool:
+        """Whether read() opens files, so that a single image may take much memory."""
+
     def __len__(self) -> int:
         """The number of images."""
 
@@ -54,6 +58,8 @@ class ImageSource(Protocol):
 
 class ArraySource:
     """Images that are already an array (in memory or memory-mapped): uint8 (N, H, W, 3)."""
+
+    decodes = False
 
     def __init__(
         self,
@@ -109,6 +115,7 @@ class Subset:
         self.names = [source.names[i] for i in self.indices]
         self.labels: Labels = None if source.labels is None else source.labels[self.indices]
         self.class_names = source.class_names
+        self.decodes = source.decodes
 
     def __len__(self) -> int:
         """The number of images."""

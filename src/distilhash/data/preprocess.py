@@ -31,6 +31,8 @@ from distilhash.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from distilhash.data.images import ImageSource
+
 # An image longer than this many times its width gives its middle part: resized whole, a line of pixels would fill
 # the memory.
 MAX_ASPECT = 8
@@ -90,6 +92,21 @@ class Preprocess:
         """
         return self.tensor(self.framed(images, views))
 
+    def read(self, source: ImageSource, indices: NDArray[np.int64], views: Views | None = None) -> NDArray[np.uint8]:
+        """The images of a source, framed: uint8 (n, S, S, 3). Errors: UnreadableImage.
+
+        Files are decoded and framed one after the other, so that a thread holds one image at its full size and no more.
+        """
+        if not source.decodes:
+            return self.framed(source.read(indices, self.least_side), views)
+        framed = np.empty((len(indices), self.config.size, self.config.size, 3), np.uint8)
+        if views is not None:
+            _check_views(views, len(indices))
+        for i in range(len(indices)):
+            image = source.read(indices[i : i + 1], self.least_side)
+            framed[i : i + 1] = self.framed(image, None if views is None else views[np.array([i])])
+        return framed
+
     def tensor(self, framed: NDArray[np.uint8]) -> Tensor:
         """The same of pixels that were framed already, uint8 (n, S, S, 3), perhaps by another process."""
         import torch
@@ -102,9 +119,8 @@ class Preprocess:
         rows *= np.tile(self._scale, framed.shape[2])
         return pixels.permute(0, 3, 1, 2)
 
-    def planes(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """The same numbers of the unchanged images without PyTorch, float32 (n, 3, S, S), one colour after another."""
-        framed = self.framed(images)
+    def planes(self, framed: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same numbers without PyTorch, float32 (n, 3, S, S), one colour after another."""
         pixels = np.empty((len(framed), 3, *framed.shape[1:3]), np.float32)
         pixels[:] = framed.transpose(0, 3, 1, 2)
         pixels -= self._mean[:, None, None]

@@ -79,7 +79,7 @@ def export_hasher(
         say(f"writing int8, calibrated on {len(calibration):,} images")
         work = folder / "work"
         work.mkdir()
-        small = to_int8(content, pixels.planes(source.read(calibration, pixels.least_side)), work)
+        small = to_int8(content, pixels.planes(pixels.read(source, calibration)), work)
         shutil.rmtree(work)
         fingerprint = fingerprint_of(network)
         files = {FLOAT: content, INT8: small}

@@ -77,6 +77,7 @@ class PhotoFiles:
     """An image source of these paths in which a file that cannot be read is a black pixel and a note of why."""
 
     labels = None
+    decodes = True
     fingerprint = ""
 
     def __init__(self, paths: Sequence[str]) -> None:

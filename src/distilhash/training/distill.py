@@ -95,12 +95,12 @@ def distill(
         chosen = fit[batches.positions(epoch, batch)]
         view = epoch % config.views
         views = make_views(chosen, view, config.seed) if view else None
-        pixels = images.read(chosen, None if not cached else student_pixels.least_side)
         if cached:
-            features_ND = torch.from_numpy(cache_VND[view, rows_of(chosen)])
-        else:
-            with torch.no_grad():  # autograd would refuse a target that inference mode made
-                features_ND = teacher(teacher_pixels(pixels, views))
+            pixels_N3SS = student_pixels.tensor(student_pixels.read(images, chosen, views))
+            return pixels_N3SS, target.of(torch.from_numpy(cache_VND[view, rows_of(chosen)]))
+        pixels = images.read(chosen)
+        with torch.no_grad():  # autograd would refuse a target that inference mode made
+            features_ND = teacher(teacher_pixels(pixels, views))
         return student_pixels(pixels, views), target.of(features_ND)
 
     def agreement() -> dict[str, float]:
@@ -179,7 +179,7 @@ def _encode(student: Student, images: ImageSource, indices: np.ndarray, pixels: 
     student.eval()
     blocks = [indices[start : start + 100] for start in range(0, len(indices), 100)]
     with torch.inference_mode():
-        return torch.cat([student(pixels(images.read(block, pixels.least_side))) for block in blocks])
+        return torch.cat([student(pixels.tensor(pixels.read(images, block))) for block in blocks])
 
 
 def _agreement(features_ND: Tensor, outputs_NT: Tensor, teacher_ND: Tensor, target_NT: Tensor) -> dict[str, float]:

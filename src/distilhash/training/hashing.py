@@ -84,7 +84,7 @@ def train_hasher(
             assert features_ND is not None
             return torch.from_numpy(np.array(features_ND[rows])), torch.tensor(rows)
         views = make_views(indices[rows], epoch, config.seed)  # every epoch flips and shifts anew
-        return pixels(images.read(indices[rows], pixels.least_side), views), torch.tensor(rows)
+        return pixels.tensor(pixels.read(images, indices[rows], views)), torch.tensor(rows)
 
     network.train()
     precision, side = "float32", hasher.input.size  # which is what a head alone is fastest in
@@ -172,5 +172,5 @@ def _features(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> n
     blocks = [indices[i : i + 64] for i in range(0, len(indices), 64)]
     backbone.eval()
     with torch.inference_mode():
-        batches = prefetch(lambda block: pixels(images.read(block, pixels.least_side)), blocks)
+        batches = prefetch(lambda block: pixels.tensor(pixels.read(images, block)), blocks)
         return torch.cat([backbone(batch) for batch in batches]).numpy()

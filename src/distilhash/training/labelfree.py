@@ -108,6 +108,7 @@ class PseudoLabelled:
         self.source = source
         self.names = source.names
         self.fingerprint = source.fingerprint
+        self.decodes = source.decodes
         self.class_names = [f"cluster {number}" for number in range(int(classes_N.max()) + 1)]
         self.labels: NDArray[np.int64] = np.zeros(len(source), np.int64)
         self.labels[indices] = classes_N

@@ -125,7 +125,7 @@ class _Pass:
         view, first = border
         chosen = self.indices[first : first + _batch(self.preprocess.config)]
         views = make_views(chosen, view, self.seed) if view else None
-        pixels = self.preprocess(self.images.read(chosen, self.preprocess.least_side), views)
+        pixels = self.preprocess.tensor(self.preprocess.read(self.images, chosen, views))
         with torch.inference_mode():
             features_ND: np.ndarray = self.network(pixels).numpy()
         return features_ND
