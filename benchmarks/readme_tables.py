@@ -13,6 +13,7 @@ from distilhash.evaluation.matrix_text import markdown_table
 
 ROOT = Path(__file__).parents[1]
 END = "<!-- end -->"
+WITHOUT_BFLOAT16 = ROOT / "benchmarks" / "results-avx2.json"  # results.json of another machine
 COMPARISON = ROOT / "results" / "cifar10-desktop.json"
 DRAWN = ("curves", "precision_at_n")  # of a cell: what only the page shows
 NAMES = {
@@ -29,7 +30,8 @@ SPEED = {
     "hash_224": "a hashing step, v1 at 224 pixels",
     "encode_224": "photographs to codes, v1 at 224 pixels",
     "encode_64": "photographs to codes, v1 at 64 pixels",
-    "overlap": "photographs to codes, both halves at once",
+    "overlap": "photographs to codes in float32, both halves at once",
+    "overlap_bfloat16": "photographs to codes in bfloat16, both halves at once",
     "beside": "distilling beside a process that keeps one of two cores busy",
     "map": "mAP@all, 1,000 queries, 54,000 codes of 64 bits, one core",
 }
@@ -60,26 +62,37 @@ def demo_table(rows: list[dict]) -> str:
 
 
 def speed_table(rows: list[dict]) -> str:
-    """One line for each work: what it was compared with, the ratio, and what we aim at."""
-    by_work = {row["work"]: row for row in rows}
-    shown = [by_work[work] for work in SPEED if work in by_work]
+    """One line for each work: what it was compared with, the ratio on two kinds of processor, and what we aim at."""
+    here = {row["work"]: row for row in rows}
+    old = {row["work"]: row for row in json.loads(WITHOUT_BFLOAT16.read_text(encoding="utf-8"))}
+    shown = [work for work in SPEED if work in here]
     lines = [
-        "| work | against | times as fast, median (lowest to highest) | aim |",
-        "|---|---|---|---|",
+        "| work | against | times as fast with bfloat16 | without | aim |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {SPEED[work]} | {here[work]['peer']} | {_ratio(here[work])} | {_ratio(old.get(work))} | "
+            f"{here[work]['least']:g} |"
+            for work in shown
+        ),
     ]
-    for row in shown:
-        lowest, highest = row["spread"]
-        lines.append(
-            f"| {SPEED[row['work']]} | {row['peer']} | {row['ratio']:.3g} ({lowest:.3g} to {highest:.3g}) | "
-            f"{row['least']:g} |"
-        )
-    machines = sorted({row["settings"]["machine"] for row in shown})
-    pairs = sorted({row["pairs"] for row in shown})
+    machines = [
+        ", ".join(sorted({found[work]["settings"]["machine"] for work in shown if work in found}))
+        for found in (here, old)
+    ]
+    pairs = sorted({here[work]["pairs"] for work in shown})
     lines.append("")
     lines.append(
-        f"Both sides in turn, {' or '.join(map(str, pairs))} pairs; {'; '.join(machines)}; fp32 on both sides."
+        f"Both sides in turn, median of {' or '.join(map(str, pairs))} pairs (lowest to highest); the peer in float32, "
+        f"ours in bfloat16 where a trial finds it faster; with bfloat16: {machines[0]}; without: {machines[1]}."
     )
     return "\n".join(lines) + "\n"
+
+
+def _ratio(row: dict | None) -> str:
+    if row is None:
+        return "-"
+    lowest, highest = row["spread"]
+    return f"{row['ratio']:.3g} ({lowest:.3g} to {highest:.3g})"
 
 
 TABLES = {
