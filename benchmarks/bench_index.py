@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilhash.search import Index
-from distilhash.search.engine import PROBED, numpy_nearest, wanted_cells
+from distilhash.search.engine import numpy_nearest, wanted_cells
 from sidebyside import Side, Work, compare
 
 CODES, BITS, QUERIES, TOP = 1_000_000, 64, 1_000, 10
@@ -178,7 +178,6 @@ def index_cells(count: int) -> None:
     data = drawn(count)
     quantizer = faiss.IndexBinaryFlat(BITS)
     peer = faiss.IndexBinaryIVF(quantizer, BITS, wanted_cells(count))
-    peer.nprobe = PROBED
     began = time.perf_counter()
     peer.train(data.codes)
     peer.add_with_ids(data.codes, data.ids)
@@ -188,11 +187,13 @@ def index_cells(count: int) -> None:
     index.add(data.ids, data.codes)
     found = index.search(data.queries, TOP)[1]
     made = time.perf_counter() - began
+    assert index._cells is not None
+    peer.nprobe = index._cells.probed
     row(
         "index_cells", "IndexBinaryIVF", "queries/s", count,
         lambda: rate(QUERIES, lambda: peer.search(data.queries, TOP)),
         lambda: rate(QUERIES, lambda: index.search(data.queries, TOP)),
-        cells=wanted_cells(count), probed=PROBED, recall=recall(data, found),
+        cells=wanted_cells(count), probed=peer.nprobe, recall=recall(data, found),
         peer_recall=recall(data, peer.search(data.queries, TOP)[0]), made_seconds=made, peer_made_seconds=peer_made,
     )  # fmt: skip
 

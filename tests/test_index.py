@@ -269,7 +269,8 @@ class TestCells:
 
     def test_few_probes_find_most(self, monkeypatch):
         monkeypatch.setattr(engine, "CELLS_A_MILLION", 10_000)
-        monkeypatch.setattr(engine, "PROBED", 8)
+        monkeypatch.setattr(engine, "LEAST_PROBED", 8)
+        monkeypatch.setattr(engine, "LEAST_RECALL", 0.8)
         codes = drawn(np.random.default_rng(0), 8000, 64)
         with Index.open(":memory:", engine="cells") as index, Index.open(":memory:") as exact:
             for each in (index, exact):
@@ -277,6 +278,25 @@ class TestCells:
             found, all_found = index.search(codes[:50], 5)[1], exact.search(codes[:50], 5)[1]
         assert (found[:, 0] == 0).all()
         assert 0.8 < (found == all_found).mean() <= 1
+
+    def test_so_many_cells_are_probed_that_a_sample_finds_its_nearest(self, monkeypatch):
+        monkeypatch.setattr(engine, "CELLS_A_MILLION", 10_000)
+        monkeypatch.setattr(engine, "LEAST_PROBED", 1)
+        draw = np.random.default_rng(0)
+        clustered = draw.choice([-1, 1], (40, 64))[draw.integers(40, size=6000)]  # copies of forty codes
+        scattered = draw.choice([-1, 1], (6000, 64))
+        probed = {}
+        for name, codes in (("clustered", clustered), ("scattered", scattered)):
+            monkeypatch.setattr(engine, "EXACT_UP_TO", 100)
+            with Index.open(":memory:") as index, Index.open(":memory:", engine="exact") as exact:
+                for each in (index, exact):
+                    each.add(np.arange(6000), codes)
+                found, expected = index.search(codes[:200])[1], exact.search(codes[:200])[1]
+                probed[name] = index._cells.probed
+                assert (index._filled is not None) == (name == "clustered")
+            assert np.mean(found <= expected[:, -1:]) >= 0.999
+        assert probed["clustered"] <= 2
+        assert probed["scattered"] > 30
 
     def test_the_file_of_cells_is_used_only_for_its_own_codes(self, tmp_path, monkeypatch):
         path, cells = tmp_path / "index", tmp_path / "index.cells"
@@ -315,6 +335,7 @@ class TestCells:
 
     def test_many_codes_go_into_cells_by_themselves(self, monkeypatch):
         monkeypatch.setattr(engine, "EXACT_UP_TO", 100)
+        monkeypatch.setattr(engine, "WORTH", 1)
         codes = drawn(np.random.default_rng(0), 120, 16)
         with Index.open(":memory:") as index:
             index.add(np.arange(100), codes[:100])

@@ -7,8 +7,10 @@ no promise of FAISS: it is tried once on a small case, and NumPy takes over wher
 not installed.
 
 Approximate: the codes are sorted into cells by their nearest centre (binary IVF: k-means in the space of the codes),
-and a query looks into the nearest cells only. Centres and the cell of each code are all that is kept; FAISS's lists
-are filled from them. FAISS's own files are never read: they are no format for what may come from anywhere.
+and a query looks into the nearest cells only. How many that must be depends on the codes: it is tried on a sample of
+them against exact search, and where so many are needed that nothing is gained, "auto" stays exact. Centres, that number
+and the cell of each code are all that is kept; FAISS's lists are filled from them. FAISS's own files are never read:
+they are no format for what may come from anywhere.
 
 Shapes: B codes of the database, Q queries, K bits, P = ceil(K / 8) bytes, L cells.
 """
@@ -35,9 +37,11 @@ Positions = NDArray[np.int64]
 Distances = NDArray[np.int32]
 
 EXACT_UP_TO = 4_000_000  # codes; beyond, engine "auto" takes cells
-CELLS_A_MILLION, PROBED = 1_024, 32  # their recall: python benchmarks/bench_index.py index_cells
+CELLS_A_MILLION, LEAST_PROBED = 1_024, 16
+LEAST_RECALL, SAMPLED, SAMPLED_TOP = 0.999, 256, 11  # of a sample's nearest: itself and ten others
+WORTH = 1 / 8  # of all cells: where more must be probed, exact search is as fast
 TRAINED_ON = 64  # codes a cell
-FORMAT = "distilhash.cells/1"
+FORMAT = "distilhash.cells/2"
 _QUERIES, _CODES, _BUCKETS = 1024, 1 << 20, 1 << 23  # of one block of work: what is in memory at once
 
 
@@ -119,10 +123,11 @@ def keeps_order() -> bool:
 
 @dataclass(eq=False)
 class Cells:
-    """Codes sorted into cells: the centres (L, P) and the cell (B,) of each code."""
+    """Codes sorted into cells: centres (L, P), the cell (B,) of each code, and how many cells a query looks into."""
 
     centres: Bytes
     cell_of: NDArray[np.int32]
+    probed: int
 
     @classmethod
     def train(cls, codes_BP: Bytes) -> Cells:
@@ -135,9 +140,30 @@ class Cells:
         index.cp.min_points_per_centroid = 1  # below its usual number FAISS warns on stderr
         index.train(codes_BP)
         centres = faiss.vector_to_array(quantizer.xb).reshape(-1, codes_BP.shape[1]).copy()
-        cells = cls(centres, np.empty(0, np.int32))
+        cells = cls(centres, np.empty(0, np.int32), LEAST_PROBED)
         cells.cell_of = cells.assign(codes_BP)
+        cells.probed = cells._enough(codes_BP)
         return cells
+
+    @property
+    def pay(self) -> bool:
+        """Whether so few cells are enough that looking everywhere would take longer."""
+        return self.probed <= WORTH * len(self.centres)
+
+    def _enough(self, codes_BP: Bytes) -> int:
+        """The fewest cells, doubled from LEAST_PROBED, in which a sample of the codes finds its nearest ones."""
+        chosen = np.linspace(0, len(codes_BP) - 1, min(SAMPLED, len(codes_BP))).astype(np.int64)
+        sample, top = codes_BP[chosen], min(SAMPLED_TOP, len(codes_BP))
+        furthest = nearest(codes_BP, sample, top)[1][:, -1:]
+        search, probed = self.filled(codes_BP), LEAST_PROBED
+        while probed < len(self.centres):
+            search.probe(probed)
+            away = search.nearest(sample, top)[1]
+            # A code as near as the last of the exact ones is as good: which of many copies is found does not matter.
+            if ((away >= 0) & (away <= furthest)).mean() >= LEAST_RECALL:
+                break
+            probed *= 2
+        return min(probed, len(self.centres))
 
     def assign(self, codes_nP: Bytes) -> NDArray[np.int32]:
         """The cell (n,) of each code: its nearest centre, the first one of several."""
@@ -149,8 +175,9 @@ class Cells:
 
     def save(self, path: Path, truth: str) -> None:
         """Write the cells as a file that is bound to the codes they were made of."""
-        tensors = {"centres": self.centres, "cell_of": self.cell_of}
-        header = json.dumps([FORMAT, truth, _digest(self.centres, self.cell_of)])
+        probed = np.array([self.probed], np.int64)
+        tensors = {"centres": self.centres, "cell_of": self.cell_of, "probed": probed}
+        header = json.dumps([FORMAT, truth, _digest(self.centres, self.cell_of, probed)])
         # One entry: safetensors writes several in random order.
         write_atomically(path, safetensors.numpy.save(tensors, metadata={"distilhash": header}))
 
@@ -160,17 +187,19 @@ class Cells:
         try:
             with safetensors.safe_open(path, framework="np") as handle:
                 header = (handle.metadata() or {}).get("distilhash")
-                centres, cell_of = handle.get_tensor("centres"), handle.get_tensor("cell_of")
+                centres, cell_of, probed = (handle.get_tensor(name) for name in ("centres", "cell_of", "probed"))
         except (OSError, safetensors.SafetensorError, ValueError, TypeError):
             return None
         sound = (
             (centres.dtype, centres.ndim, cell_of.dtype) == (np.uint8, 2, np.int32)
             and centres.shape[1] == codes_BP.shape[1]
             and cell_of.shape == (len(codes_BP),)
-            and header == json.dumps([FORMAT, truth, _digest(centres, cell_of)])
+            and (probed.dtype, probed.shape) == (np.int64, (1,))
+            and header == json.dumps([FORMAT, truth, _digest(centres, cell_of, probed)])
             and bool(((cell_of >= 0) & (cell_of < len(centres))).all())
+            and 1 <= probed[0] <= len(centres)
         )
-        return cls(centres, cell_of) if sound else None
+        return cls(centres, cell_of, int(probed[0])) if sound else None
 
     def filled(self, codes_BP: Bytes) -> CellSearch:
         """The cells with their codes in them, ready to be searched."""
@@ -185,9 +214,10 @@ class Cells:
             positions = np.arange(start, start + len(part))
             cells = self.cell_of[start : start + _CODES].astype(np.int64)
             index.add_core(len(part), *map(faiss.swig_ptr, (part, positions, cells)))
-        index.nprobe = min(PROBED, len(self.centres))
         index.use_heap = True  # without it FAISS 1.15 finds nothing in its lists
-        return CellSearch(index, quantizer)
+        search = CellSearch(index, quantizer)
+        search.probe(self.probed)
+        return search
 
 
 class CellSearch:
@@ -195,6 +225,10 @@ class CellSearch:
 
     def __init__(self, index: Any, quantizer: Any) -> None:
         self._index, self._quantizer = index, quantizer  # FAISS does not keep its quantizer alive
+
+    def probe(self, count: int) -> None:
+        """How many cells a query looks into from now on."""
+        self._index.nprobe = min(count, self._index.nlist)
 
     def nearest(self, queries_QP: Bytes, top: int) -> tuple[Positions, Distances]:
         """As the function nearest(), of the codes in the cells around each query."""
