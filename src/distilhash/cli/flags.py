@@ -70,9 +70,7 @@ def add_run_directory(parser: argparse.ArgumentParser, default: str) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device, which ``main`` hands over before the verb runs."""
-    text = (
-        '"auto" (a GPU where PyTorch sees one), "cpu", "cuda", "cuda:N" or "mps"; left out: DISTILHASH_DEVICE, or auto'
-    )
+    text = '"auto" (a GPU where there is one), "cpu", "cuda", "cuda:N" or "mps"; left out: DISTILHASH_DEVICE or auto'
     parser.add_argument("--device", metavar="NAME", help=text)
 
 
