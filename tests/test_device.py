@@ -1,35 +1,25 @@
-"""The choice of a device; and both loops on a GPU of tensors that know their device and hold no numbers."""
+"""The choice of a device, where it is named, and where it is written down."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from distilhash import cli, device, encoding, precision
+from distilhash import cli, device, precision
 from distilhash.checkpoint import load_tensors, save_model
 from distilhash.codes import CodeTable
 from distilhash.data.pipeline import through
-from distilhash.data.preprocess import Preprocess
 from distilhash.device import VARIABLE, choose, current
 from distilhash.errors import UserError
 from distilhash.models import create_hasher, create_student
 from distilhash.training import distill, hashing, teacher_features
-from distilhash.training.optimisers import Optimisers
-from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 from test_resume import Interrupted
-from tiny import DISTILL, HASH, distil_tiny, hash_tiny, tiny_hasher, tiny_images, tiny_teacher
-
-GPU = torch.device("cuda:0")
+from tiny import DISTILL, HASH, distil_tiny, hash_tiny, tiny_images, tiny_teacher
 
 
 @pytest.fixture(autouse=True)
@@ -185,178 +175,3 @@ def test_work_comes_in_order_whoever_does_it(shared):
 
     assert list(through(lambda number: number + 1, work, range(30), shared=shared)) == [*range(10, 310, 10)]
     assert workers == {shared}
-
-
-def moved(module: nn.Module, *device: torch.device, memory_format=torch.preserve_format) -> nn.Module:
-    """What nn.Module.to does, for fake tensors, too, which cannot be swapped in place."""
-    for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
-            for name, tensor in tensors.items():
-                order = memory_format if tensor is not None and tensor.ndim == 4 else torch.preserve_format
-                if isinstance(tensor, nn.Parameter):
-                    made = tensor.detach().to(*device, memory_format=order)
-                    tensors[name] = nn.Parameter(made, tensor.requires_grad)
-                elif tensor is not None:
-                    tensors[name] = tensor.to(*device, memory_format=order)
-    return module
-
-
-def copied(module: nn.Module) -> nn.Module:
-    """What copy.deepcopy does, but that tensors are shared; ``moved`` then replaces them in the copy alone."""
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]})
-
-
-class Gpu:
-    """A GPU of fake tensors: they have shapes and devices, and refuse to meet a tensor of another device.
-
-    What would need numbers is stood in for: reading one, gradients (all zero), the files that are written.
-    """
-
-    def __init__(self, monkeypatch) -> None:
-        self.losses: list[torch.device] = []
-        self.states: list[dict[str, torch.Tensor]] = []
-        self.saved: list[tuple[nn.Module, dict]] = []
-        self.optimisers: list[Optimisers] = []
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        choose("cuda:0")
-        monkeypatch.setattr(nn.Module, "to", moved)
-        monkeypatch.setattr(device, "copy", SimpleNamespace(deepcopy=copied))
-        for name in ("item", "numpy", "pin_memory", "backward"):
-            monkeypatch.setattr(torch.Tensor, name, getattr(self, name)())
-        for module in (distill, hashing):
-            monkeypatch.setattr(module, "prefetch", lambda load, keys, **options: map(load, keys))
-            monkeypatch.setattr(module, "save_model", lambda path, *saved: self.saved.append(saved))
-            monkeypatch.setattr(module, "Optimisers", self.noted)
-        for module in (encoding, teacher_features):
-            monkeypatch.setattr(module, "through", lambda load, work, keys, shared: map(work, map(load, keys)))
-            monkeypatch.setattr(module, "folded", lambda backbone, **options: backbone)
-        real = Preprocess.__call__
-        monkeypatch.setattr(Preprocess, "__call__", lambda *arguments: pixels_of(real, *arguments))
-        monkeypatch.setattr(RunDirectory, "save_state", lambda run, tensors, step: self.states.append(tensors))
-
-    def noted(self, *arguments, **options) -> Optimisers:
-        self.optimisers.append(Optimisers(*arguments, **options))
-        return self.optimisers[-1]
-
-    @staticmethod
-    def item():
-        return lambda tensor: 0.5
-
-    @staticmethod
-    def numpy():
-        def numpy(tensor):
-            assert tensor.device.type == "cpu"
-            return np.zeros(tuple(tensor.shape), np.uint8 if tensor.dtype == torch.uint8 else np.float32)
-
-        return numpy
-
-    @staticmethod
-    def pin_memory():
-        return lambda tensor: tensor
-
-    def backward(self):
-        def backward(loss):
-            self.losses.append(loss.device)
-            for member in self.optimisers[-1].members:
-                for group in member.param_groups:
-                    for parameter in group["params"]:
-                        parameter.grad = torch.zeros_like(parameter)
-
-        return backward
-
-    def check(self, steps: int) -> None:
-        """Every loss, weight and moment is on the GPU."""
-        assert self.losses == [GPU] * steps
-        assert len(self.states) == steps
-        fused = any(member.defaults.get("fused") for member in self.optimisers[-1].members)
-        for state in self.states:
-            left = {name for name, value in state.items() if value.device != GPU} - {"progress"}
-            assert all(name.endswith(".step") and not fused for name in left), left  # PyTorch keeps counts itself
-        (module, description), *_ = self.saved
-        assert description["device"] == "cuda"
-        trained = module.head if getattr(module, "freeze_backbone", False) else module
-        assert all(tensor.device == GPU for tensor in trained.state_dict().values())
-
-
-def pixels_of(function, *arguments) -> torch.Tensor:
-    """A fake tensor like the real one that this function makes of NumPy's memory."""
-    with unset_fake_temporarily():
-        real = function(*arguments)
-    return torch.empty_strided(real.shape, real.stride())
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    made = Gpu(monkeypatch)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield made
-
-
-def test_tensors_of_two_devices_refuse_each_other_here(gpu):
-    network = moved(nn.Conv2d(3, 4, 3), GPU)
-    assert network(torch.zeros(1, 3, 8, 8, device=GPU)).device == GPU
-    with pytest.raises(RuntimeError, match="device"):
-        network(torch.zeros(1, 3, 8, 8))
-
-
-def cached(images, indices, *arguments, views=1, **options):
-    """Features of a teacher, as their cache gives them."""
-    return np.random.default_rng(0).normal(size=(views, len(indices), 24)).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"views": 2},
-        {"precision": "bfloat16"},
-        {"optimiser": "published", "loss": "raw", "mode": "online"},
-        {"optimiser": "adamw", "loss": "standardised"},
-    ],
-    ids=str,
-)
-def test_distillation_leaves_no_tensor_behind(tmp_path, monkeypatch, gpu, changes):
-    monkeypatch.setattr(distill, "compute_teacher_features", cached)
-    distil_tiny(tmp_path / "run", dataclasses.replace(DISTILL, **changes))
-    gpu.check(9)
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"optimiser": "published", "framework": "dch"}, {"optimiser": "adamw", "freeze_backbone": True}],
-    ids=str,
-)  # fmt: skip
-def test_hashing_leaves_no_tensor_behind(tmp_path, gpu, changes):
-    measured = []
-
-    def measure(hasher):
-        measured.append(encoding.encode(tiny_images(), np.arange(40), hasher, precision="float32"))
-        return {"map": 0.1}
-
-    hash_tiny(tmp_path / "run", dataclasses.replace(HASH, **changes), measure=measure)
-    gpu.check(9)
-    assert [len(table.packed) for table in measured] == [40] * 3
-
-
-@pytest.mark.parametrize("optimiser", ["muon", "published"])
-@pytest.mark.parametrize("stage", [distil_tiny, hash_tiny])
-def test_a_state_from_the_processor_goes_on_on_the_gpu(tmp_path, monkeypatch, gpu, stage, optimiser):
-    monkeypatch.setattr(distill, "compute_teacher_features", cached)
-    config = dataclasses.replace(DISTILL if stage is distil_tiny else HASH, optimiser=optimiser)
-    stage(tmp_path / "whole", config)
-    state = {name: tensor.cpu() for name, tensor in gpu.states[3].items()}  # as a file gives it
-    gpu.losses.clear(), gpu.states.clear(), gpu.saved.clear()
-    monkeypatch.setattr(RunDirectory, "load_state", lambda run: (dict(state), 4))
-    stage(tmp_path / "run", config)
-    gpu.check(5)
-
-
-def test_the_teacher_and_a_hasher_run_on_the_gpu(tmp_path, gpu):
-    teacher, hasher = tiny_teacher(), tiny_hasher()
-    features = teacher_features.compute_teacher_features(
-        tiny_images(), np.arange(120), teacher, tmp_path / "cache", views=2
-    )
-    assert features.shape == (2, 120, 24)
-    assert next(teacher.parameters()).device.type == "cpu"  # the caller's own
-    assert encoding.encode(tiny_images(), np.arange(120), hasher).packed.shape == (120, 2)
-    assert next(hasher.parameters()).device.type == "cpu"
-    on_gpu = moved(copied(hasher), GPU)
-    assert len(encoding.encode_features(np.zeros((5, 32), np.float32), tiny_images(), np.arange(5), on_gpu).packed) == 5
