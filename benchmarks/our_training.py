@@ -29,10 +29,12 @@ if "--default-threads" in sys.argv:  # torch before distilhash, which would tell
 import numpy as np
 
 from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, as_dict
+from distilhash.data import pipeline
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.images import ImageSource
 from distilhash.data.opening import open_readable
 from distilhash.data.pipeline import prefetch
+from distilhash.device import current
 from distilhash.models.teacher import TEACHERS, Teacher, rebuild_teacher
 from distilhash.stages import new_hasher, new_student
 from distilhash.training import distill, hashing, teacher_features
@@ -108,7 +110,7 @@ def hash_224(place: Path, where: str, steps: int) -> None:
 def teacher_pass(place: Path, where: str, steps: int) -> None:
     images = open_readable(where, labelled=None, quiet=True)
     teacher = random_teacher("pip/efficientnet_lite0")
-    teacher_features.prefetch = paced(steps * teacher_features._batch(teacher.input), steps)
+    pipeline.prefetch = paced(steps * teacher_features._batch(teacher.input, current()), steps)
     views = ENDLESS // len(images)  # more batches than will be asked for
     teacher_features.compute_teacher_features(
         images, np.arange(len(images)), teacher, place / "cache", framing=InputConfig(), views=views
@@ -121,7 +123,12 @@ def memory(place: Path, where: str, steps: int) -> None:
     resident = Resident("features.npy")
     config = DistillConfig(epochs=1, checkpoint_seconds=0)  # the state is saved at every step
     run_distill(
-        place, images, len(images), SMALL, config, lambda load, keys: itertools.islice(prefetch(load, keys), steps)
+        place,
+        images,
+        len(images),
+        SMALL,
+        config,
+        lambda load, keys, **options: itertools.islice(prefetch(load, keys, **options), steps),
     )
     print(json.dumps({"peak_mib": resident.peak / 1024, "images": len(images), "steps": steps}))
 

@@ -15,6 +15,7 @@ ALLOWED = {
     "artefact": {"errors"},
     "config": {"errors"},
     "runtime": set(),
+    "device": {"errors"},
     "presets": {"errors", "config"},
     "codes": {"errors", "artefact"},
     "losses": {"errors"},
@@ -22,16 +23,16 @@ ALLOWED = {
     "models": {"errors", "artefact", "config"},
     "evaluation": {"errors", "artefact", "codes"},
     "checkpoint": {"errors", "artefact", "config", "models"},
-    "precision": {"errors", "artefact"},
-    "training": {"errors", "artefact", "config", "data", "models", "losses", "checkpoint", "precision"},
-    "encoding": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint", "precision"},
+    "precision": {"errors", "artefact", "device"},
+    "training": {"errors", "artefact", "config", "data", "models", "losses", "checkpoint", "device", "precision"},
+    "encoding": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint", "device", "precision"},
     "exported": {"errors", "artefact", "config", "data", "codes"},
     "exporting": {
         "errors", "artefact", "config", "data", "models", "codes", "checkpoint", "encoding", "evaluation", "exported",
     },
     "stages": {
         "errors", "artefact", "config", "data", "models", "losses", "codes", "checkpoint", "training", "encoding",
-        "evaluation", "presets", "runtime", "exported", "precision",
+        "evaluation", "presets", "runtime", "exported", "device", "precision",
     },
     "arms": {
         "artefact", "config", "presets", "data", "models", "codes", "checkpoint", "training", "encoding", "stages",
@@ -45,14 +46,14 @@ ALLOWED = {
     },
     "fitting": {
         "errors", "artefact", "config", "presets", "data", "models", "losses", "checkpoint", "training", "encoding",
-        "stages",
+        "stages", "device",
     },
     "search": {
         "errors", "artefact", "config", "codes", "data", "models", "checkpoint", "training", "encoding", "runtime",
     },
     "cli": {
         "errors", "config", "presets", "stages", "comparison", "reproduction", "evaluation", "search", "exporting",
-        "exported", "fitting",
+        "exported", "fitting", "device",
     },
     "__init__": {"stages", "errors", "search"},
     "__main__": {"cli"},
@@ -62,7 +63,7 @@ NO_TORCH = ["distilhash", "distilhash.errors", "distilhash.config", "distilhash.
             "distilhash.evaluation", "distilhash.cli", "distilhash.search", "distilhash.search.index",
             "distilhash.search.store", "distilhash.search.verbs", "distilhash.search.serving",
             "distilhash.search.service", "distilhash.search.decoder", "distilhash.search.workers",
-            "distilhash.data", "distilhash.exported"]  # fmt: skip
+            "distilhash.data", "distilhash.exported", "distilhash.device"]  # fmt: skip
 
 
 def _room(path: Path) -> str:

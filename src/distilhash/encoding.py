@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distilhash.codes import CodeTable, pack
 from distilhash.data.images import ImageSource
-from distilhash.data.pipeline import BATCH_PIXELS, prefetch
+from distilhash.data.pipeline import BATCH_PIXELS, through
 from distilhash.data.preprocess import Preprocess
+from distilhash.device import current, larger, on, sent
 from distilhash.models.backbone import Backbone
 from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
@@ -49,40 +50,49 @@ def encode(
 
 
 def outputs(
-    images: ImageSource, indices: np.ndarray, hasher: Hasher, *, precision: str | None = None
+    images: ImageSource,
+    indices: np.ndarray,
+    hasher: Hasher,
+    *,
+    precision: str | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[np.ndarray]:
-    """The hasher's outputs (n, K) of ``images[indices]``, batch after batch, in that order."""
-    return _through(images, indices, hasher.backbone, hasher.head, precision or usable(hasher.precision))
+    """The hasher's outputs (n, K) of ``images[indices]``, batch after batch, in that order.
+
+    ``device`` left out: the one of this process.
+    """
+    device = device or current()
+    return _through(images, indices, hasher.backbone, hasher.head, precision or usable(hasher.precision), device)
 
 
 def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
     """What the head of a hasher on this backbone is given of ``images[indices]``: features (N, D), none below zero."""
-    return np.concatenate(list(_through(images, indices, backbone, nn.Identity(), "float32")))
+    return np.concatenate(list(_through(images, indices, backbone, nn.Identity(), "float32", current())))
 
 
 def _through(
-    images: ImageSource, indices: np.ndarray, backbone: Backbone, head: nn.Module, precision: str
+    images: ImageSource, indices: np.ndarray, backbone: Backbone, head: nn.Module, precision: str, device: torch.device
 ) -> Iterator[np.ndarray]:
-    """Backbone, ReLU and head of ``images[indices]``, batch after batch, in that order.
-
-    Each core takes a batch of its own all the way from the files to the outputs. So nothing waits: neither the network
-    for pixels nor, as in a network that is spread over the cores, one core for the others after every layer.
-    """
+    """Backbone, ReLU and head of ``images[indices]``, batch after batch, in that order."""
     pixels = Preprocess(backbone.input)
     backbone.eval()
     head.eval()
-    network = folded(backbone, precision=precision)
-    cores = torch.get_num_threads()
-    size = max(1, min(BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // cores)))
+    shared = device.type != "cpu"
+    network = on(folded(backbone, halve=not shared, precision=precision), device)
+    head = on(head, device)
+    parts = 1 if shared else torch.get_num_threads()
+    size = max(1, min(larger(device) * BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // parts)))
 
-    def outputs_of(block: np.ndarray) -> np.ndarray:
-        batch = pixels.tensor(pixels.read(images, block))
+    def batch_of(block: np.ndarray) -> Tensor:
+        return sent(pixels.tensor(pixels.read(images, block)), device)
+
+    def outputs_of(batch_N3SS: Tensor) -> np.ndarray:
         with torch.inference_mode():
-            found: np.ndarray = head(torch.relu(network(batch))).numpy()
+            found: np.ndarray = head(torch.relu(network(batch_N3SS))).cpu().numpy()
         return found
 
     blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
-    return prefetch(outputs_of, blocks, ahead=2 * cores, threads=cores)
+    return through(batch_of, outputs_of, blocks, shared=shared)
 
 
 def encode_features(
@@ -95,7 +105,8 @@ def encode_features(
 ) -> CodeTable:
     """The same where the backbone's features of ``images[indices]`` are known already: only the head runs."""
     with torch.inference_mode():
-        outputs_NK = hasher.head(torch.relu(torch.from_numpy(np.array(features_ND)))).numpy()
+        features = torch.from_numpy(np.array(features_ND)).to(hasher.head.weight.device)
+        outputs_NK = hasher.head(torch.relu(features)).cpu().numpy()
     return table(pack(outputs_NK), images, indices, hasher.num_bits, provenance or {})
 
 

@@ -22,6 +22,7 @@ from distilhash.checkpoint import load_hasher, load_student, save_model
 from distilhash.config import FitConfig, StudentConfig, TeacherConfig, as_dict
 from distilhash.data.images import ImageSource
 from distilhash.data.opening import open_readable
+from distilhash.device import current
 from distilhash.encoding import head_inputs
 from distilhash.errors import unknown_name
 from distilhash.losses import hash_centres
@@ -66,6 +67,7 @@ def fit(
         raise unknown_name("label-free method", config.method, METHODS)
     images = open_readable(photos, labelled=False, quiet=quiet)
     plan = fit_stages(config, len(images), teacher, student)
+    current()
     teacher_network = open_teacher(teacher)
     if len(images) >= FEW:  # what can be refused is refused here, before a directory is made, or deleted
         distillation.check(plan.distill, len(images))

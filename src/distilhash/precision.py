@@ -1,9 +1,10 @@
-"""The arithmetic that networks run in: float32, or bfloat16 where the processor multiplies it itself and it is faster.
+"""The arithmetic that networks run in: float32, or bfloat16 where the device multiplies it itself and it is faster.
 
 bfloat16 has the range of float32 and 8 of its 24 bits. Under it only convolutions and matrix products take rounded
 operands (torch.autocast); weights, statistics, losses and optimisers stay in float32. "auto" times a few passes of both
 and keeps the faster one: whether bfloat16 pays depends on the processor and on the shapes, and where it is emulated it
-costs a factor. What was chosen is written down, so that a resumed run goes on in it.
+costs a factor. The device is that of the process (``device``). What was chosen is written down, so that a resumed run
+goes on in it.
 
 Shapes: N images of a batch, S side in pixels.
 """
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from distilhash.artefact import read_json, write_json
+from distilhash.device import current, on, sent, synchronise
 from distilhash.errors import UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -28,7 +30,7 @@ PASSES = 3  # that are timed of each kind, after one that is not
 
 def arithmetic(precision: str) -> AbstractContextManager[object]:
     """What forward passes run in; results may come out in bfloat16, so a loss is taken of ``outputs.float()``."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(current().type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def settled(wanted: str, file: Path, network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
@@ -50,20 +52,23 @@ def fastest(network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
     """In which precision passes over such a batch take less time; float32, untimed, where nothing else is native."""
     if not native_bfloat16():
         return "float32"
+    network = on(network, current())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        images_N3SS = torch.randn(shape_N3SS).contiguous(memory_format=torch.channels_last)
+        images_N3SS = sent(torch.randn(shape_N3SS).contiguous(memory_format=torch.channels_last), current())
         seconds = {name: _seconds(network, images_N3SS, name) for name in ("float32", "bfloat16")}
     return "bfloat16" if seconds["float32"] > GAIN * seconds["bfloat16"] else "float32"
 
 
 def usable(precision: str) -> str:
-    """The precision itself, or float32 where the processor would have to emulate it."""
+    """The precision itself, or float32 where the device would have to emulate it."""
     return precision if precision == "bfloat16" and native_bfloat16() else "float32"
 
 
 def native_bfloat16() -> bool:
-    """Whether the processor may multiply bfloat16 itself."""
+    """Whether the device may multiply bfloat16 itself."""
+    if current().type != "cpu":
+        return current().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # PyTorch without oneDNN
@@ -81,5 +86,6 @@ def _seconds(network: nn.Module, images_N3SS: Tensor, precision: str) -> float:
             outputs = trial(images_N3SS)
         if trains:
             outputs.float().square().mean().backward()
+        synchronise(images_N3SS.device)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])

@@ -22,6 +22,7 @@ from distilhash.data.inspection import inspect_images
 from distilhash.data.opening import PARTS, open_readable, part_of, split_of, to_stderr
 from distilhash.data.preprocess import FRAMINGS
 from distilhash.data.splits import CIFAR10_PROTOCOLS, Split
+from distilhash.device import DEVICES, current
 from distilhash.encoding import encode
 from distilhash.errors import UserError, unknown_name
 from distilhash.exported import encode_exported, is_exported
@@ -176,11 +177,12 @@ def encode_images(
         )  # fmt: skip
     if int8 or threads is not None:
         raise UserError("int8 and threads are for an exported hasher", hasher, "export it: distilhash export")
+    where = current()
     network, _ = load_hasher(hasher)
     source = open_readable(images, labelled=part != "all", say=say)
     indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher), say=say)
     precision = precision or usable(network.precision)
-    made = {"hasher": fingerprint_of(network), "precision": precision}
+    made = {"hasher": fingerprint_of(network), "precision": precision, "device": where.type}
     table = encode(source, indices, network, precision=precision, provenance=made, say=say)
     table.save(Path(output))
     return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
@@ -228,6 +230,7 @@ def known_names() -> dict[str, list[str]]:
         "distillation modes": list(distillation.MODES),
         "optimisers": list(OPTIMISERS),
         "precisions": list(PRECISIONS),
+        "devices": list(DEVICES),
         "hashing frameworks": list(hashing.QUANTIZATION_WEIGHTS),
         "centres": list(CENTRES),
         "label-free methods": list(METHODS),

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from distilhash.cli import checking, exporting, fitting, pipeline, searching, serving
 from distilhash.cli.flags import Refused, Verbs, to_stderr
+from distilhash.device import choose
 from distilhash.errors import UserError
 
 VERBS: Verbs = {
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mistake: UserError | None = None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
+            if "device" in options:
+                choose(options.device)
             result = options.run(options)
     except UserError as error:
         result = Refused(None, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from distilhash.cli.flags import Verbs, add_run_directory, add_settings, run_options, settings
+from distilhash.cli.flags import Verbs, add_device, add_run_directory, add_settings, run_options, settings
 from distilhash.config import FitConfig, StudentConfig, TeacherConfig
 from distilhash.presets import PHOTO_STUDENT
 
@@ -13,6 +13,7 @@ from distilhash.presets import PHOTO_STUDENT
 def _declare_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", metavar="PHOTOS", help="a folder of photos, with all folders below it")
     add_run_directory(parser, "runs/fit")
+    add_device(parser)
     add_settings(parser, FitConfig, "what is made")
     add_settings(parser, TeacherConfig, "teacher", prefix="teacher-")
     add_settings(parser, StudentConfig, "student", prefix="student-", defaults=PHOTO_STUDENT)

@@ -68,6 +68,12 @@ def add_run_directory(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device, which ``main`` hands over before the verb runs."""
+    text = '"auto" (a GPU where there is one), "cpu", "cuda", "cuda:N" or "mps"; left out: DISTILHASH_DEVICE or auto'
+    parser.add_argument("--device", metavar="NAME", help=text)
+
+
 def add_images(parser: argparse.ArgumentParser) -> None:
     """IMAGES and how they are split."""
     parser.add_argument(

@@ -10,6 +10,7 @@ from typing import Any
 
 from distilhash.cli.flags import (
     Verbs,
+    add_device,
     add_images,
     add_run_directory,
     add_settings,
@@ -19,10 +20,12 @@ from distilhash.cli.flags import (
     to_stderr,
 )
 from distilhash.config import DemoConfig, DistillConfig, HashConfig, ReproduceConfig, StudentConfig, TeacherConfig
+from distilhash.errors import UserError
 
 
 def _declare_demo(parser: argparse.ArgumentParser) -> None:
     add_run_directory(parser, "runs/demo")
+    add_device(parser)
     add_settings(parser, DemoConfig, "what is run")
 
 
@@ -39,6 +42,7 @@ def _run_demo(options: argparse.Namespace) -> Any:
 def _declare_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help="cifar10 or nuswide")
     add_run_directory(parser, "runs/reproduce")
+    add_device(parser)
     add_settings(parser, ReproduceConfig, "what is computed")
 
 
@@ -54,6 +58,7 @@ def _run_reproduce(options: argparse.Namespace) -> Any:
 def _declare_distill(parser: argparse.ArgumentParser) -> None:
     add_images(parser)
     add_run_directory(parser, "runs/distill")
+    add_device(parser)
     parser.add_argument("--features", type=Path, metavar="DIR", help="teacher feature cache; left out: in the run")
     parser.add_argument("--rebuild-features", action="store_true", help="compute the feature cache anew")
     parser.add_argument("--all-images", action="store_true", help="distil on the queries of a labelled split, too")
@@ -80,6 +85,7 @@ def _run_distill(options: argparse.Namespace) -> Any:
 def _declare_hash(parser: argparse.ArgumentParser) -> None:
     add_images(parser)
     add_run_directory(parser, "runs/hash")
+    add_device(parser)
     parser.add_argument(
         "--backbone", default="v1", metavar="NAME|DIR",
         help="a distilled student (run directory), v1 or v2 from scratch, or a teacher's name (default: %(default)s)",
@@ -116,6 +122,7 @@ def _declare_encode(parser: argparse.ArgumentParser) -> None:
         "--precision", metavar="NAME",
         help="float32 or bfloat16 (default: what the hasher was trained in, where the processor has it)",
     )  # fmt: skip
+    add_device(parser)
     parser.add_argument("--int8", action="store_true", help="the int8 model of an exported hasher")
     parser.add_argument(
         "--threads", type=int, metavar="INT", help="of an exported hasher, count; left out: one for each core"
@@ -125,6 +132,8 @@ def _declare_encode(parser: argparse.ArgumentParser) -> None:
 def _run_encode(options: argparse.Namespace) -> Any:
     from distilhash.exported import encode_exported, is_exported
 
+    if options.device and is_exported(options.hasher):
+        raise UserError("an exported hasher runs on the processor", f"--device {options.device}", "leave it out")
     encode: Callable[..., Any] = encode_exported
     if options.precision or not is_exported(options.hasher):  # else there is no need of PyTorch, which stages imports
         from distilhash.stages import encode_images

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+READERS = 16  # for one device, at most: each holds a batch or two in memory
 BATCH_PIXELS = 8 * 224**2  # of the input of one batch in encoding: 8 images of 224 pixels, 392 of 32
 
 K = TypeVar("K")
+U = TypeVar("U")
 V = TypeVar("V")
 
 
@@ -45,3 +47,24 @@ def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threa
         pool.shutdown(wait=True, cancel_futures=True)
         if torch:
             torch.set_num_threads(cores)  # of threads that are yet to come
+
+
+def through(load: Callable[[K], U], work: Callable[[U], V], keys: Iterable[K], *, shared: bool) -> Iterator[V]:
+    """Yield ``work(load(key))`` in the order of the keys.
+
+    Each core takes a key all the way: so nothing waits, neither the work for what is loaded nor, as in a network that
+    is spread over the cores, one core for the others after every layer. Where one device does the work of all
+    (``shared``), the cores load for it and the caller's thread works, one key after the other.
+    """
+    threads = cores()
+    if shared:
+        return map(work, prefetch(load, keys, **readers(shared)))
+    return prefetch(lambda key: work(load(key)), keys, ahead=2 * threads, threads=threads)
+
+
+def readers(shared: bool) -> dict[str, int]:
+    """How ``prefetch`` reads for a caller that computes: in one thread beside it, or, where a device of its own does
+    what is to be computed (``shared``), on all cores, which have nothing else to do.
+    """
+    threads = min(cores(), READERS) if shared else 1
+    return {"ahead": threads + 2, "threads": threads}

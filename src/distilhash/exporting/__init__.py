@@ -35,6 +35,7 @@ from distilhash.models.folding import folded
 from distilhash.models.hasher import Hasher
 
 MOST_DIFFERENCE = 1e-3  # of the largest output: an ONNX file that is further from PyTorch is not written
+CPU = torch.device("cpu")  # as ONNX Runtime, with which it is compared
 BATCHES = (1, 32)  # that are timed, images
 
 Say = Callable[[str], None]
@@ -134,7 +135,7 @@ def _report(
 
     def outputs_of(name: str, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         if name == "torch":
-            return np.concatenate(list(outputs(source, indices, network, precision="float32")))
+            return np.concatenate(list(outputs(source, indices, network, precision="float32", device=CPU)))
         return np.concatenate(list(exported[name].outputs(source, indices)))
 
     say(f"comparing {len(compared):,} images")

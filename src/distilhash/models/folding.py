@@ -36,6 +36,7 @@ def folded(backbone: Backbone, *, halve: bool = True, precision: str = "float32"
         _halve(fast)
     side = backbone.input.size
     image_13SS = torch.linspace(-2, 2, 3 * side * side).sin().mul(2).reshape(1, 3, side, side)
+    image_13SS = image_13SS.to(next(backbone.parameters(), image_13SS).device)
     training = backbone.training
     backbone.eval()
     with torch.inference_mode():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from distilhash.checkpoint import load_hasher
@@ -20,6 +21,8 @@ from distilhash.models.backbone import fingerprint_of
 from distilhash.runtime import keep_memory
 
 keep_memory()  # before the first network runs
+
+CPU = torch.device("cpu")
 
 
 class Encoded(NamedTuple):
@@ -62,8 +65,8 @@ class TorchEncoder:
         files = PhotoFiles(paths)
         if not paths:
             return Encoded(np.empty((0, -(-self.num_bits // 8)), np.uint8), {})
-        # In float32 everywhere, so that an index may move to another machine and its photos keep their codes.
-        outputs_NK = outputs(files, np.arange(len(paths)), self._hasher, precision="float32")
+        # In float32 on the processor, so that an index may move to another machine and its photos keep their codes.
+        outputs_NK = outputs(files, np.arange(len(paths)), self._hasher, precision="float32", device=CPU)
         found = [pack(block) for block in outputs_NK]
         return Encoded(np.concatenate(found), files.failures)
 

@@ -23,8 +23,9 @@ from distilhash.checkpoint import save_model
 from distilhash.config import DistillConfig, as_dict
 from distilhash.data.images import ImageSource
 from distilhash.data.order import Batches
-from distilhash.data.pipeline import prefetch
+from distilhash.data.pipeline import prefetch, readers
 from distilhash.data.preprocess import Preprocess, make_views
+from distilhash.device import current, on, sent
 from distilhash.errors import UserError, unknown_name
 from distilhash.models.student import Student
 from distilhash.models.teacher import Teacher
@@ -61,6 +62,7 @@ def distill(
     unknown names, too few images, or a cache of another teacher.
     """
     check(config, len(indices))
+    where = current()
     fit, held = hold_out(indices, config.held_out, config.seed)
     cached = config.mode == "cached"
     held_in_cache = indices if features_of is None else features_of
@@ -70,14 +72,15 @@ def distill(
         say=run.say,
     )  # fmt: skip
     rows_of = _Rows(held_in_cache)
-    target = create_target(cache_VND[0], rows_of(fit), config)
+    target = create_target(cache_VND[0], rows_of(fit), config, where)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 1)
         # Thrown away after distillation; equal sizes need none (paper).
         same = student.feature_dim == target.dim
         bridge: nn.Module = nn.Identity() if same else nn.Linear(student.feature_dim, target.dim)
-    student.to(memory_format=torch.channels_last)
+    bridge.to(where)
+    student.to(where).to(memory_format=torch.channels_last)
     batches = Batches(count=len(fit), batch_size=config.batch_size, seed=config.seed)
     steps = config.epochs * batches.steps
     optimisers = Optimisers(
@@ -88,6 +91,7 @@ def distill(
     step = progress.restore(optimisers)
     student_pixels = Preprocess(student.input)
     teacher_pixels = Preprocess(teacher.input.framed_as(student.input))
+    online = teacher if cached else on(teacher, where)
 
     def load(number: int) -> tuple[Tensor, Tensor]:
         """For one step: the student's pixels, and the target of the very same views."""
@@ -97,16 +101,17 @@ def distill(
         views = make_views(chosen, view, config.seed) if view else None
         if cached:
             pixels_N3SS = student_pixels.tensor(student_pixels.read(images, chosen, views))
-            return pixels_N3SS, target.of(torch.from_numpy(cache_VND[view, rows_of(chosen)]))
+            features_ND = torch.from_numpy(cache_VND[view, rows_of(chosen)])
+            return sent(pixels_N3SS, where), target.of(sent(features_ND, where))
         pixels = images.read(chosen)
         with torch.no_grad():  # autograd would refuse a target that inference mode made
-            features_ND = teacher(teacher_pixels(pixels, views))
-        return student_pixels(pixels, views), target.of(features_ND)
+            features_ND = online(sent(teacher_pixels(pixels, views), where))
+        return sent(student_pixels(pixels, views), where), target.of(features_ND)
 
     def agreement() -> dict[str, float]:
         """How near the student is to the teacher on the held-out images."""
-        held_ND = torch.from_numpy(cache_VND[0, rows_of(held)])
-        features = _encode(student, images, held, student_pixels)
+        held_ND = sent(torch.from_numpy(cache_VND[0, rows_of(held)]), where)
+        features = _encode(student, images, held, student_pixels, where)
         with torch.inference_mode():
             return _agreement(features, bridge(features), held_ND, target.of(held_ND))
 
@@ -115,7 +120,7 @@ def distill(
     student.train()
     side = student.input.size
     precision = settled(config.precision, run.path / "precision.json", student, (config.batch_size, 3, side, side))
-    for pixels_N3SS, target_NT in prefetch(load, range(step, steps)):
+    for pixels_N3SS, target_NT in prefetch(load, range(step, steps), **readers(shared=where.type != "cpu")):
         with arithmetic(precision):
             outputs_NT = bridge(student(pixels_N3SS))
         loss = target.loss(outputs_NT.float(), target_NT)
@@ -129,7 +134,7 @@ def distill(
     description = {
         "kind": "student", "architecture": student.architecture, "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint, "images": images.fingerprint, "unlabelled_images": len(indices),
-        "indices": fingerprint_of_indices(indices), "queries": queries, "precision": precision,
+        "indices": fingerprint_of_indices(indices), "queries": queries, "precision": precision, "device": where.type,
         "settings": as_dict(config),
     }  # fmt: skip
     save_model(run.path / "model", student, description)
@@ -147,6 +152,7 @@ def check(config: DistillConfig, count: int) -> None:
     ):
         if name not in known:
             raise unknown_name(kind, name, known)
+    current()  # a device that is not there is found now, not when a directory has been deleted for this run
     held = min(config.held_out, count // 5)
     if count - held < config.batch_size or held <= NEIGHBOURS:
         raise UserError(
@@ -175,11 +181,13 @@ class _Rows:
         return rows
 
 
-def _encode(student: Student, images: ImageSource, indices: np.ndarray, pixels: Preprocess) -> Tensor:
+def _encode(
+    student: Student, images: ImageSource, indices: np.ndarray, pixels: Preprocess, where: torch.device
+) -> Tensor:
     student.eval()
     blocks = [indices[start : start + 100] for start in range(0, len(indices), 100)]
     with torch.inference_mode():
-        return torch.cat([student(pixels.tensor(pixels.read(images, block))) for block in blocks])
+        return torch.cat([student(sent(pixels.tensor(pixels.read(images, block)), where)) for block in blocks])
 
 
 def _agreement(features_ND: Tensor, outputs_NT: Tensor, teacher_ND: Tensor, target_NT: Tensor) -> dict[str, float]:

@@ -21,8 +21,9 @@ from distilhash.checkpoint import save_model
 from distilhash.config import HashConfig, as_dict
 from distilhash.data.images import ImageSource
 from distilhash.data.order import Batches
-from distilhash.data.pipeline import prefetch
+from distilhash.data.pipeline import prefetch, readers
 from distilhash.data.preprocess import Preprocess, make_views
+from distilhash.device import current, on, sent
 from distilhash.errors import UserError, unknown_name
 from distilhash.losses import csq_loss, dch_loss, hash_centres, multi_label_centres
 from distilhash.models.backbone import Backbone
@@ -57,13 +58,14 @@ def train_hasher(
     """
     check(images, len(indices), config)
     assert images.labels is not None
-    loss_of = _loss(one_hot(images.labels, _count_classes(images))[indices], config)
+    where = current()
+    loss_of = _loss(one_hot(images.labels, _count_classes(images))[indices], config, where)
     network: nn.Module = hasher
     if hasher.freeze_backbone:
         if features_ND is None:
-            features_ND = _features(images, indices, hasher.backbone)
+            features_ND = _features(images, indices, on(hasher.backbone, where), where)
         network = nn.Sequential(nn.ReLU(), hasher.head)  # what a hasher does after its backbone
-    network.to(memory_format=torch.channels_last)
+    network.to(where).to(memory_format=torch.channels_last)
     batches = Batches(count=len(indices), batch_size=config.batch_size, seed=config.seed)
     steps = config.epochs * batches.steps
     optimisers = Optimisers(
@@ -82,9 +84,11 @@ def train_hasher(
         rows = batches.positions(epoch, batch)  # read-only, which torch.from_numpy would warn of
         if hasher.freeze_backbone:
             assert features_ND is not None
-            return torch.from_numpy(np.array(features_ND[rows])), torch.tensor(rows)
+            inputs = torch.from_numpy(np.array(features_ND[rows]))
+            return sent(inputs, where), sent(torch.tensor(rows), where)
         views = make_views(indices[rows], epoch, config.seed)  # every epoch flips and shifts anew
-        return pixels.tensor(pixels.read(images, indices[rows], views)), torch.tensor(rows)
+        inputs = pixels.tensor(pixels.read(images, indices[rows], views))
+        return sent(inputs, where), sent(torch.tensor(rows), where)
 
     network.train()
     precision, side = "float32", hasher.input.size  # which is what a head alone is fastest in
@@ -95,9 +99,9 @@ def train_hasher(
     description = {
         "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,
         "images": images.fingerprint, "labelled_images": len(indices), "indices": fingerprint_of_indices(indices),
-        "precision": precision, "settings": as_dict(config), **(about or {}),
+        "precision": precision, "device": where.type, "settings": as_dict(config), **(about or {}),
     }  # fmt: skip
-    for inputs, rows_N in prefetch(load, range(step, steps)):
+    for inputs, rows_N in prefetch(load, range(step, steps), **readers(shared=where.type != "cpu")):
         with arithmetic(precision):
             outputs_NK = network(inputs)
         loss = loss_of(outputs_NK.float(), rows_N)
@@ -125,6 +129,7 @@ def check(images: ImageSource, count: int, config: HashConfig) -> None:
         raise unknown_name("optimiser", config.optimiser, OPTIMISERS)
     if config.precision not in PRECISIONS:
         raise unknown_name("precision", config.precision, PRECISIONS)
+    current()  # a device that is not there is found now, not when a directory has been deleted for this run
     if images.labels is None:
         raise UserError("hashing needs labels", "images without labels", "give class subfolders or list files")
     if count < config.batch_size:
@@ -143,16 +148,16 @@ def _is_best(measured: dict[str, float], run: RunDirectory) -> bool:
     return all(value > line[name] for line in run.metrics() if name in line)
 
 
-def _loss(labels_NC: np.ndarray, config: HashConfig) -> Callable[[Tensor, Tensor], Tensor]:
+def _loss(labels_NC: np.ndarray, config: HashConfig, where: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """The framework's loss as a function of outputs (N, K) and the rows of their images."""
     weight = config.quantization_weight
     if weight is None:
         weight = QUANTIZATION_WEIGHTS[config.framework]
     if config.framework == "dch":
-        targets_NC = torch.from_numpy(labels_NC.astype(np.float32))
+        targets_NC = torch.from_numpy(labels_NC.astype(np.float32)).to(where)
         return lambda outputs, rows: dch_loss(outputs, targets_NC[rows], config.gamma, weight)
     centres_CK = hash_centres(labels_NC.shape[1], config.bits, config.seed, kind=config.centres)
-    centres_NK = torch.as_tensor(multi_label_centres(labels_NC, centres_CK, config.seed), dtype=torch.float32)
+    centres_NK = torch.from_numpy(multi_label_centres(labels_NC, centres_CK, config.seed)).to(where)
     return lambda outputs, rows: csq_loss(outputs, centres_NK[rows], weight)
 
 
@@ -167,10 +172,10 @@ def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
     return labels if labels.ndim == 2 else np.eye(classes, dtype=np.uint8)[labels]
 
 
-def _features(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
+def _features(images: ImageSource, indices: np.ndarray, backbone: Backbone, where: torch.device) -> np.ndarray:
     pixels = Preprocess(backbone.input)
     blocks = [indices[i : i + 64] for i in range(0, len(indices), 64)]
     backbone.eval()
     with torch.inference_mode():
         batches = prefetch(lambda block: pixels.tensor(pixels.read(images, block)), blocks)
-        return torch.cat([backbone(batch) for batch in batches]).numpy()
+        return torch.cat([backbone(sent(batch, where)).cpu() for batch in batches]).numpy()

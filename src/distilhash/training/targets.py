@@ -26,6 +26,7 @@ from distilhash.losses import distillation_mse
 COMPONENTS = 128  # principal components in which prototypes are sought; the rest is mostly noise
 SAMPLE = 20_000  # rows that components and prototypes are fitted to
 ITERATIONS = 15  # of k-means
+CPU = torch.device("cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,24 +38,29 @@ class Target:
     loss: Callable[[Tensor, Tensor], Tensor]
 
 
-def create_target(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig) -> Target:
-    """The target that ``config.loss`` names, fitted to ``rows`` of the (memory-mapped) teacher features."""
+def create_target(
+    features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, where: torch.device = CPU
+) -> Target:
+    """The target that ``config.loss`` names, fitted to ``rows`` of the (memory-mapped) teacher features.
+
+    It is fitted on the processor; ``where`` is the device of the features that it is then asked about.
+    """
     if config.loss not in TARGETS:
         raise unknown_name("distillation loss", config.loss, TARGETS)
-    return TARGETS[config.loss](features_ND, rows, config)
+    return TARGETS[config.loss](features_ND, rows, config, where)
 
 
-def _raw(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig) -> Target:
+def _raw(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, where: torch.device) -> Target:
     return Target(features_ND.shape[1], lambda f_ND: f_ND, distillation_mse)
 
 
-def _standardised(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig) -> Target:
-    mean_D, std_D = _statistics(features_ND, rows)
+def _standardised(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, where: torch.device) -> Target:
+    mean_D, std_D = (tensor.to(where) for tensor in _statistics(features_ND, rows))
     return Target(features_ND.shape[1], lambda f_ND: (f_ND - mean_D) / std_D, distillation_mse)
 
 
-def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig) -> Target:
-    direction, centres_TP = find_prototypes(features_ND, rows, config.prototypes, config.seed)
+def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, where: torch.device) -> Target:
+    direction, centres_TP = find_prototypes(features_ND, rows, config.prototypes, config.seed, where)
 
     def loss(outputs_NT: Tensor, targets_NT: Tensor) -> Tensor:
         return F.cross_entropy(outputs_NT, targets_NT.softmax(dim=1))
@@ -63,25 +69,27 @@ def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig
 
 
 def find_prototypes(
-    features_ND: np.ndarray, rows: np.ndarray, count: int, seed: int
+    features_ND: np.ndarray, rows: np.ndarray, count: int, seed: int, where: torch.device = CPU
 ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """At most ``count`` prototypes (T, P) of these rows, and how features (N, D) become unit vectors (N, P) like them.
 
-    Fewer where there are fewer than eight rows for each.
+    Fewer where there are fewer than eight rows for each. Both are for features on the device ``where``.
     """
     mean_D, std_D = _statistics(features_ND, rows)
     generator = np.random.default_rng((seed, 11))
     sample = np.sort(generator.permutation(rows)[:SAMPLE])
     z_ND = (torch.from_numpy(features_ND[sample]) - mean_D) / std_D
     axes_DP = principal_axes(z_ND, COMPONENTS)
+    points_NP = F.normalize(z_ND @ axes_DP, dim=1)
+    count = min(count, max(2, len(points_NP) // 8))
+    start = np.sort(generator.permutation(len(points_NP))[:count])
+    centres_TP = _spherical_k_means(points_NP, points_NP[start])
+    mean_D, std_D, axes_DP, centres_TP = (tensor.to(where) for tensor in (mean_D, std_D, axes_DP, centres_TP))
 
     def direction(f_ND: Tensor) -> Tensor:
         return F.normalize((f_ND - mean_D) / std_D @ axes_DP, dim=1)
 
-    points_NP = F.normalize(z_ND @ axes_DP, dim=1)
-    count = min(count, max(2, len(points_NP) // 8))
-    start = np.sort(generator.permutation(len(points_NP))[:count])
-    return direction, _spherical_k_means(points_NP, points_NP[start])
+    return direction, centres_TP
 
 
 def principal_axes(z_ND: Tensor, count: int) -> Tensor:
@@ -97,7 +105,7 @@ def principal_axes(z_ND: Tensor, count: int) -> Tensor:
     return axes
 
 
-TARGETS: dict[str, Callable[[np.ndarray, np.ndarray, DistillConfig], Target]] = {
+TARGETS: dict[str, Callable[[np.ndarray, np.ndarray, DistillConfig, torch.device], Target]] = {
     "raw": _raw,
     "standardised": _standardised,
     "prototypes": _prototypes,

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distilhash.artefact import fingerprint_of_indices, read_json, write_json
 from distilhash.config import InputConfig, fingerprint
 from distilhash.data.images import ImageSource
-from distilhash.data.pipeline import prefetch
+from distilhash.data.pipeline import through
 from distilhash.data.preprocess import Preprocess, make_views
+from distilhash.device import current, larger, on, sent
 from distilhash.errors import UserError
 from distilhash.models.folding import folded
 from distilhash.models.teacher import Teacher
@@ -75,10 +76,12 @@ def compute_teacher_features(
     target = directory / "features.npy"
     if done < total:
         features = np.load(target, mmap_mode="r+", allow_pickle=False).reshape(total, -1)
+        where = current()
+        batch, halve = _batch(seen, where), where.type == "cpu"
         if precision == "auto":
-            precision = fastest(folded(teacher), (_batch(seen), 3, seen.size, seen.size))
-        network = folded(teacher, precision=precision)
-        work = _Pass(features, images, indices, network, Preprocess(seen), seed)
+            precision = fastest(folded(teacher, halve=halve), (batch, 3, seen.size, seen.size))
+        network = on(folded(teacher, halve=halve, precision=precision), where)
+        work = _Pass(features, images, indices, network, Preprocess(seen), seed, batch, where)
         work.run(done, lambda rows: _write_progress(directory, key, shape, precision, rows), say)
         del features
     return np.load(target, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
@@ -94,20 +97,19 @@ class _Pass:
     network: nn.Module
     preprocess: Preprocess
     seed: int
+    batch: int
+    where: torch.device
 
     def run(self, done: int, commit: Callable[[int], None], say: Callable[[str], None]) -> None:
-        """Fill the rows from ``done`` on; ``commit`` is told how many are safely on disk.
-
-        Each core takes a batch of its own from the files to the features: no core waits for another after every layer.
-        """
-        count, total, batch = len(self.indices), len(self.rows), _batch(self.preprocess.config)
-        # A batch never crosses a view, and a resumed pass has the borders of an uninterrupted one.
+        """Fill the rows from ``done`` on; ``commit`` is told how many are safely on disk."""
+        count, total, batch = len(self.indices), len(self.rows), self.batch
+        # A batch never crosses a view, and a resumed pass has the borders of an uninterrupted one. On another device
+        # batches have another size: one that is done in part is done again.
         borders = [(view, first) for view in range(total // count) for first in range(0, count, batch)]
-        borders = [(view, first) for view, first in borders if view * count + first >= done]
+        borders = [(view, first) for view, first in borders if view * count + min(first + batch, count) > done]
         began = flushed = said = time.monotonic()
         start = done
-        cores = torch.get_num_threads()
-        computed = prefetch(self._features, borders, ahead=2 * cores, threads=cores)
+        computed = through(self._pixels, self._features, borders, shared=self.where.type != "cpu")
         for (view, first), features_ND in zip(borders, computed, strict=True):
             self.rows[view * count + first :][: len(features_ND)] = features_ND
             done = view * count + first + len(features_ND)
@@ -121,19 +123,21 @@ class _Pass:
                 rate = (done - start) / (now - began)
                 say(f"teacher features {done:,}/{total:,}  {rate:,.0f} images/s  {(total - done) / rate:.0f} s left")
 
-    def _features(self, border: tuple[int, int]) -> np.ndarray:
+    def _pixels(self, border: tuple[int, int]) -> Tensor:
         view, first = border
-        chosen = self.indices[first : first + _batch(self.preprocess.config)]
+        chosen = self.indices[first : first + self.batch]
         views = make_views(chosen, view, self.seed) if view else None
-        pixels = self.preprocess.tensor(self.preprocess.read(self.images, chosen, views))
+        return sent(self.preprocess.tensor(self.preprocess.read(self.images, chosen, views)), self.where)
+
+    def _features(self, pixels_N3SS: Tensor) -> np.ndarray:
         with torch.inference_mode():
-            features_ND: np.ndarray = self.network(pixels).numpy()
+            features_ND: np.ndarray = self.network(pixels_N3SS).cpu().numpy()
         return features_ND
 
 
-def _batch(seen: InputConfig) -> int:
+def _batch(seen: InputConfig, where: torch.device) -> int:
     """Images of one forward pass."""
-    return max(1, min(BATCH, BATCH_PIXELS // seen.size**2))
+    return max(1, larger(where) * min(BATCH, BATCH_PIXELS // seen.size**2))
 
 
 def _open_cache(
