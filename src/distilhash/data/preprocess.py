@@ -104,7 +104,10 @@ class Preprocess:
 
     def planes(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """The same numbers of the unchanged images without PyTorch, float32 (n, 3, S, S), one colour after another."""
-        framed = self.framed(images)
+        return self.planes_of(self.framed(images))
+
+    def planes_of(self, framed: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same of pixels that were framed already, uint8 (n, S, S, 3), perhaps by another process."""
         pixels = np.empty((len(framed), 3, *framed.shape[1:3]), np.float32)
         pixels[:] = framed.transpose(0, 3, 1, 2)
         pixels -= self._mean[:, None, None]
