@@ -156,6 +156,9 @@ def test_mistakes_are_one_sentence(place, capsys):
     assert refused(capsys, "index", "photos", "--hasher", "hasher", "--int8").startswith(f"{said}hasher")
     assert refused(capsys, "index", "photos", "--int8").startswith(f"{said}none; name it with --hasher")
     assert refused(capsys, "code", "hasher", "photos/class0/00.png", "--int8").startswith(f"{said}hasher")
+    shutil.copytree("exported", "half", ignore=shutil.ignore_patterns(INT8))
+    for hasher in (("half", "--int8"), (f"half/{INT8}",)):
+        assert refused(capsys, "index", "photos", "--hasher", *hasher).startswith("the exported hasher lacks a model")
     shutil.copytree("exported", "moved")
     assert cli.main(["index", "photos", "--hasher", "moved", "--int8", "--quiet"]) == 0
     shutil.rmtree("moved")

@@ -52,7 +52,7 @@ def model_file(place: str | Path, *, int8: bool = False) -> Path | None:
     ``int8`` takes the int8 one beside a float32 one, too. None where the place is no exported hasher.
     """
     path = Path(place)
-    if path.name in (FLOAT, INT8) and path.is_file():
+    if path.name in (FLOAT, INT8) and (path.is_file() or is_exported(path.parent)):  # or it is missing, and told so
         return path.with_name(INT8) if int8 else path
     return path / (INT8 if int8 else FLOAT) if is_exported(path) else None
 

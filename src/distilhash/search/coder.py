@@ -1,7 +1,7 @@
-"""The worker process that holds the hasher: framed pixels to a packed code. PyTorch is imported once,
-and not at all where the hasher was exported.
+"""The worker process that holds the hasher: framed pixels to a packed code.
 
-Started as ``python -m distilhash.search.coder HASHER``. Its greeting is JSON: "num_bits", "fingerprint" and "input",
+Started as ``python -m distilhash.search.coder HASHER``: a hasher's place, or the model file of an exported one, for
+which PyTorch is not imported. Its greeting is JSON: "num_bits", "fingerprint" and "input",
 the InputConfig by which images are framed. It never sees a file that somebody else made: ``decoder`` does.
 
 Shapes: S pixels, K bits, P = ceil(K / 8) bytes.
