@@ -50,6 +50,7 @@ ALLOWED = {
     },
     "search": {
         "errors", "artefact", "config", "codes", "data", "models", "checkpoint", "training", "encoding", "runtime",
+        "exported",
     },
     "cli": {
         "errors", "config", "presets", "stages", "comparison", "reproduction", "evaluation", "search", "exporting",
@@ -63,6 +64,7 @@ NO_TORCH = ["distilhash", "distilhash.errors", "distilhash.config", "distilhash.
             "distilhash.evaluation", "distilhash.cli", "distilhash.search", "distilhash.search.index",
             "distilhash.search.store", "distilhash.search.verbs", "distilhash.search.serving",
             "distilhash.search.service", "distilhash.search.decoder", "distilhash.search.workers",
+            "distilhash.search.encoder", "distilhash.search.coder", "distilhash.search.frozen",
             "distilhash.data", "distilhash.exported", "distilhash.device"]  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from distilhash.config import FitConfig, StudentConfig, TeacherConfig
 from distilhash.encoding import encode
 from distilhash.models import Student, Teacher, create_teacher
 from distilhash.presets import fit_stages
-from distilhash.search import frozen
 from distilhash.training import distill as distillation
 from distilhash.training import hashing
 from distilhash.training.run import RunDirectory
@@ -114,7 +113,7 @@ def test_mistakes_are_one_sentence(here, capsys):
 @pytest.fixture
 def small_teacher(monkeypatch):
     """The real teacher at 32 pixels."""
-    monkeypatch.setattr(frozen, "create_teacher", lambda name: create_teacher(name, size=32))
+    monkeypatch.setattr("distilhash.models.create_teacher", lambda name: create_teacher(name, size=32))
 
 
 def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, small_teacher):

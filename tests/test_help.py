@@ -49,12 +49,12 @@ FLAGS = {  # those that are no setting of a stage, and what their help must say
     "check": {"IMAGES": "list files", "--quiet": "stderr"},
     "list": {"--json": "JSON"},
     "index": {"--quiet": "stderr", "--index FILE": "default: photos.index", "--rebuild": "hasher",
-              "--hasher DIR": "left out: the index's own"},
+              "--hasher DIR": "left out: the index's own", "--int8": "exported"},
     "search": {"--id N": "repeated", "--top INT": "left out: 10", "--radius INT": "bits; left out",
-               "--group-duplicates [INT]": "bits", "--hasher DIR": "left out: where it was"},
+               "--group-duplicates [INT]": "bits", "--hasher DIR": "left out: where it was", "--int8": "left out: as"},
     "serve": {"--port INT": "default: 8765", "--host ADDRESS": "default: 127.0.0.1", "--token TEXT": "left out",
-              "--host-name NAME": "repeated", "--hasher DIR": "left out: where it was"},
-    "code": {"--json": "JSON"},
+              "--host-name NAME": "repeated", "--hasher DIR": "left out: where it was", "--int8": "left out: as"},
+    "code": {"--json": "JSON", "--int8": "exported"},
 }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_a_copy_elsewhere_is_a_hit_and_the_photo_itself_is_not(indexed, capsys):
 
 
 def test_near_duplicates_are_grouped_on_request(here, capsys, monkeypatch):
-    monkeypatch.setattr("distilhash.search.encoder.open_encoder", lambda _: PlainEncoder())  # whose codes differ
+    monkeypatch.setattr("distilhash.search.encoder.open_encoder", lambda _, **kw: PlainEncoder())  # whose codes differ
     draw = np.random.default_rng(0)
     for name in "ab":
         pixels = draw.integers(0, 256, (32, 32, 3), np.uint8)

@@ -46,6 +46,17 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).is_dir() and any((Path(path) / name).exists() for name in (FLOAT, INT8))
 
 
+def model_file(place: str | Path, *, int8: bool = False) -> Path | None:
+    """The model that a place means: an exported directory (float32, or ``int8``) or one of its two models by its path.
+
+    ``int8`` takes the int8 one beside a float32 one, too. None where the place is no exported hasher.
+    """
+    path = Path(place)
+    if path.name in (FLOAT, INT8) and (path.is_file() or is_exported(path.parent)):  # or it is missing, and told so
+        return path.with_name(INT8) if int8 else path
+    return path / (INT8 if int8 else FLOAT) if is_exported(path) else None
+
+
 class ExportedHasher:
     """An exported hasher that is ready to run; :meth:`open` makes one."""
 
@@ -53,6 +64,9 @@ class ExportedHasher:
         self.input, self.num_bits, self.threads = config.input, config.bits, threads
         # Codes of int8 are another function's: a table of them is not to be searched with the other's by mistake.
         self.fingerprint = config.hasher if model == FLOAT else f"{config.hasher}-int8"
+        # The weights that run, too: two exports of one hasher may have been calibrated on other images.
+        kind = "fp32" if model == FLOAT else "int8"
+        self.model_fingerprint = f"{config.hasher}-{kind}-{config.files[model]['sha256'][:16]}"
         self._session = session
 
     @classmethod

@@ -16,12 +16,16 @@ def _declare_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a folder of photos, with all folders below it")
     parser.add_argument(
         "--hasher", metavar="DIR",
-        help="run directory or model of a hasher; left out: the index's own, or a new one of a frozen teacher",
+        help="run directory or model of a hasher, or an exported one; left out: the index's own, or a new one of a "
+        "frozen teacher",
     )  # fmt: skip
     parser.add_argument(
         "--index", type=Path, default=Path("photos.index"), metavar="FILE",
         help="the index: made, or brought up to date (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--int8", action="store_true", help="the int8 model of an exported hasher; the index remembers it"
+    )
     parser.add_argument("--hidden", action="store_true", help="also folders and files that programs hide")
     parser.add_argument("--rebuild", action="store_true", help="encode everything again where the hasher is another")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -31,8 +35,8 @@ def _run_index(options: argparse.Namespace) -> Any:
     from distilhash.search.verbs import index
 
     done = index(
-        options.folders, options.index, options.hasher, hidden=options.hidden, rebuild=options.rebuild,
-        say=(lambda text: None) if options.quiet else to_stderr,
+        options.folders, options.index, options.hasher, int8=options.int8, hidden=options.hidden,
+        rebuild=options.rebuild, say=(lambda text: None) if options.quiet else to_stderr,
     )  # fmt: skip
     for key, what in (("unreadable", "cannot be listed"), ("failures", "cannot be read")):
         rows = done[key] if options.json else done.pop(key)
@@ -57,6 +61,11 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
         help="list hits at most so far from a nearer hit below it, bits (2 where no number is given); left out: apart",
     )  # fmt: skip
     parser.add_argument("--hasher", metavar="DIR", help="where the index's hasher is; left out: where it was")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="the int8 model of an exported hasher; left out: as the index was made, or float32 of --hasher",
+    )
 
 
 def _run_search(options: argparse.Namespace) -> Any:
@@ -64,7 +73,7 @@ def _run_search(options: argparse.Namespace) -> Any:
 
     found = search(
         options.index, options.images, ids=options.id, top=options.top, radius=options.radius,
-        group_duplicates=options.group_duplicates, hasher=options.hasher,
+        group_duplicates=options.group_duplicates, hasher=options.hasher, int8=options.int8,
     )  # fmt: skip
     if options.json:
         return found
@@ -81,14 +90,15 @@ def _run_search(options: argparse.Namespace) -> Any:
 
 
 def _declare_code(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("hasher", metavar="HASHER", help="run directory or model of a hasher")
+    parser.add_argument("hasher", metavar="HASHER", help="run directory or model of a hasher, or an exported one")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--int8", action="store_true", help="the int8 model of an exported hasher")
 
 
 def _run_code(options: argparse.Namespace) -> Any:
     from distilhash.search.verbs import code
 
-    found = code(options.hasher, options.images)
+    found = code(options.hasher, options.images, int8=options.int8)
     return found if options.json else "\n".join(f"{row['code']}  {shown(row['image'])}" for row in found)
 
 

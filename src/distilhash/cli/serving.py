@@ -28,6 +28,11 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
         help="another name that browsers know this computer by; may be repeated",
     )  # fmt: skip
     parser.add_argument("--hasher", metavar="DIR", help="where the index's hasher is; left out: where it was")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="the int8 model of an exported hasher; left out: as the index was made, or float32 of --hasher",
+    )
 
 
 def _run_serve(options: argparse.Namespace) -> Any:
@@ -35,7 +40,7 @@ def _run_serve(options: argparse.Namespace) -> Any:
 
     serve(
         options.index, host=options.host, port=options.port, token=options.token, hasher=options.hasher,
-        host_names=options.host_name, say=to_stderr,
+        int8=options.int8, host_names=options.host_name, say=to_stderr,
     )  # fmt: skip
     to_stderr("ended")
 

@@ -1,4 +1,4 @@
-"""Photographs to packed codes: what an index needs of a hasher, and the PyTorch hasher in that shape.
+"""Photographs to packed codes: what an index needs of a hasher, and an exported hasher in that shape.
 
 Shapes: n images of a call, H, W sides in pixels, K bits, P = ceil(K / 8) bytes.
 """
@@ -10,19 +10,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
-from distilhash.checkpoint import load_hasher
-from distilhash.codes import Bytes, pack
+from distilhash.codes import Bytes
 from distilhash.data.decode import UnreadableImage, decode_image
-from distilhash.encoding import outputs
-from distilhash.models.backbone import fingerprint_of
-from distilhash.runtime import keep_memory
-
-keep_memory()  # before the first network runs
-
-CPU = torch.device("cpu")
+from distilhash.errors import UserError
+from distilhash.exported import INT8, ExportedHasher, model_file
 
 
 class Encoded(NamedTuple):
@@ -51,29 +44,43 @@ class Encoder(Protocol):
         """The codes of these files, in their order."""
 
 
-class TorchEncoder:
-    """A hasher's run directory as an encoder. Errors: UserError where there is none."""
+class ExportedEncoder:
+    """A model of an exported hasher as an encoder, without PyTorch. Errors: UserError where it is damaged.
 
-    def __init__(self, path: str | Path) -> None:
-        self._hasher, _ = load_hasher(path)
+    Its path is the model file's, which says whether float32 or int8 runs: so an index remembers it.
+    """
+
+    def __init__(self, model: Path) -> None:
+        self._hasher = ExportedHasher.open(model.parent, int8=model.name == INT8)
         self.num_bits: int = self._hasher.num_bits
-        self.fingerprint = fingerprint_of(self._hasher)
-        self.path = str(Path(path).absolute())
+        self.fingerprint = self._hasher.model_fingerprint
+        self.path = str(model.absolute())
 
     def encode(self, paths: Sequence[str]) -> Encoded:
         """The codes of these files, in their order."""
         files = PhotoFiles(paths)
-        if not paths:
-            return Encoded(np.empty((0, -(-self.num_bits // 8)), np.uint8), {})
-        # In float32 on the processor, so that an index may move to another machine and its photos keep their codes.
-        outputs_NK = outputs(files, np.arange(len(paths)), self._hasher, precision="float32", device=CPU)
-        found = [pack(block) for block in outputs_NK]
-        return Encoded(np.concatenate(found), files.failures)
+        return Encoded(self._hasher.encode(files).packed, files.failures)
 
 
-def open_encoder(hasher: str | Path) -> Encoder:
-    """The encoder in this place. Errors: UserError."""
-    return TorchEncoder(hasher)
+def named(hasher: str | Path, *, int8: bool = False) -> Path:
+    """The place of a hasher: of an exported one the model file that is to run. Errors: UserError for int8 of another.
+
+    ``int8`` left out: float32 of a directory, or the model that is named by its path.
+    """
+    model = model_file(hasher, int8=int8)
+    if model is None and int8:
+        raise UserError("int8 is for an exported hasher", hasher, "export it: distilhash export")
+    return model or Path(hasher)
+
+
+def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
+    """The encoder in this place; PyTorch is imported only for a hasher that was not exported. Errors: UserError."""
+    place = named(hasher, int8=int8)
+    if model_file(place) is not None:
+        return ExportedEncoder(place)
+    from distilhash.search.torch_encoder import TorchEncoder
+
+    return TorchEncoder(place)
 
 
 class PhotoFiles:

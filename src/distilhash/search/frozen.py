@@ -11,16 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from distilhash.checkpoint import save_model
 from distilhash.data.order import SPLITS, shuffled
-from distilhash.encoding import head_inputs
 from distilhash.errors import UserError
-from distilhash.models import create_teacher
 from distilhash.search.encoder import PhotoFiles
 from distilhash.search.photo_store import PhotoStore
 from distilhash.search.photos import checked_roots
 from distilhash.search.walking import walk
-from distilhash.training.labelfree import itq_hasher
 
 TEACHER = "pip/efficientnet_lite0"
 BITS = 64
@@ -68,6 +64,12 @@ def _recorded(index: Path) -> Path | None:
 
 
 def _fit(place: Path, roots: list[str], hidden: bool, say: Callable[[str], None]) -> None:
+    # PyTorch is imported here: an index of an exported hasher is brought up to date without it.
+    from distilhash.checkpoint import save_model
+    from distilhash.encoding import head_inputs
+    from distilhash.models import create_teacher
+    from distilhash.training.labelfree import itq_hasher
+
     try:
         teacher = create_teacher(TEACHER)
     except UserError as error:

@@ -18,6 +18,8 @@ from typing import Any
 
 from distilhash.config import InputConfig
 from distilhash.errors import UserError
+from distilhash.exported import model_file
+from distilhash.search.encoder import named
 from distilhash.search.library import Library
 from distilhash.search.verbs import hasher_of
 
@@ -34,6 +36,7 @@ def serve(
     port: int = PORT,
     token: str | None = None,
     hasher: str | Path | None = None,
+    int8: bool = False,
     host_names: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -41,6 +44,7 @@ def serve(
 
     ``host``: an address of this computer; any but its own loopback needs a ``token`` of 16 characters or more, which
     every request must bring. ``port`` 0 takes a free one. ``hasher``: left out, the one that the index was made with.
+    ``int8``: the int8 model of an exported hasher; an index that was made with it needs no word.
     ``host_names``: further names by which browsers may ask. ``say`` is given the page's address. Errors: UserError.
     """
     if token is not None and not (len(token) >= LEAST_TOKEN and token.isascii() and token.isprintable()):
@@ -51,7 +55,7 @@ def serve(
         raise UserError("a port is a number from 0 to 65535", port)
     _needed()
     with contextlib.closing(Library(Path(index))) as library, _listening(host, port) as listener:
-        place = hasher_of(library.about(), library.path, hasher)
+        place = named(hasher_of(library.about(), library.path, hasher), int8=int8)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_run(library, str(place), listener, host, token or "", host_names, say))
 
@@ -80,7 +84,7 @@ async def _run(
         config = json.dumps(dataclasses.asdict(InputConfig(**about["input"])))
         decoders = Workers(DECODER, config, count=min(DECODERS, os.cpu_count() or 1) + 1)
         await decoders.start()
-        service = Service(library, decoders, coder, about["fingerprint"], Path(hasher).name, bool(token))
+        service = Service(library, decoders, coder, about["fingerprint"], _name_of(hasher), bool(token))
         names = frozenset(name.lower().strip("[]").rstrip(".") for name in (host, *host_names))
         settings = uvicorn.Config(
             Guard(service.app(), hosts=names, token=token), lifespan="off", ws="none", http="h11", access_log=False,
@@ -94,6 +98,12 @@ async def _run(
         await coder.close()
         if decoders is not None:
             await decoders.close()
+
+
+def _name_of(hasher: str) -> str:
+    """What the page calls a hasher: the last part of its path, and of an exported model its directory, too."""
+    place = Path(hasher)
+    return place.name if model_file(place) is None else f"{place.parent.name}/{place.name}"
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ def index(
     index: str | Path,
     hasher: str | Path | None = None,
     *,
+    int8: bool = False,
     hidden: bool = False,
     rebuild: bool = False,
     say: Callable[[str], None] = lambda text: None,
@@ -32,15 +33,18 @@ def index(
     """Bring an index file up to date with folders of photos; return what was done, in photos. Errors: UserError.
 
     ``hasher``: left out, the one that the index was made with, or a new one, kept beside it (``search.frozen``).
+    ``int8``: the int8 model of an exported hasher, which the index remembers.
     """
     from distilhash.search.encoder import open_encoder
     from distilhash.search.photos import update
 
     if hasher is None:
+        if int8:  # before a new hasher is fitted, which has no int8
+            raise UserError("int8 is for an exported hasher", "none", "name it with --hasher")
         from distilhash.search.frozen import hasher_of
 
         hasher = hasher_of(Path(index), folders, hidden=hidden, rebuild=rebuild, say=say)
-    encoder = open_encoder(hasher)
+    encoder = open_encoder(hasher, int8=int8)
     store = PhotoStore(Path(index))
     try:
         summary = update(store, folders, encoder, hidden=hidden, rebuild=rebuild, say=say)
@@ -59,11 +63,13 @@ def search(
     radius: int | None = None,
     group_duplicates: int | None = None,
     hasher: str | Path | None = None,
+    int8: bool = False,
 ) -> list[dict[str, Any]]:
     """The nearest photos of an index to each image or indexed id, without the query itself.
 
     ``top``: hits a query (left out: 10, or with ``radius``, in bits, all so near). ``group_duplicates``: hits at most
-    so many bits from a nearer hit are listed below it. ``hasher``: left out, the one that the index was made with.
+    so many bits from a nearer hit are listed below it. ``hasher``: left out, the one that the index was made with,
+    in the precision that it was made in. ``int8``: the int8 model of an exported hasher.
     Result: for each query "query" and "hits", each with "id", "path", "distance" and "duplicates". Errors: UserError.
     """
     if not images and not ids:
@@ -78,7 +84,7 @@ def search(
         with Index.open(index) as codes:
             queries: list[tuple[str, Bytes, int | None]] = []
             if images:
-                coded = _codes_for(store, images, hasher)
+                coded = _codes_for(store, images, hasher, int8)
                 queries += [(str(image), coded[i], None) for i, image in enumerate(images)]
             if ids:
                 queries += [(str(i), row, int(i)) for i, row in zip(ids, codes.codes_of(ids), strict=True)]
@@ -99,11 +105,14 @@ def search(
         store.close()
 
 
-def code(hasher: str | Path, images: Sequence[str | Path]) -> list[dict[str, str]]:
-    """The code of each image as hexadecimal digits, the first bit first. Errors: UserError, UnreadableImage."""
+def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool = False) -> list[dict[str, str]]:
+    """The code of each image as hexadecimal digits, the first bit first. Errors: UserError, UnreadableImage.
+
+    ``int8``: the int8 model of an exported hasher.
+    """
     from distilhash.search.encoder import open_encoder
 
-    packed = _encoded(open_encoder(hasher), images)
+    packed = _encoded(open_encoder(hasher, int8=int8), images)
     return [{"image": str(image), "code": row.tobytes().hex()} for image, row in zip(images, packed, strict=True)]
 
 
@@ -117,12 +126,12 @@ def hasher_of(about: dict[str, str], index: Path, hasher: str | Path | None = No
     return place
 
 
-def _codes_for(store: PhotoStore, images: Sequence[str | Path], hasher: str | Path | None) -> Bytes:
+def _codes_for(store: PhotoStore, images: Sequence[str | Path], hasher: str | Path | None, int8: bool) -> Bytes:
     """Codes of images by the hasher of an index."""
-    from distilhash.search.encoder import open_encoder
+    from distilhash.search.encoder import named, open_encoder
 
     about = store.about()
-    place = hasher_of(about, store.path, hasher)
+    place = named(hasher_of(about, store.path, hasher), int8=int8)
     encoder = open_encoder(place)
     if encoder.fingerprint != about["encoder"]:
         raise UserError(

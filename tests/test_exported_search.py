@@ -1,0 +1,183 @@
+"""index, search, code and serve with an exported hasher: no torch, ExportedHasher's codes, int8 remembered."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from distilhash import cli
+from distilhash.checkpoint import save_model
+from distilhash.config import ExportConfig
+from distilhash.data.folders import FolderSource
+from distilhash.exported import FLOAT, INT8, ExportedHasher
+from distilhash.exporting import export_hasher
+from distilhash.models import create_hasher, create_student
+from distilhash.search.encoder import open_encoder
+from distilhash.search.photo_store import PhotoStore
+from mistakes import picture, refused
+from plain_service import started
+
+COUNT, BITS = 24, 24
+WITHOUT_TORCH = """
+import sys
+from distilhash import cli
+code = cli.main(sys.argv[1:])
+assert "torch" not in sys.modules, "torch was imported"
+sys.exit(code)
+"""
+SERVE_WITHOUT_TORCH = """
+import sys
+from distilhash import cli
+sys.modules["torch"] = None
+sys.exit(cli.main(["serve", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """photos/ in class folders, hasher/ and exported/."""
+    root = tmp_path_factory.mktemp("built")
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        pixels = rng.integers(0, 256, (5, 5, 3), np.uint8).repeat(8, 0).repeat(9, 1)
+        picture(root / "photos" / f"class{number % 2}" / f"{number:02d}.png", pixels)
+    torch.manual_seed(0)
+    student = create_student("v1", size=32, stem="small")
+    network = create_hasher(student, num_bits=BITS)
+    with torch.no_grad():
+        for _ in range(5):  # so that BatchNorm has seen something, and codes differ
+            network(torch.randn(8, 3, 32, 32))
+    about = {"kind": "hasher", "architecture": student.architecture, "bits": BITS}
+    save_model(root / "hasher" / "model", network.eval(), about)
+    config = ExportConfig(calibration_images=12, compared_images=8, seconds=0.01)
+    export_hasher(root / "hasher", root / "exported", root / "photos", config=config)
+    return root
+
+
+@pytest.fixture
+def place(built, tmp_path, monkeypatch):
+    """An empty working directory, where photos/, hasher/ and exported/ lead to what was built."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "hasher", "exported"):
+        (tmp_path / name).symlink_to(built / name)
+    return tmp_path
+
+
+def without_torch(*words: object):
+    """The JSON of a command in a process of its own, which must succeed and must not import torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *map(str, words), "--json"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def codes_in(index) -> dict[str, bytes]:
+    store = PhotoStore(index)
+    try:
+        paths = {photo.id: photo.path for photo in store.photos()}
+        ids, packed = store.codes()
+    finally:
+        store.close()
+    return {paths[identity]: row.tobytes() for identity, row in zip(ids.tolist(), packed, strict=True)}
+
+
+@pytest.mark.parametrize("flags", [(), ("--int8",)])
+def test_index_search_and_code_need_no_torch(place, flags):
+    table = ExportedHasher.open("exported", int8=bool(flags)).encode(FolderSource(place / "photos"))
+    expected = {str(place / "photos" / n): row.tobytes() for n, row in zip(table.names, table.packed, strict=True)}
+    assert len(set(expected.values())) > COUNT // 2
+    done = without_torch("index", "photos", "--hasher", "exported", *flags)
+    assert (done["added"], done["failed"]) == (COUNT, 0)
+    assert codes_in(place / "photos.index") == expected
+    # The index alone says which model it was: no flag from here on.
+    image = f"photos/{table.names[0]}"
+    shutil.copy(image, "copy.png")
+    (found,) = without_torch("search", "photos.index", "copy.png", "--top", 1)
+    assert found["hits"][0]["distance"] == 0
+    picture(place / "photos2" / "new.png", np.full((32, 32, 3), 7, np.uint8))
+    done = without_torch("index", "photos", "photos2")
+    assert (done["added"], done["unchanged"]) == (1, COUNT)
+    rows = without_torch("code", "exported", image, "photos2/new.png", *flags)
+    held = codes_in(place / "photos.index")
+    assert [row["code"] for row in rows] == [held[str(place / row["image"])].hex() for row in rows]
+
+
+def test_an_unreadable_photo_is_a_failure_and_the_others_keep_their_codes(place):
+    (place / "bad.png").write_bytes(b"no picture")
+    paths = [str(place / "bad.png"), *(str(path) for path in sorted((place / "photos").rglob("*.png"))[:3])]
+    encoder = open_encoder("exported")
+    found = encoder.encode(paths)
+    assert found.failures == {0: "not an image of a known format"}
+    assert np.array_equal(found.packed[1:], encoder.encode(paths[1:]).packed)
+    assert encoder.encode([]).packed.shape == (0, BITS // 8)
+
+
+def test_one_model_refuses_the_codes_of_another(place, capsys):
+    opened = [open_encoder("exported"), open_encoder("exported", int8=True), open_encoder("hasher")]
+    assert len({encoder.fingerprint for encoder in opened}) == 3
+    assert [encoder.path for encoder in opened[:2]] == [str(place / "exported" / name) for name in (FLOAT, INT8)]
+    said = "the index was made with another hasher; got "
+    for index, flags, others in (
+        ("fp32.index", (), (("exported", "--int8"), ("hasher",))),
+        ("int8.index", ("--int8",), (("exported",), ("hasher",))),
+    ):
+        assert cli.main(["index", "photos", "--hasher", "exported", *flags, "--index", index, "--quiet"]) == 0
+        for hasher, *more in others:
+            for words in (("index", "photos", "--index", index), ("search", index, "photos/class0/00.png")):
+                sentence = refused(capsys, *words, "--hasher", hasher, *more)
+                assert sentence.startswith(said), sentence
+        assert (
+            cli.main(["search", index, "photos/class0/00.png", "--hasher", f"exported/{INT8 if flags else FLOAT}"]) == 0
+        )
+    assert refused(capsys, "search", "fp32.index", "photos/class0/00.png", "--int8").startswith(said)
+
+
+def test_another_calibration_is_another_int8_model(place, built):
+    (place / "again").mkdir()
+    config = json.loads((built / "exported" / "config.json").read_text())
+    config["files"][INT8] = config["files"][FLOAT]
+    (place / "again" / "config.json").write_text(json.dumps(config))
+    shutil.copy(built / "exported" / FLOAT, place / "again" / INT8)
+    assert open_encoder("again", int8=True).fingerprint != open_encoder("exported", int8=True).fingerprint
+
+
+def test_mistakes_are_one_sentence(place, capsys):
+    said = "int8 is for an exported hasher; got "
+    assert refused(capsys, "index", "photos", "--hasher", "hasher", "--int8").startswith(f"{said}hasher")
+    assert refused(capsys, "index", "photos", "--int8").startswith(f"{said}none; name it with --hasher")
+    assert refused(capsys, "code", "hasher", "photos/class0/00.png", "--int8").startswith(f"{said}hasher")
+    shutil.copytree("exported", "half", ignore=shutil.ignore_patterns(INT8))
+    for hasher in (("half", "--int8"), (f"half/{INT8}",)):
+        assert refused(capsys, "index", "photos", "--hasher", *hasher).startswith("the exported hasher lacks a model")
+    shutil.copytree("exported", "moved")
+    assert cli.main(["index", "photos", "--hasher", "moved", "--int8", "--quiet"]) == 0
+    shutil.rmtree("moved")
+    search = ("search", "photos.index", "photos/class0/00.png")
+    assert refused(capsys, *search).startswith("the hasher of the index is gone")
+    assert cli.main([*search, "--hasher", "exported", "--int8"]) == 0
+
+
+def test_an_upload_finds_what_search_finds_without_torch(place, monkeypatch):
+    without_torch("index", "photos", "--hasher", "exported", "--int8")
+    image = place / "photos" / "class1" / "05.png"
+    (expected,) = without_torch("search", "photos.index", image, "--top", 9)
+    (place / "blocked" / "torch").mkdir(parents=True)  # before the real one in the worker processes, too
+    (place / "blocked" / "torch" / "__init__.py").write_text("raise ImportError('torch is not to be imported')\n")
+    paths = [str(place / "blocked"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    with started(place / "photos.index", run=SERVE_WITHOUT_TORCH) as (address, _):
+        assert httpx.get(f"{address}/api/status", timeout=60).json()["hasher"] == f"exported/{INT8}"
+        answer = httpx.post(f"{address}/api/search?top=100", content=image.read_bytes(), timeout=60).json()
+    hits = [(hit["id"], hit["distance"]) for hit in answer["hits"] if hit["path"] != "photos/class1/05.png"]
+    assert [hit["distance"] for hit in answer["hits"] if hit["path"] == "photos/class1/05.png"] == [0]
+    assert hits[:9] == [(hit["id"], hit["distance"]) for hit in expected["hits"]]
