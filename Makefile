@@ -34,6 +34,7 @@ bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/kill_index.py --kills 20
 	$(BIN)/python benchmarks/kill_export.py --kills 10
 	$(BIN)/python benchmarks/kill_reproduce.py --kills 10
+	$(BIN)/python benchmarks/hostile.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
