@@ -61,6 +61,22 @@ def demo_table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def mosaics_table(cells: list[dict]) -> str:
+    """One line for each framework, beside what costs nothing."""
+    lines = [
+        "| framework | bits | mAP@5000 | random ranking | untrained hasher |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {cell['framework'].upper()} | {cell['bits']} | {cell['map_at_5000']:.3f} | {cell['relevant_share']:.3f} | "
+            f"{cell['untrained_map_at_5000']:.3f} |"
+            for cell in cells
+        ),
+    ]
+    first = cells[0]
+    lines += ["", f"Mosaics, {first['protocol'].removeprefix('lists: ')}; {first['backbone']}, seed {first['seed']}."]
+    return "\n".join(lines) + "\n"
+
+
 def speed_table(rows: list[dict]) -> str:
     """One line for each work: what it was compared with, the ratio on two kinds of processor, and what we aim at."""
     here = {row["work"]: row for row in rows}
@@ -98,6 +114,7 @@ def _ratio(row: dict | None) -> str:
 TABLES = {
     "demo": (demo_table, ROOT / "results" / "demo.json"),
     "comparison": (markdown_table, COMPARISON),
+    "mosaics": (mosaics_table, ROOT / "results" / "mosaics.json"),
     "speed": (speed_table, ROOT / "benchmarks" / "results.json"),
 }
 
