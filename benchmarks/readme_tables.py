@@ -67,8 +67,8 @@ def mosaics_table(cells: list[dict]) -> str:
         "| framework | bits | mAP@5000 | random ranking | untrained hasher |",
         "|---|---|---|---|---|",
         *(
-            f"| {cell['framework'].upper()} | {cell['bits']} | {cell['map_at_5000']:.3f} | {cell['relevant_share']:.3f} | "
-            f"{cell['untrained_map_at_5000']:.3f} |"
+            f"| {cell['framework'].upper()} | {cell['bits']} | {cell['map_at_5000']:.3f} | "
+            f"{cell['relevant_share']:.3f} | {cell['untrained_map_at_5000']:.3f} |"
             for cell in cells
         ),
     ]
