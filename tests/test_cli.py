@@ -245,7 +245,7 @@ def test_list_names_every_kind():
     names = run_json("list")
     assert names.keys() == {
         "teachers", "students", "stems", "framings", "distillation losses", "distillation modes", "optimisers",
-        "precisions", "hashing frameworks", "centres", "label-free methods", "data sets", "protocols", "parts",
+        "precisions", "devices", "hashing frameworks", "centres", "label-free methods", "data sets", "protocols", "parts",
         "presets",
     }  # fmt: skip
     assert names["teachers"] == [*TEACHERS, "timm/NAME"]

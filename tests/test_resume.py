@@ -103,14 +103,16 @@ def test_a_run_stopped_at_a_seam_ends_in_the_same_bytes(tmp_path, monkeypatch, s
 
 def test_a_run_resumes_in_other_processes_that_are_killed(tmp_path, monkeypatch):
     """SIGKILL, three times: while distilling, again while distilling, while hashing."""
-    distil_tiny(tmp_path / "whole" / "distill")
-    hash_tiny(tmp_path / "whole" / "hash")
-    run = tmp_path / "run"
+    run, whole = tmp_path / "run", tmp_path / "whole"
     state = Path("checkpoints", "last", "state.safetensors")
     # Processes are forked from one that has imported PyTorch already: that takes seconds.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tiny", "torch._dynamo"])
+    process = processes.Process(target=both_stages, args=(whole,))  # as fresh as the ones that are killed
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     for mark in (run / "distill" / state, run / "distill" / "metrics.jsonl", run / "hash" / state):
         before = changed(mark)
         process = processes.Process(target=both_stages, args=(run,))
@@ -125,7 +127,7 @@ def test_a_run_resumes_in_other_processes_that_are_killed(tmp_path, monkeypatch)
     process.join()
     assert process.exitcode == 0
     for stage in ("distill", "hash"):
-        assert content(run / stage) == content(tmp_path / "whole" / stage)
+        assert content(run / stage) == content(whole / stage)
 
 
 def changed(path: Path) -> int | None:

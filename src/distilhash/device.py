@@ -52,7 +52,8 @@ def current() -> torch.device:
         raise UserError("PyTorch does not see this device here", f"{name} where there are {many}", 'choose "auto"')
     if device.type == "cuda":
         # By default cuDNN rounds the operands of float32 convolutions to 10 bits; float32 is what was asked for.
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        # The older of two settings: with the newer one, torch.export refuses what convolutions and RNNs do differently.
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 
