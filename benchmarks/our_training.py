@@ -122,14 +122,11 @@ def memory(place: Path, where: str, steps: int) -> None:
     images = load_cifar10()
     resident = Resident("features.npy")
     config = DistillConfig(epochs=1, checkpoint_seconds=0)  # the state is saved at every step
-    run_distill(
-        place,
-        images,
-        len(images),
-        SMALL,
-        config,
-        lambda load, keys, **options: itertools.islice(prefetch(load, keys, **options), steps),
-    )
+
+    def some(load: Callable[[int], Any], keys: range, **options: Any) -> Iterator[Any]:
+        return itertools.islice(prefetch(load, keys, **options), steps)
+
+    run_distill(place, images, len(images), SMALL, config, some)
     print(json.dumps({"peak_mib": resident.peak / 1024, "images": len(images), "steps": steps}))
 
 
@@ -163,10 +160,10 @@ def cost(place: Path, where: str, steps: int) -> None:
         part = round((count - config.held_out) / config.batch_size / SHARE)
         loop = 0.0
 
-        def some(load: Callable[[int], Any], keys: range, part: int = part) -> Iterator[Any]:
+        def some(load: Callable[[int], Any], keys: range, part: int = part, **options: Any) -> Iterator[Any]:
             nonlocal loop
             began = time.perf_counter()
-            yield from prefetch(load, keys[:part])
+            yield from prefetch(load, keys[:part], **options)
             loop = time.perf_counter() - began
 
         rest = run_distill(place, images, count, SMALL, config, some) - loop
