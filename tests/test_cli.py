@@ -245,8 +245,8 @@ def test_list_names_every_kind():
     names = run_json("list")
     assert names.keys() == {
         "teachers", "students", "stems", "framings", "distillation losses", "distillation modes", "optimisers",
-        "precisions", "devices", "hashing frameworks", "centres", "label-free methods", "data sets", "protocols", "parts",
-        "presets",
+        "precisions", "devices", "hashing frameworks", "centres", "label-free methods", "data sets", "protocols",
+        "parts", "presets",
     }  # fmt: skip
     assert names["teachers"] == [*TEACHERS, "timm/NAME"]
     assert names["students"] == ["v1", "v2"]
