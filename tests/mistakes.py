@@ -15,7 +15,7 @@ from distilhash.models import create_hasher, create_student
 
 CLASSES, EACH = 3, 24
 SMALL = ("--student-size", "32", "--student-stem", "small")
-ONCE = ("--epochs", "1", "--batch-size", "16", "--quiet")
+ONCE = ("--epochs", "1", "--batch-size", "16", "--precision", "float32", "--quiet")  # "auto" may choose anew
 DISTILL = ("--output", "run", "--teacher-size", "32", *SMALL, *ONCE)
 HASH = ("--output", "run", "--bits", "16", *SMALL, *ONCE)
 COMMANDS = {
