@@ -12,6 +12,7 @@ run does not end well, or a process passes the limit of memory.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import random
@@ -200,16 +201,16 @@ def bomb_above(draw: random.Random, noise: np.random.Generator) -> tuple[str, by
     return "png", png(width, MAX_PIXELS // width + 1, 2, 8, zlib.compress(bytes(1000))), True
 
 
-_below: dict[tuple[int, int], bytes] = {}
-
-
 def bomb_below(draw: random.Random, noise: np.random.Generator) -> tuple[str, bytes, bool]:
     """The largest image that is allowed, in the modes that take most memory: it must be decoded, and not take it."""
+    return "png", largest_png(*draw.choice([(6, 8, 4), (2, 8, 3), (0, 16, 2), (4, 16, 4), (6, 16, 8)])), False
+
+
+@functools.cache
+def largest_png(colour: int, depth: int, pixel_bytes: int) -> bytes:
+    """A black square of as many pixels as are allowed; packing it takes a second."""
     side = int(MAX_PIXELS**0.5)
-    colour, depth, size = draw.choice([(6, 8, 4), (2, 8, 3), (0, 16, 2), (4, 16, 4), (6, 16, 8)])
-    if (colour, depth) not in _below:
-        _below[colour, depth] = png(side, side, colour, depth, compressed_zeros(side * (1 + side * size)))
-    return "png", _below[colour, depth], False
+    return png(side, side, colour, depth, compressed_zeros(side * (1 + side * pixel_bytes)))
 
 
 def huge_sides(draw: random.Random, noise: np.random.Generator) -> tuple[str, bytes, bool]:

@@ -43,8 +43,8 @@ def folded(backbone: Backbone, *, halve: bool = True, precision: str = "float32"
         expected, found = backbone(image_13SS), fast(image_13SS)
     backbone.train(training)
     same = (expected - found).abs().max() <= TOLERANCE * expected.abs().max()
-    found_one = fast if bool(same) else backbone
-    return Rounded(found_one) if precision == "bfloat16" else found_one
+    network = fast if bool(same) else backbone
+    return Rounded(network) if precision == "bfloat16" else network
 
 
 class Rounded(nn.Module):
