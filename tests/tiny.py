@@ -11,9 +11,10 @@ from torch import nn
 
 from distilhash.config import DistillConfig, HashConfig, InputConfig, as_dict
 from distilhash.data.images import ArraySource
+from distilhash.encoding import head_inputs
 from distilhash.models import Backbone, Teacher, create_hasher
 from distilhash.training.distill import distill
-from distilhash.training.hashing import train_hasher
+from distilhash.training.hashing import check, train_hasher
 from distilhash.training.run import RunDirectory
 
 SIDE = 16
@@ -86,6 +87,9 @@ def hash_tiny(path: Path, config: HashConfig = HASH, *, resume: bool = False, im
     images = images or tiny_images()
     run = RunDirectory(path, {"stage": "hash", "hash": as_dict(config)}, resume=resume, quiet=True)
     hasher = tiny_hasher(config.bits, config.freeze_backbone)
+    if config.freeze_backbone and "features_ND" not in options:
+        check(images, len(images), config)
+        options["features_ND"] = head_inputs(images, np.arange(len(images)), hasher.backbone)
     return train_hasher(images, np.arange(len(images)), hasher, config, run, **options)
 
 

@@ -23,7 +23,7 @@ from distilhash.data.opening import PARTS, open_readable, part_of, split_of, to_
 from distilhash.data.preprocess import FRAMINGS
 from distilhash.data.splits import CIFAR10_PROTOCOLS, Split
 from distilhash.device import DEVICES, current
-from distilhash.encoding import encode
+from distilhash.encoding import encode, head_inputs
 from distilhash.errors import UserError, unknown_name
 from distilhash.exported import encode_exported, is_exported
 from distilhash.losses import CENTRES
@@ -140,7 +140,9 @@ def hash_images(
     with run:
         chosen.save(run.path / "split.json")
         _warn_of_seen_queries(str(backbone), source, chosen, run)
-        hashing.train_hasher(source, chosen.train, new_hasher(network, config), config, run)
+        hasher = new_hasher(network, config)
+        features_ND = head_inputs(source, chosen.train, hasher.backbone) if hasher.freeze_backbone else None
+        hashing.train_hasher(source, chosen.train, hasher, config, run, features_ND=features_ND)
     return run.path / "model"
 
 

@@ -23,10 +23,9 @@ from distilhash.data.images import ImageSource
 from distilhash.data.order import Batches
 from distilhash.data.pipeline import prefetch, readers
 from distilhash.data.preprocess import Preprocess, make_views
-from distilhash.device import current, on, sent
+from distilhash.device import current, sent
 from distilhash.errors import UserError, unknown_name
 from distilhash.losses import csq_loss, dch_loss, hash_centres, multi_label_centres
-from distilhash.models.backbone import Backbone
 from distilhash.models.hasher import Hasher
 from distilhash.precision import PRECISIONS, arithmetic, settled
 from distilhash.training.optimisers import OPTIMISERS, Optimisers
@@ -50,11 +49,11 @@ def train_hasher(
 ) -> Hasher:
     """Train ``hasher`` on the labelled ``images[indices]`` and return it; write the run directory.
 
-    A frozen backbone runs once and only the head is trained on its features; ``features_ND`` gives them where they are
-    known already (the rows of ``indices``). ``measure`` gives numbers of the hasher after ``every`` so many epochs and
-    the last. The first of them chooses: the hasher of the epoch where it is highest is kept in ``chosen/``, the last
-    one in ``model/``. ``about`` is added to the description of both. A run directory with a saved state is continued
-    and ends in the same weights. Errors: UserError.
+    Of a frozen backbone only the head is trained, on ``features_ND``, which it gave for ``indices``; no image is read.
+    ``measure`` gives numbers of the hasher after ``every`` so many epochs and the last. The first of them chooses: the
+    hasher of the epoch where it is highest is kept in ``chosen/``, the last one in ``model/``. ``about`` is added to
+    the description of both. A run directory with a saved state is continued and ends in the same weights. Errors:
+    UserError.
     """
     check(images, len(indices), config)
     assert images.labels is not None
@@ -62,8 +61,7 @@ def train_hasher(
     loss_of = _loss(one_hot(images.labels, _count_classes(images))[indices], config, where)
     network: nn.Module = hasher
     if hasher.freeze_backbone:
-        if features_ND is None:
-            features_ND = _features(images, indices, on(hasher.backbone, where), where)
+        assert features_ND is not None
         network = nn.Sequential(nn.ReLU(), hasher.head)  # what a hasher does after its backbone
     network.to(where).to(memory_format=torch.channels_last)
     batches = Batches(count=len(indices), batch_size=config.batch_size, seed=config.seed)
@@ -170,12 +168,3 @@ def _count_classes(images: ImageSource) -> int:
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
     """Labels as (N, C) 0/1: single-class labels (N,) are spread, multi-label ones pass."""
     return labels if labels.ndim == 2 else np.eye(classes, dtype=np.uint8)[labels]
-
-
-def _features(images: ImageSource, indices: np.ndarray, backbone: Backbone, where: torch.device) -> np.ndarray:
-    pixels = Preprocess(backbone.input)
-    blocks = [indices[i : i + 64] for i in range(0, len(indices), 64)]
-    backbone.eval()
-    with torch.inference_mode():
-        batches = prefetch(lambda block: pixels.tensor(pixels.read(images, block)), blocks)
-        return torch.cat([backbone(sent(batch, where)).cpu() for batch in batches]).numpy()
