@@ -286,6 +286,18 @@ def test_every_answer_has_the_headers(client):
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "style=" not in page
 
 
+def test_a_token_from_the_environment_is_asked_for_and_not_left_there(place, ids, monkeypatch, capsys):
+    monkeypatch.setenv("DISTILHASH_TOKEN", "short")
+    assert cli.main(["serve", str(place / "index")]) == 2
+    assert "at least 16" in capsys.readouterr().err
+    assert "DISTILHASH_TOKEN" not in os.environ  # of the processes that it starts
+    monkeypatch.setenv("DISTILHASH_TOKEN", "a-token-of-this-test")
+    with started(place / "index") as (address, _):
+        assert httpx.get(f"{address}/api/status").status_code == 401
+        headers = {"Authorization": "Bearer a-token-of-this-test"}
+        assert httpx.get(f"{address}/api/status", headers=headers).status_code == 200
+
+
 def test_what_cannot_be_served_is_one_sentence(place, ids, tmp_path, capsys):
     def refused(*words: object) -> str:
         assert cli.main(["serve", *map(str, words)]) == 2

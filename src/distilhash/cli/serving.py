@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from distilhash.cli.flags import Verbs, to_stderr
+
+TOKEN = "DISTILHASH_TOKEN"
 
 
 def _declare_serve(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +23,8 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--token", metavar="TEXT",
-        help="what every request must bring, 16 characters or more: open the page once as /?token=TEXT; "
-        "left out: nothing",
+        help="what every request must bring, 16 characters or more: open the page once as /?token=TEXT; others on this "
+        f"computer may see it here in the list of processes, and not where it is left out and {TOKEN} holds it",
     )  # fmt: skip
     parser.add_argument(
         "--host-name", action="append", default=[], metavar="NAME",
@@ -38,8 +41,10 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
 def _run_serve(options: argparse.Namespace) -> Any:
     from distilhash.search.serving import serve
 
+    kept = os.environ.pop(TOKEN, None)  # the processes that meet foreign images do not inherit it
+    token = kept if options.token is None else options.token
     serve(
-        options.index, host=options.host, port=options.port, token=options.token, hasher=options.hasher,
+        options.index, host=options.host, port=options.port, token=token, hasher=options.hasher,
         int8=options.int8, host_names=options.host_name, say=to_stderr,
     )  # fmt: skip
     to_stderr("ended")

@@ -50,7 +50,8 @@ def serve(
     if token is not None and not (len(token) >= LEAST_TOKEN and token.isascii() and token.isprintable()):
         raise UserError(f"a token needs at least {LEAST_TOKEN} plain characters", f"{len(token)}", "make a longer one")
     if token is None and not _is_loopback(host):
-        raise UserError("an address that others reach needs a token", host, "add --token, or serve on 127.0.0.1")
+        fix = "set DISTILHASH_TOKEN or --token, or serve on 127.0.0.1"
+        raise UserError("an address that others reach needs a token", host, fix)
     if not 0 <= port <= 65535:
         raise UserError("a port is a number from 0 to 65535", port)
     _needed()
