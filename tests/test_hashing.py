@@ -136,6 +136,21 @@ def test_the_checkpoint_says_what_it_was_made_from(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_what_has_learned_moves_in_smaller_steps_unless_a_rate_is_given(tmp_path, monkeypatch):
+    def moved(name, learned, **changes):
+        monkeypatch.setattr(TinyStudent, "learned", learned)
+        hasher = hash_tiny(tmp_path / name, settings(**changes))
+        given = load_tensors(tmp_path / name / "model" / "model.safetensors", "checkpoint")[1]["settings"]
+        inner = [i for i, layer in enumerate(hasher.backbone.layers) if getattr(layer, "in_channels", 0) > 3]
+        now, before = (network.layers[inner[0]].weight for network in (hasher.backbone, TinyStudent()))
+        return given["kernel_rate"], (now - before).norm().item()
+
+    (fresh_rate, fresh), (learned_rate, learned) = moved("fresh", False), moved("learned", True)
+    assert (fresh_rate, learned_rate) == (hashing.KERNEL_RATES[False], hashing.KERNEL_RATES[True])
+    assert learned < 0.5 * fresh
+    assert moved("given", True, kernel_rate=fresh_rate) == (fresh_rate, fresh)
+
+
 def test_classes_need_no_names(tmp_path):
     images = tiny_images()
     images.class_names = []

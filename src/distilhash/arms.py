@@ -93,9 +93,10 @@ class Arms:
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """The teacher's features of some of the images in the cache."""
         with self.timed("teacher_features"):
+            distill = self.plan.distill
             cache_ND = compute_teacher_features(
                 self.images, self.features_of, self.teacher, self.features, seed=self.seed,
-                precision=self.plan.distill.precision, say=self.run.say,
+                views=distill.views if distill.mode == "cached" else 1, precision=distill.precision, say=self.run.say,
             )[0]  # fmt: skip
         found: np.ndarray = cache_ND[np.searchsorted(self.features_of, indices)]
         return found

@@ -114,6 +114,7 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[s
             "make it again",
         )
     module.load_state_dict(tensors)
+    backbone.learned = True
     return module.eval(), description
 
 

@@ -130,7 +130,10 @@ class HashConfig(Bounded):
     batch_size: int = setting(64, "Images a step, count", least=1)
     optimiser: str = setting("muon", '"muon" or "adamw" (one cycle), or "published" (RMSprop, constant rate)')
     learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published RMSprop", above=0)
-    kernel_rate: float = setting(0.02, "Peak rate of Muon on convolution kernels", above=0)
+    kernel_rate: float | None = setting(
+        None, "Peak rate of Muon on convolution kernels; left out: 0.05, or 0.002 where they have learned already",
+        above=0,
+    )  # fmt: skip
     weight_decay: float = setting(
         0.02, "Decoupled, on kernels and matrices only; with published RMSprop on every weight", least=0
     )

@@ -102,7 +102,7 @@ def desktop() -> Matrix:
     demo = demo_stages(DemoConfig())
     stages = dataclasses.replace(
         demo,
-        distill=dataclasses.replace(demo.distill, epochs=4),
+        distill=dataclasses.replace(demo.distill, epochs=16, views=2),
         hash=dataclasses.replace(demo.hash, epochs=6),
         # The kernels of a pretrained teacher are to be kept, so they move by small steps.
         finetune=HashConfig(optimiser="adamw", learning_rate=5e-4, epochs=2, batch_size=64),

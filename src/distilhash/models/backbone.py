@@ -29,6 +29,7 @@ class Backbone(nn.Module):
     input: InputConfig  # S and the rest of the preprocessing
     name: str  # the name it was created by
     architecture: dict[str, Any]  # JSON data from which rebuild_backbone makes the same network, without its weights
+    learned: bool = False  # whether its weights were trained before, here or by others, or are as they were drawn
 
 
 def fingerprint_of(module: nn.Module) -> str:

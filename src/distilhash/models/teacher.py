@@ -35,6 +35,8 @@ class Teacher(Backbone):
     moves. trainable=True lifts both, for the arm that fine-tunes its teacher.
     """
 
+    learned = True
+
     def __init__(
         self, network: nn.Module, name: str, feature_dim: int, input: InputConfig, trainable: bool = False
     ) -> None:

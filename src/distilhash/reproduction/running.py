@@ -84,12 +84,13 @@ def reproduce(
 
 
 def _arms(matrix: Matrix, images: ImageSource, split: Split, teacher: Teacher, seed: int, run: RunDirectory) -> Arms:
-    """The arms of a seed; all seeds read one feature cache, but where each looks at a few images of its own."""
+    """The arms of a seed; all seeds read one feature cache, but where each looks at images or views of its own."""
     place = run.path / str(seed)
     cut = any((matrix.query_size, matrix.train_size, matrix.database_size))
+    own = cut or matrix.stages.distill.views > 1
     return Arms(
         plan=matrix.stages, images=images, split=split, labelled=split.fit, teacher=teacher, seed=seed, place=place,
-        features=(place if cut else run.path) / "teacher_features",
+        features=(place if own else run.path) / "teacher_features",
         features_of=np.union1d(split.unlabelled, split.query) if cut else np.arange(len(images)), run=run,
     )  # fmt: skip
 
@@ -194,14 +195,14 @@ class _Reproduction:
     def _settings(self, arms: Arms, cell: Cell) -> dict[str, Any]:
         """The settings that this cell depends on."""
         plan = arms.plan
-        hashed = as_dict(plan.hashing(cell.arm, cell.framework, cell.bits, cell.seed))
+        hashed = _settings_of(arms.path(cell.arm, cell.framework, cell.bits))
         if cell.arm.startswith("teacher"):
             return {"teacher": as_dict(plan.teacher), "hash": hashed}
         if cell.arm == "scratch":
             return {"student": as_dict(plan.student), "hash": hashed}
-        distill = as_dict(dataclasses.replace(plan.distill, seed=cell.seed))
         return {
-            "teacher": as_dict(plan.teacher), "student": as_dict(plan.student), "distill": distill, "hash": hashed,
+            "teacher": as_dict(plan.teacher), "student": as_dict(plan.student),
+            "distill": _settings_of(arms.place / "distill"), "hash": hashed,
         }  # fmt: skip
 
     def _command(self, cell: Cell) -> str:
@@ -213,6 +214,12 @@ class _Reproduction:
             words += ["--images", "FOLDER"]
         words += ["--arms", cell.arm, "--frameworks", cell.framework, "--bits", str(cell.bits)]
         return " ".join([*words, "--seeds", str(cell.seed)])
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """The settings of a network that was trained, with what had been left open, such as the precision."""
+    description = load_model(path)[1]
+    return {**description["settings"], "precision": description["precision"]}
 
 
 def _images(table: str, config: ReproduceConfig, quiet: bool) -> ImageSource:

@@ -9,6 +9,7 @@ Legend: N images of a batch, C classes, K bits.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,9 @@ from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 
 QUANTIZATION_WEIGHTS = {"csq": 1e-4, "dch": 0.1}  # lambda, as published
+# Of Muon, by whether the backbone has learned already. Ten times the second makes a distilled student forget in one
+# epoch what it was taught, and a few labels do not bring it back.
+KERNEL_RATES = {False: 0.05, True: 0.002}
 
 
 def train_hasher(
@@ -57,6 +61,8 @@ def train_hasher(
     """
     check(images, len(indices), config)
     assert images.labels is not None
+    kernel_rate = config.kernel_rate or KERNEL_RATES[hasher.backbone.learned]
+    config = dataclasses.replace(config, kernel_rate=kernel_rate)
     where = current()
     loss_of = _loss(one_hot(images.labels, _count_classes(images))[indices], config, where)
     network: nn.Module = hasher
@@ -68,7 +74,7 @@ def train_hasher(
     steps = config.epochs * batches.steps
     optimisers = Optimisers(
         {"network": network}, config.optimiser, steps, published=torch.optim.RMSprop, rate=config.learning_rate,
-        kernel_rate=config.kernel_rate, weight_decay=config.weight_decay,
+        kernel_rate=kernel_rate, weight_decay=config.weight_decay,
     )  # fmt: skip
     progress = Progress(
         run, f"hash {config.framework} {config.bits} bits", config.epochs, batches.steps, config.batch_size
