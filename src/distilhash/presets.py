@@ -98,14 +98,13 @@ class Matrix:
 
 
 def desktop() -> Matrix:
-    """The whole protocol at a size that two cores compute in an hour or two: the demonstration's networks."""
+    """The whole protocol at a size that two cores compute in hours: the demonstration's networks."""
     demo = demo_stages(DemoConfig())
     stages = dataclasses.replace(
         demo,
         distill=dataclasses.replace(demo.distill, epochs=16, views=2),
         hash=dataclasses.replace(demo.hash, epochs=6),
-        # The kernels of a pretrained teacher are to be kept, so they move by small steps.
-        finetune=HashConfig(optimiser="adamw", learning_rate=5e-4, epochs=2, batch_size=64),
+        finetune=dataclasses.replace(demo.hash, epochs=2, batch_size=64),  # for the time that it takes
     )
     return Matrix(stages=stages)
 
