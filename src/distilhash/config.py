@@ -195,7 +195,7 @@ class DemoConfig(Bounded):
     database_size: int = setting(12_000, "Database images kept of the protocol's, drawn by the seed, count", least=1)
     train_size: int = setting(5_000, "Labelled images kept of the protocol's, drawn by the seed, count", least=128)
     teacher_size: int = setting(128, "Side to which the teacher's input is enlarged, pixels", least=1)
-    distill_epochs: int = setting(4, "Passes over the unlabelled images, count", least=1)
+    distill_epochs: int = setting(8, "Passes over the unlabelled images, count", least=1)
     hash_epochs: int = setting(3, "Passes over the labelled images, the same for every student, count", least=1)
     bits: int = setting(64, "Length of a code, bits", least=1)
 
