@@ -34,8 +34,8 @@ from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 
 QUANTIZATION_WEIGHTS = {"csq": 1e-4, "dch": 0.1}  # lambda, as published
-# Of Muon, by whether the backbone has learned already. Ten times the second makes a distilled student forget in one
-# epoch what it was taught, and a few labels do not bring it back.
+# Of Muon, by whether the backbone has learned already: at the first rate a distilled student would lose much of what it
+# was taught, and a few labels do not bring it back (benchmarks/hash_rates.py).
 KERNEL_RATES = {False: 0.05, True: 0.002}
 
 
