@@ -1,11 +1,12 @@
 """The paper's comparison, cell by cell: {arm} x {framework} x {bits} x {seed}, each measured once and kept.
 
-    teacher_features/   SEED/split.json   SEED/distill/   SEED/hash-ARM-FRAMEWORK-BITS/
+    SEED/teacher_features/   SEED/split.json   SEED/distill/   SEED/hash-ARM-FRAMEWORK-BITS/
     cells/ARM-FRAMEWORK-BITS-SEED.json   results.json   table.md   cells.csv   index.html
 
-Cells share the teacher's features and one distilled student for each seed (``arms``). A cell that has its file is done;
-cells may be computed in any order, on several machines (``shard``) and by several runs of the command, and the tables
-are always those of the files that are there.
+Cells share the teacher's features and one distilled student for each seed (``arms``); where every seed looks at the
+same images in one view, all share one teacher_features/ beside the seeds. A cell that has its file is done; cells may be
+computed in any order, on several machines (``shard``) and by several runs of the command, and the tables are always
+those of the files that are there.
 
 Hashers are trained on the training images without the validation slice, so that an epoch can be chosen on it. What
 counts is the last epoch; the chosen one is reported beside it, and the best on the queries only where it is asked for,
