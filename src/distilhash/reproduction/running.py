@@ -4,8 +4,8 @@
     cells/ARM-FRAMEWORK-BITS-SEED.json   results.json   table.md   cells.csv   index.html
 
 Cells share the teacher's features and one distilled student for each seed (``arms``); where every seed looks at the
-same images in one view, all share one teacher_features/ beside the seeds. A cell that has its file is done; cells may be
-computed in any order, on several machines (``shard``) and by several runs of the command, and the tables are always
+same images in one view, all share one teacher_features/ beside the seeds. A cell that has its file is done; cells may
+be computed in any order, on several machines (``shard``) and by several runs of the command, and the tables are always
 those of the files that are there.
 
 Hashers are trained on the training images without the validation slice, so that an epoch can be chosen on it. What
