@@ -21,7 +21,7 @@ from distilhash.data.opening import open_readable, split_of
 from distilhash.data.splits import Split
 from distilhash.encoding import encode
 from distilhash.evaluation.metrics import mean_average_precision
-from distilhash.models import Student
+from distilhash.models import Backbone
 from distilhash.presets import desktop
 from distilhash.stages import new_hasher, new_student
 from distilhash.training import distill as distillation
@@ -53,12 +53,14 @@ def main() -> None:
                     if arm == "distilled":
                         backbone = distilled(images, split, options.run)
                     hashing.train_hasher(images, split.fit, new_hasher(backbone, plan), plan, run)
-                tables = [encode(images, indices, load_hasher(run.path)[0]) for indices in (query, database)]
+                hasher = load_hasher(run.path)[0]
+                asked, searched = (encode(images, indices, hasher) for indices in (query, database))
                 score = mean_average_precision(
-                    tables[0].packed, tables[1].packed, tables[0].labels, tables[1].labels, num_bits=tables[0].num_bits
+                    asked.packed, searched.packed, asked.labels, searched.labels, num_bits=hasher.num_bits
                 )
                 rows.append({"arm": arm, "framework": framework, "kernel_rate": rate, "map_at_all": score})
                 print(rows[-1], flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -77,7 +79,7 @@ def scored(images: ImageSource, split: Split) -> tuple[np.ndarray, np.ndarray]:
     return query, np.setdiff1d(free, query)[::EVERY]
 
 
-def distilled(images: ImageSource, split: Split, place: Path) -> Student:
+def distilled(images: ImageSource, split: Split, place: Path) -> Backbone:
     """The student of the comparison, distilled on this split once."""
     path, plan = place / "distill", desktop().stages
     if not (path / "model" / "model.safetensors").exists():

@@ -96,7 +96,7 @@ class Arms:
             distill = self.plan.distill
             cache_ND = compute_teacher_features(
                 self.images, self.features_of, self.teacher, self.features, seed=self.seed,
-                views=distill.views if distill.mode == "cached" else 1, precision=distill.precision, say=self.run.say,
+                views=distill.cached_views, precision=distill.precision, say=self.run.say,
             )[0]  # fmt: skip
         found: np.ndarray = cache_ND[np.searchsorted(self.features_of, indices)]
         return found

@@ -119,6 +119,11 @@ class DistillConfig(Bounded):
         30.0, "Least time between two saved states, seconds; 0 saves every step", least=0
     )
 
+    @property
+    def cached_views(self) -> int:
+        """Views in the feature cache: a teacher that runs in every step leaves there the images themselves."""
+        return self.views if self.mode == "cached" else 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HashConfig(Bounded):

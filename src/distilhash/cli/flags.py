@@ -74,6 +74,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help=text)
 
 
+def add_hasher_of_index(parser: argparse.ArgumentParser) -> None:
+    """--hasher and --int8 of verbs that ask an index."""
+    parser.add_argument("--hasher", metavar="DIR", help="where the index's hasher is; left out: where it was")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="the int8 model of an exported hasher; left out: as the index was made, or float32 of --hasher",
+    )
+
+
 def add_images(parser: argparse.ArgumentParser) -> None:
     """IMAGES and how they are split."""
     parser.add_argument(

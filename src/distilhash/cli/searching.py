@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from distilhash.cli.flags import Verbs, to_stderr
+from distilhash.cli.flags import Verbs, add_hasher_of_index, to_stderr
 
 _SHOWN = 3  # failures of each kind, in one line
 
@@ -60,12 +60,7 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
         "--group-duplicates", type=int, nargs="?", const=2, metavar="INT",
         help="list hits at most so far from a nearer hit below it, bits (2 where no number is given); left out: apart",
     )  # fmt: skip
-    parser.add_argument("--hasher", metavar="DIR", help="where the index's hasher is; left out: where it was")
-    parser.add_argument(
-        "--int8",
-        action="store_true",
-        help="the int8 model of an exported hasher; left out: as the index was made, or float32 of --hasher",
-    )
+    add_hasher_of_index(parser)
 
 
 def _run_search(options: argparse.Namespace) -> Any:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from distilhash.cli.flags import Verbs, to_stderr
+from distilhash.cli.flags import Verbs, add_hasher_of_index, to_stderr
 
 TOKEN = "DISTILHASH_TOKEN"
 
@@ -30,12 +30,7 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
         "--host-name", action="append", default=[], metavar="NAME",
         help="another name that browsers know this computer by; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--hasher", metavar="DIR", help="where the index's hasher is; left out: where it was")
-    parser.add_argument(
-        "--int8",
-        action="store_true",
-        help="the int8 model of an exported hasher; left out: as the index was made, or float32 of --hasher",
-    )
+    add_hasher_of_index(parser)
 
 
 def _run_serve(options: argparse.Namespace) -> Any:

@@ -88,7 +88,7 @@ def _arms(matrix: Matrix, images: ImageSource, split: Split, teacher: Teacher, s
     """The arms of a seed; all seeds read one feature cache, but where each looks at images or views of its own."""
     place = run.path / str(seed)
     cut = any((matrix.query_size, matrix.train_size, matrix.database_size))
-    own = cut or matrix.stages.distill.views > 1
+    own = cut or matrix.stages.distill.cached_views > 1
     return Arms(
         plan=matrix.stages, images=images, split=split, labelled=split.fit, teacher=teacher, seed=seed, place=place,
         features=(place if own else run.path) / "teacher_features",

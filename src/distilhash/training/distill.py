@@ -68,7 +68,7 @@ def distill(
     held_in_cache = indices if features_of is None else features_of
     cache_VND = compute_teacher_features(
         images, held_in_cache, teacher, features or run.path / "teacher_features", framing=student.input,
-        views=config.views if cached else 1, seed=config.seed, precision=config.precision, rebuild=rebuild_features,
+        views=config.cached_views, seed=config.seed, precision=config.precision, rebuild=rebuild_features,
         say=run.say,
     )  # fmt: skip
     rows_of = _Rows(held_in_cache)
