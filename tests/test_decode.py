@@ -217,7 +217,7 @@ def test_bands_are_the_whole_image(kind: str, monkeypatch: pytest.MonkeyPatch) -
         picture = picture.convert(kind)
     data = encoded(picture, "TIFF" if kind == "CMYK" else "PNG")
     whole = decode_image(data, "x")
-    monkeypatch.setattr(decode, "BAND", 16)
+    monkeypatch.setattr(decode, "BAND_PIXELS", 16 * 37)
     assert np.array_equal(decode_image(data, "x"), whole)
 
 
@@ -226,7 +226,7 @@ def test_a_large_image_of_any_format_comes_smaller(monkeypatch: pytest.MonkeyPat
     data = encoded(Image.fromarray(pixels), "PNG")
     assert np.array_equal(decode_image(data, "x", least_side=8), pixels)
     monkeypatch.setattr(decode, "LARGE_PIXELS", 1_000)
-    monkeypatch.setattr(decode, "BAND", 16)
+    monkeypatch.setattr(decode, "BAND_PIXELS", 16 * 50)
     assert np.array_equal(decode_image(data, "x"), pixels)
     assert decode_image(data, "x", least_side=8).shape == (17, 13, 3)
     expected = pixels.astype(float).reshape(33, 2, 25, 2, 3).mean((1, 3))

@@ -11,8 +11,10 @@ from distilhash.models.folding import folded
 
 @pytest.mark.parametrize("make", [
     lambda: create_student("v1", size=32, stem="small"),
+    lambda: create_student("v2", size=64, stem="tiny"),
+    lambda: create_student("v1"),
     lambda: create_teacher("pip/efficientnet_lite0", size=64),
-], ids=["student", "teacher"])  # fmt: skip
+], ids=["v1 at 32", "v2 at 64", "v1 at 224", "teacher"])  # fmt: skip
 def test_features_stay_and_batchnorm_goes(make):
     torch.manual_seed(0)
     backbone = make()

@@ -28,7 +28,7 @@ from distilhash.runtime import release_memory
 
 # Below Pillow's own limit (89.5 million, which stays in force), so that ours is the one that speaks.
 MAX_PIXELS = 80_000_000
-BAND = 64  # rows that are turned into RGB at once; a multiple of 8
+BAND_PIXELS = 1 << 20  # that are turned into RGB at once
 LARGE_PIXELS = 16_000_000
 _one_large = threading.Lock()
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif"})
@@ -127,9 +127,10 @@ def _factor(image: Image.Image, least_side: int | None) -> int:
 def _reduced(image: Image.Image, factor: int) -> NDArray[np.uint8]:
     """RGB (H, W, 3) of the image with its sides divided by a factor, rounded up: the mean of each square of pixels."""
     width, height = image.size
+    rows = max(8, BAND_PIXELS // width // 8 * 8)  # of a band; a multiple of every factor
     pixels = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
-    for top in range(0, height, BAND):
-        band = image if height <= BAND else image.crop((0, top, width, min(height, top + BAND)))
+    for top in range(0, height, rows):
+        band = image if height <= rows else image.crop((0, top, width, min(height, top + rows)))
         found = _rgb(band)
         if factor > 1:
             found = np.asarray(Image.fromarray(found).reduce(factor))
@@ -146,4 +147,4 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -64,6 +64,8 @@ class BasicBlock(nn.Module):
 class Student(Backbone):
     """A student of STUDENTS with a stem of STEMS; forward gives the flattened last map, which is not negative."""
 
+    in_order = True
+
     def __init__(self, name: str, stem: str, input: InputConfig) -> None:
         super().__init__()
         self.name, self.input = name, input
