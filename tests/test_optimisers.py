@@ -101,6 +101,29 @@ def test_muon_levels_kernels_of_one_shape_together_as_apart(monkeypatch):
         assert torch.allclose(kernel, single, atol=1e-6)
 
 
+def test_muon_moves_kernels_alike_on_any_number_of_cores_and_in_any_layout():
+    torch.manual_seed(0)
+    weights = [torch.randn(shape) for shape in [(8, 16, 3, 3)] * 5 + [(16, 8, 1, 1)] * 2 + [(8, 16, 3, 3)]]
+    gradients = [[torch.randn_like(weight) for weight in weights] for _ in range(3)]
+
+    def moved(threads, layout):
+        kernels = [nn.Parameter(weight.clone(memory_format=layout)) for weight in weights]
+        optimiser = Muon(kernels, lr=0.1, weight_decay=0.1)
+        torch.set_num_threads(threads)
+        try:
+            for step in gradients:
+                for kernel, gradient in zip(kernels, step, strict=True):
+                    kernel.grad = gradient.clone(memory_format=layout)
+                optimiser.step()
+        finally:
+            torch.set_num_threads(1)
+        return torch.cat([kernel.detach().flatten() for kernel in kernels])
+
+    one = moved(1, torch.channels_last)
+    assert torch.equal(moved(2, torch.channels_last), one)
+    assert torch.equal(moved(3, torch.contiguous_format), one)
+
+
 def test_one_cycle_rises_by_a_line_and_falls_by_a_cosine_to_nothing():
     shares = [one_cycle(step, 100) for step in range(100)]
     assert shares[:20] == pytest.approx([(step + 1) / 21 for step in range(20)])
