@@ -1,6 +1,7 @@
 """The training benchmarks: our loops beside the published ones, on the same images and the same machine.
 
-    python benchmarks/bench.py teacher_pass distill_224 distill_64 hash_224 beside memory cost_distill --photos FOLDER
+    python benchmarks/bench.py teacher_pass distill_224 distill_64 hash_224 --photos FOLDER
+    python benchmarks/bench.py beside waiting memory cost_distill
 
 Each side runs in a process of its own (`peer_training.py`, `our_training.py`) and both are timed in turn.
 """
@@ -103,7 +104,7 @@ def against_peer(work: Work, peer: list[str], ours: list[str]) -> None:
 def beside(photos: Path) -> None:
     """Training while another process keeps one core busy, against training alone."""
     arguments = ["distill_64", "cifar10", "--steps", "10"]
-    sleeping, spinning = Process(OURS, *arguments), Process(OURS, *arguments, "--default-threads")
+    ours, spinning = Process(OURS, *arguments), Process(OURS, *arguments, "--default-threads")
     busy = subprocess.Popen([sys.executable, "-c", BURN])
     busy.send_signal(signal.SIGSTOP)
 
@@ -121,12 +122,21 @@ def beside(photos: Path) -> None:
         default = statistics.median(b / a for a, b in pairwise(spinning, crowded(spinning), pairs=2))
         settings = {"batch": 128, "batches_a_run": 10, "ratio_with_spinning_threads": default}
         # One of two cores is half; the scheduler shares by threads and not by processes, so a little less is noise.
-        compare(
-            Work("beside", "the same, alone on the machine", "images/s", 0.45, settings), sleeping, crowded(sleeping)
-        )
+        compare(Work("beside", "the same, alone on the machine", "images/s", 0.45, settings), ours, crowded(ours))
     finally:
         busy.kill()
-        for side in (sleeping, spinning):
+        for side in (ours, spinning):
+            side.close()
+
+
+def waiting(photos: Path) -> None:
+    """Compute threads that wait awake for a moment, against threads that fall asleep at once."""
+    arguments = ["distill_64", "cifar10", "--steps", "10"]
+    sides = Process(OURS, *arguments, GOMP_SPINCOUNT="0"), Process(OURS, *arguments)
+    try:
+        compare(Work("waiting", "the same, with threads that fall asleep at once", "images/s", 1), *sides)
+    finally:
+        for side in sides:
             side.close()
 
 
@@ -169,5 +179,6 @@ def cost_distill(photos: Path) -> None:
 
 
 WORKS = {
-    work.__name__: work for work in (teacher_pass, distill_224, distill_64, hash_224, beside, memory, cost_distill)
+    work.__name__: work
+    for work in (teacher_pass, distill_224, distill_64, hash_224, beside, waiting, memory, cost_distill)
 }

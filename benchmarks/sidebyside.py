@@ -55,7 +55,8 @@ class Process:
     """
 
     def __init__(self, *command: str, **environment: str) -> None:
-        clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+        clean = {name: value for name, value in os.environ.items() if name not in ours}
         self._process = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=clean | environment,
