@@ -130,11 +130,12 @@ def beside(photos: Path) -> None:
 
 
 def waiting(photos: Path) -> None:
-    """Compute threads that wait awake for a moment, against threads that fall asleep at once."""
-    arguments = ["distill_64", "cifar10", "--steps", "10"]
+    """Compute threads that wait awake for a moment, against threads that fall asleep at once, at 32 pixels."""
+    arguments = ["distill_32", "cifar10", "--steps", "30"]
     sides = Process(OURS, *arguments, GOMP_SPINCOUNT="0"), Process(OURS, *arguments)
+    settings = {"student": "v1 at 32 pixels", "batch": 128, "batches_a_run": 30}
     try:
-        compare(Work("waiting", "the same, with threads that fall asleep at once", "images/s", 1), *sides)
+        compare(Work("waiting", "the same, with threads that fall asleep at once", "images/s", 1, settings), *sides)
     finally:
         for side in sides:
             side.close()

@@ -1,6 +1,6 @@
 """Our side of the training benchmarks: the real loops of distilhash, let go for a few steps at a time.
 
-    python benchmarks/our_training.py distill_224|distill_64|hash_224|teacher_pass IMAGES --steps 2
+    python benchmarks/our_training.py distill_224|distill_64|distill_32|hash_224|teacher_pass IMAGES --steps 2
     python benchmarks/our_training.py memory|cost CIFAR10
 
 Nothing is copied from the loops: they run as they are, and only the function that hands them their batches waits for a
@@ -93,7 +93,14 @@ def distill_224(place: Path, where: str, steps: int) -> None:
 
 
 def distill_64(place: Path, where: str, steps: int) -> None:
-    student = StudentConfig(size=64, stem="small", framing="pad", margin=0.1)
+    distill_cifar10(place, StudentConfig(size=64, stem="small", framing="pad", margin=0.1), steps)
+
+
+def distill_32(place: Path, where: str, steps: int) -> None:
+    distill_cifar10(place, SMALL, steps)
+
+
+def distill_cifar10(place: Path, student: StudentConfig, steps: int) -> None:
     config = DistillConfig(epochs=ENDLESS)
     run_distill(place, load_cifar10(), CIFAR10_IMAGES, student, config, paced(steps * config.batch_size, steps))
 
@@ -173,7 +180,7 @@ def cost(place: Path, where: str, steps: int) -> None:
     print(json.dumps(points))
 
 
-WORKS = {work.__name__: work for work in (distill_224, distill_64, hash_224, teacher_pass, memory, cost)}
+WORKS = {work.__name__: work for work in (distill_224, distill_64, distill_32, hash_224, teacher_pass, memory, cost)}
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ Legend: G kernels of one shape, R x S their shape as matrices with R <= S.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -66,10 +67,7 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         for group in self.param_groups:
             parts = _parts([kernel for kernel in group["params"] if kernel.grad is not None])
-
-            def move(kernels: list[nn.Parameter], group: dict[str, Any] = group) -> None:
-                self._move(kernels, group)
-
+            move = functools.partial(self._move, group=group)
             for _ in prefetch(move, parts, ahead=len(parts), threads=cores()):
                 pass  # the kernels of a part have moved
 
