@@ -93,7 +93,11 @@ def teacher_pass(photos: Path) -> None:
 
 def against_peer(work: Work, peer: list[str], ours: list[str]) -> None:
     """One row: both sides with these arguments."""
-    sides = Process(PEER, *peer), Process(OURS, *ours)
+    in_turn(work, Process(PEER, *peer), Process(OURS, *ours))
+
+
+def in_turn(work: Work, *sides: Process) -> None:
+    """One row of two processes, which end with it."""
     try:
         compare(work, *sides)
     finally:
@@ -131,14 +135,10 @@ def beside(photos: Path) -> None:
 
 def waiting(photos: Path) -> None:
     """Compute threads that wait awake for a moment, against threads that fall asleep at once, at 32 pixels."""
-    arguments = ["distill_32", "cifar10", "--steps", "30"]
-    sides = Process(OURS, *arguments, GOMP_SPINCOUNT="0"), Process(OURS, *arguments)
-    settings = {"student": "v1 at 32 pixels", "batch": 128, "batches_a_run": 30}
-    try:
-        compare(Work("waiting", "the same, with threads that fall asleep at once", "images/s", 1, settings), *sides)
-    finally:
-        for side in sides:
-            side.close()
+    arguments = ["distill_32", "cifar10", "--steps", "10"]
+    settings = {"student": "v1 at 32 pixels", "batch": 128, "batches_a_run": 10}
+    work = Work("waiting", "the same, with threads that fall asleep at once", "images/s", 1, settings)
+    in_turn(work, Process(OURS, *arguments, GOMP_SPINCOUNT="0"), Process(OURS, *arguments))
 
 
 def alone(work: str, *arguments: str) -> str:

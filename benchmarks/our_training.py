@@ -13,6 +13,7 @@ is not what is timed; speed does not depend on its numbers. Rates go to stdout, 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import sys
@@ -93,7 +94,7 @@ def distill_224(place: Path, where: str, steps: int) -> None:
 
 
 def distill_64(place: Path, where: str, steps: int) -> None:
-    distill_cifar10(place, StudentConfig(size=64, stem="small", framing="pad", margin=0.1), steps)
+    distill_cifar10(place, dataclasses.replace(SMALL, size=64), steps)
 
 
 def distill_32(place: Path, where: str, steps: int) -> None:

@@ -86,7 +86,8 @@ class Muon(torch.optim.Optimizer):
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
         for kernel, moved_RS in zip(kernels, orthonormalise(updates_GRS), strict=True):
             kernel.mul_(1 - group["lr"] * group["weight_decay"])
-            kernel.permute(0, 2, 3, 1).add_(moved_RS.view(kernel.permute(0, 2, 3, 1).shape), alpha=-rate)
+            in_order = kernel.permute(0, 2, 3, 1)
+            in_order.add_(moved_RS.view_as(in_order), alpha=-rate)
 
 
 def _matrix(kernel: Tensor) -> Tensor:
