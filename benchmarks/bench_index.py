@@ -90,10 +90,15 @@ def rate(items: int, run: Callable[[], object]) -> float:
     return items / (time.perf_counter() - began)
 
 
+def named(name: str, count: int) -> str:
+    """The name of a row, which says the number of codes where that is not a million."""
+    return name if count == CODES else f"{name}_{count}"
+
+
 def row(name: str, peer: str, unit: str, count: int, peer_side: Side, our_side: Side, **settings: object) -> None:
-    """Time both sides in turn and keep the row; its name says the number of codes where it is not a million."""
+    """Time both sides in turn and keep the row."""
     work = Work(
-        work=name if count == CODES else f"{name}_{count}", peer=f"raw FAISS, {peer}", unit=unit, least=LEAST,
+        work=named(name, count), peer=f"raw FAISS, {peer}", unit=unit, least=LEAST,
         settings={
             "codes": f"{count:,} of {BITS} bits, {COPIES:.0%} exact copies", "faiss": faiss.__version__, **settings
         },
@@ -217,8 +222,7 @@ def index_open(count: int) -> None:
 
         our(), peer()
         work = Work(
-            work="index_open" if count == CODES else f"index_open_{count}", peer=f"the promise, {OPEN_SECONDS} seconds",
-            unit="opens/s", least=1,
+            work=named("index_open", count), peer=f"the promise, {OPEN_SECONDS} seconds", unit="opens/s", least=1,
             settings={"codes": f"{count:,} of {BITS} bits", "faiss": faiss.__version__, "faiss_rate": rate(1, peer)},
         )  # fmt: skip
         compare(work, lambda: 1 / OPEN_SECONDS, lambda: rate(1, our))
