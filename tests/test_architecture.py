@@ -20,11 +20,13 @@ ALLOWED = {
     "codes": {"errors", "artefact"},
     "losses": {"errors"},
     "data": {"errors", "artefact", "config", "runtime"},
-    "models": {"errors", "artefact", "config"},
+    "models": {"errors", "artefact", "config", "runtime"},
     "evaluation": {"errors", "artefact", "codes"},
     "checkpoint": {"errors", "artefact", "config", "models"},
     "precision": {"errors", "artefact", "device"},
-    "training": {"errors", "artefact", "config", "data", "models", "losses", "checkpoint", "device", "precision"},
+    "training": {
+        "errors", "artefact", "config", "data", "models", "losses", "checkpoint", "device", "precision", "runtime",
+    },
     "encoding": {"errors", "artefact", "config", "data", "models", "codes", "checkpoint", "device", "precision"},
     "exported": {"errors", "artefact", "config", "data", "codes"},
     "exporting": {

@@ -1,8 +1,9 @@
 """What is fast is what is plain: every shortcut against the slow way it replaces, over whole pieces of work.
 
-The equality of single layers is in test_small_map and test_optimisers, that of features in test_folding, that of cached
-and online distillation in test_distill. Here the same networks train and encode both ways. Loss curves are compared in
-float64: in float32 a difference in the last digit grows some tenfold with every step, whatever its cause.
+The equality of single layers is in test_small_map, test_winograd and test_optimisers, that of features in test_folding,
+that of cached and online distillation in test_distill. Here the same networks train and encode both ways. Loss curves
+are compared in float64: in float32 a difference in the last digit grows some tenfold with every step, whatever its
+cause.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from distilhash import encoding
 from distilhash.config import DistillConfig, InputConfig
 from distilhash.data.images import Subset
 from distilhash.data.preprocess import Preprocess
-from distilhash.models import create_hasher, create_student
+from distilhash.models import create_hasher, create_student, winograd
 from distilhash.models.small_map import Conv3x3
 from distilhash.training.distill import distill
 from distilhash.training.muon import A, B, C
@@ -85,6 +86,7 @@ def contiguous(patch):
 
 
 PLAIN = {
+    "winograd": lambda patch: patch.setattr(winograd, "pays", lambda conv, x: False),
     "small maps": lambda patch: patch.setattr(Conv3x3, "forward", nn.Conv2d.forward),
     "gram": lambda patch: patch.setattr("distilhash.training.muon.orthonormalise", plain_muon),
     "layout": contiguous,
@@ -92,7 +94,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize(("optimiser", "shortcuts"), [
-    ("adamw", ("small maps", "layout")), ("muon", ("small maps", "gram", "layout")),
+    ("adamw", ("winograd", "small maps", "layout")), ("muon", ("winograd", "small maps", "gram", "layout")),
 ])  # fmt: skip
 def test_a_loss_curve_is_that_of_the_plain_way(tmp_path, monkeypatch, images, optimiser, shortcuts):
     fast = curve(tmp_path / "fast", monkeypatch, images, optimiser=optimiser)

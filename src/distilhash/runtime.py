@@ -1,10 +1,18 @@
-"""What the process is set to before heavy work: measured, harmless where it does not apply."""
+"""The process and its cores: how memory is kept, and work that is spread over threads of one core each."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _NEVER = -1  # mallopt(3): no trimming at all; 2**31 - 1 would trim a heap of 2 GiB and more
@@ -33,3 +41,29 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):  # musl and others: nothing to set
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def on_each_core(work: Callable[[K], V], parts: Sequence[K]) -> list[V]:
+    """``work(part)`` of each part, in their order, computed on as many cores as PyTorch may use here.
+
+    Each thread computes with one core. Where the caller is such a thread itself, it does all of the work.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if min(threads, len(parts)) == 1:
+        return [work(part) for part in parts]
+    return list(_team(threads).map(work, parts))
+
+
+@functools.cache
+def _team(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, since starting them takes as long as a small layer."""
+    import torch
+
+    team = ThreadPoolExecutor(threads, "core", initializer=torch.set_num_threads, initargs=(1,))
+    all_there = threading.Barrier(threads)
+    for _ in team.map(lambda _: all_there.wait(), range(threads)):
+        pass
+    torch.set_num_threads(threads)  # of threads that are yet to come
+    return team

@@ -24,7 +24,7 @@ class ExportNetwork(nn.Module):
 
     def __init__(self, hasher: Hasher) -> None:
         super().__init__()
-        self.backbone = folded(hasher.backbone, halve=False)
+        self.backbone = folded(hasher.backbone, winograd=False)
         self.head = hasher.head
         _finish_small_maps(self.backbone, hasher.input.size)
 

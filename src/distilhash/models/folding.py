@@ -1,7 +1,7 @@
 """A network for inference: the same function of an image with fewer passes over memory and fewer multiplications.
 
 In eval mode BatchNorm is an affine map of each channel, and so is a factor and an offset of the kernel before it. The
-large 3x3 convolutions that remain are computed as ``winograd`` says.
+3x3 convolutions that remain are computed as ``winograd`` says, with kernels that are transformed once.
 
 Shapes: N images, S pixels.
 """
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from distilhash.models.backbone import Backbone
-from distilhash.models.winograd import RowConv3x3
+from distilhash.models.winograd import Winograd3x3, fits
 
 TOLERANCE = 1e-3  # of the largest feature: folding only rounds differently
 
 
-def folded(backbone: Backbone, *, halve: bool = True, precision: str = "float32") -> nn.Module:
-    """A copy for inference with every BatchNorm folded into the convolution that is declared just before it, and with
-    half of the multiplications in large 3x3 convolutions, unless ``halve`` is off (other runtimes have ways of their
-    own). In ``precision`` "bfloat16" weights and maps are rounded to it, and nothing is halved: the transforms would
-    round once more. Images and features are float32 all the same.
+def folded(backbone: Backbone, *, winograd: bool = True, precision: str = "float32") -> nn.Module:
+    """A copy for inference with every BatchNorm folded into the convolution that is declared just before it, and, on a
+    CPU, with a quarter of the multiplications in 3x3 convolutions, unless ``winograd`` is off (other devices and
+    runtimes have ways of their own). In ``precision`` "bfloat16" weights and maps are rounded to it, and no
+    multiplication is spared: the transforms would round once more. Images and features are float32 all the same.
 
     Declared before need not mean applied before: unless the backbone is known to be ``in_order``, the features of a
     made-up image are compared with the original's, and where they differ by more than rounding the original is
@@ -33,8 +33,8 @@ def folded(backbone: Backbone, *, halve: bool = True, precision: str = "float32"
     fast = copy.deepcopy(backbone).eval().requires_grad_(False)
     _fold(fast)
     fast = fast.to(memory_format=torch.channels_last)
-    if halve and precision == "float32":
-        _halve(fast)
+    if winograd and precision == "float32":
+        _transform(fast)
     network = fast if backbone.in_order or _alike(backbone, fast) else backbone
     return Rounded(network) if precision == "bfloat16" else network
 
@@ -83,9 +83,9 @@ def _fold(module: nn.Module) -> None:
         before = child if isinstance(child, nn.Conv2d) else None
 
 
-def _halve(module: nn.Module) -> None:
+def _transform(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
-        if RowConv3x3.replaces(child):
-            setattr(module, name, RowConv3x3(child))
+        if fits(child):
+            setattr(module, name, Winograd3x3(child))
         else:
-            _halve(child)
+            _transform(child)

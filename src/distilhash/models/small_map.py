@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distilhash.models import winograd
+
 
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution with padding 1 and stride 1 or 2; its tensors are those of nn.Conv2d."""
@@ -28,6 +30,8 @@ class Conv3x3(nn.Conv2d):
             if self.stride == (2, 2):  # one window, with its first row and column outside
                 return F.conv2d(x, self.weight[:, :, 1:, 1:], self.bias)
             return self._on_2x2(x)
+        if self.training and winograd.fits(self) and winograd.pays(self, x):
+            return winograd.convolve(x, self.weight)
         return super().forward(x)
 
     def _on_2x2(self, x: Tensor) -> Tensor:

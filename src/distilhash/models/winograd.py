@@ -1,105 +1,233 @@
-"""A 3x3 convolution with half of the multiplications, for inference on a CPU.
+"""3x3 convolutions with a quarter of the multiplications, forward and backward, on a CPU.
 
-Winograd's minimal filtering F(4, 3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016,
-arXiv 1509.09308), along the columns of a map alone: four rows of the output from six rows of the input take six
-products instead of twelve. A product is a convolution with a 1x3 kernel, which is left to the library. In both
-directions a quarter of the products would remain, but on a CPU the transforms then cost what they save, measured.
+Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR
+2016, arXiv 1509.09308): with x a window of 6x6 pixels, g a kernel and y the 4x4 pixels of the output,
 
-fp32 rounds differently, by about 1e-6 of the largest output.
+    y = A^T [ (G g G^T) * (B^T x B) ] A,
 
-Shapes: N images, C channels in, O channels out, H, W sides of the map in pixels, T = ceil(H / 4) tiles of four rows.
+summed over the channels, so that a product of matrices for each of the 36 places of a window does the work of 144 taps.
+The gradient of x is such a convolution of y's gradient with the turned kernel; the gradient of g is
+
+    G^T [ (B^T x B) * (A dy A^T) ] G,
+
+summed over the windows. What A and B do is in ``tiles``, which needs Numba; without it the library's convolution runs.
+A few bands of tiles go through all three steps while they are in a core's cache, and each core has bands of its own.
+
+Sums are as exact as any, but meet larger numbers on the way: fp32 keeps about five digits of the largest output where
+the plain sum keeps six.
+
+Shapes: N images, C channels in, O channels out, H, W sides of the map in pixels, T tiles of 4x4 pixels.
 """
 
 from __future__ import annotations
 
-from typing import TypeGuard
+import functools
+import importlib.util
+from typing import Any, TypeGuard
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-# Below this the transforms cost more than the products that they save, measured.
-LEAST_CHANNELS, LEAST_PIXELS = 64, 14 * 14
+from distilhash.runtime import on_each_core
 
-# Rows of the kernel to the six products' kernels, at the points 0, 1, -1, 2, -2 and infinity; the last with the sign
-# that saves a pass below.
+# Below these the transforms, or the threads that wait for each other, cost more than the products saved; measured.
+LEAST_CHANNELS, LEAST_PIXELS = 64, 4 * 4
+LEAST_WORK = 50_000_000  # of a convolution that is spread over cores, multiply-adds
+CACHE = 2**21  # of one core that transformed tiles may fill, bytes
+
+# From three taps to six, for the points of ``tiles``.
 _KERNEL = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
     (-1 / 6, 1 / 6, -1 / 6),
     (1 / 24, 1 / 12, 1 / 6),
     (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, -1),
+    (0, 0, 1),
 )
 
 
-class RowConv3x3(nn.Module):
-    """The same function as a 3x3 convolution of padding 1 and stride 1, without gradients."""
+def fits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Is this a convolution that can be computed so: 3x3, of padding 1 and stride 1, and of enough channels?"""
+    return (
+        _compiler()
+        and isinstance(conv, nn.Conv2d)
+        and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
+        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
+        and min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS
+        and conv.in_channels % 8 == conv.out_channels % 8 == 0  # whole vectors of ``tiles``
+    )
+
+
+@functools.cache
+def _compiler() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
+def pays(conv: nn.Conv2d, x_NCHW: Tensor) -> bool:
+    """Is it faster for such a map?"""
+    pixels = x_NCHW.shape[2] * x_NCHW.shape[3]
+    return (
+        x_NCHW.device.type == "cpu"
+        and x_NCHW.dtype in (torch.float32, torch.float64)
+        and pixels >= LEAST_PIXELS
+        and len(x_NCHW) * pixels * conv.weight.numel() >= (1 if torch.get_num_threads() == 1 else LEAST_WORK)
+        # Under bfloat16 the transforms would round, too, and spread their error over the tile.
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class Winograd3x3(nn.Module):
+    """The same function as a convolution that ``fits``, for inference: its kernels are transformed once."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.plain = conv
-        kernels = torch.einsum("ai,ocij->aocj", torch.tensor(_KERNEL, dtype=conv.weight.dtype), conv.weight.detach())
-        self.kernels = [kernel[:, :, None].contiguous(memory_format=torch.channels_last) for kernel in kernels]
-
-    @staticmethod
-    def replaces(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
-        """Is this a convolution of that kind, and of enough channels?"""
-        return (
-            isinstance(conv, nn.Conv2d)
-            and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
-            and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
-            and min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS
-        )
+        self.kernels_36CO = _transformed(conv.weight.detach())
+        self.bias = None if conv.bias is None else conv.bias.detach()
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """The map (N, O, H, W) of a map (N, C, H, W)."""
-        height, width = x_NCHW.shape[2:]
-        # Under bfloat16 the transforms would round, too, and spread their error over the tile.
-        if height * width < LEAST_PIXELS or torch.is_autocast_enabled("cpu"):
+        if not pays(self.plain, x_NCHW):
             plain: Tensor = self.plain(x_NCHW)
             return plain
-        x_NHWC = x_NCHW.permute(0, 2, 3, 1)
-        if height % 4:
-            x_NHWC = F.pad(x_NHWC, (0, 0, 0, 0, 0, -height % 4))
-        products = [
-            # The point 1 gives every row of the output the same, so the bias is added there.
-            F.conv2d(rows_NTWC.permute(0, 3, 1, 2), kernel, self.plain.bias if point == 1 else None, padding=(0, 1))
-            for point, (rows_NTWC, kernel) in enumerate(zip(_rows_in(x_NHWC), self.kernels, strict=True))
-        ]
-        return _rows_out([product.permute(0, 2, 3, 1) for product in products], height).permute(0, 3, 1, 2)
+        return _convolved(x_NCHW, self.kernels_36CO, self.bias)
 
 
-def _rows_in(x_NHWC: Tensor) -> list[Tensor]:
-    """For each point (N, T, W, C): of a tile's rows d0..d5, which overlap by two, the combinations
-
-    4 d0 - 5 d2 + d4,  -4 d1 - 4 d2 + d3 + d4,  4 d1 - 4 d2 - d3 + d4,  -2 d1 - d2 + 2 d3 + d4,
-    2 d1 - d2 - 2 d3 + d4,  -(4 d1 - 5 d3 + d5).
-    """
-    d1, d2, d3, d4 = (x_NHWC[:, row::4] for row in range(4))  # d0 is d4 of the tile before, d5 is d1 of the next
-    even, odd = d4 - d2, d3 - d1
-    near_even, near_odd = torch.sub(d4, d2, alpha=4), torch.sub(d3, d1, alpha=4)
-    first = torch.sub(even, d2, alpha=4)
-    first[:, 1:].add_(d4[:, :-1], alpha=4)
-    last = torch.add(d3, odd, alpha=4)
-    last[:, :-1].sub_(d1[:, 1:])
-    far = torch.sub(even, odd, alpha=2)
-    return [first, near_even + near_odd, near_even.sub_(near_odd), even.add_(odd, alpha=2), far, last]
+def convolve(x_NCHW: Tensor, weight_OC33: Tensor) -> Tensor:
+    """The map (N, O, H, W) of a convolution of padding 1, with gradients for both arguments (but no second ones)."""
+    y_NOHW: Tensor = _Convolution.apply(x_NCHW, weight_OC33)
+    return y_NOHW
 
 
-def _rows_out(products: list[Tensor], height: int) -> Tensor:
-    """(N, H, W, O): the four rows of each tile from its six products (N, T, W, O), which are overwritten."""
-    first, one, minus_one, two, minus_two, last = products
-    even, odd = one + minus_one, one.sub_(minus_one)
-    far_even, far_odd = two + minus_two, two.sub_(minus_two)
-    count, _, width, channels = first.shape
-    y_NHWO = first.new_empty(count, height, width, channels)
-    for row, (a, b, factor) in enumerate([
-        (first.add_(even), far_even, 1),
-        (odd, far_odd, 2),
-        (even, far_even, 4),
-        (last.add_(odd), far_odd, 8),
-    ]):  # fmt: skip
-        y = y_NHWO[:, row::4]
-        torch.add(a[:, : y.shape[1]], b[:, : y.shape[1]], alpha=factor, out=y)
-    return y_NHWO
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NCHW: Tensor, weight_OC33: Tensor) -> Tensor:
+        ctx.save_for_backward(x_NCHW, weight_OC33)
+        return _convolved(x_NCHW, _transformed(weight_OC33))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream_NOHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x_NCHW, weight_OC33 = ctx.saved_tensors
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = _convolved(upstream_NOHW, _transformed(weight_OC33.flip(2, 3).transpose(0, 1)))
+        if ctx.needs_input_grad[1]:
+            of_weight = _weight_gradient(x_NCHW, upstream_NOHW)
+        return of_x, of_weight
+
+
+def _transformed(weight_OC33: Tensor) -> Tensor:
+    """G g G^T for each pair of channels: (36, C, O)."""
+    out, into = weight_OC33.shape[:2]
+    taps_9CO = weight_OC33.permute(2, 3, 1, 0).reshape(9, into * out)
+    return (_points(weight_OC33.dtype) @ taps_9CO).view(36, into, out)
+
+
+@functools.cache
+def _points(dtype: torch.dtype) -> Tensor:
+    """The Kronecker square of G: (36, 9)."""
+    kernel = torch.tensor(_KERNEL, dtype=torch.float64)
+    return torch.kron(kernel, kernel).to(dtype)
+
+
+def _convolved(x_NCHW: Tensor, kernels_36CO: Tensor, bias: Tensor | None = None) -> Tensor:
+    count, _, height, width = x_NCHW.shape
+    x = _Map(x_NCHW.permute(0, 2, 3, 1).contiguous())
+    y = _Map(x_NCHW.new_empty(count, height, width, kernels_36CO.shape[2]))
+
+    def some(bands: range) -> None:
+        few = _few(bands, x, y)
+        windows, products = _Tiles(x, few), _Tiles(y, few)
+        for start in bands[::few]:
+            part = range(start, min(start + few, bands.stop))
+            products_36TO = torch.bmm(windows.gather(part), kernels_36CO, out=products.of(part))
+            if bias is not None:
+                products_36TO[7] += bias  # the point 1 in both directions gives each pixel its product once
+            products.scatter(part)
+
+    on_each_core(some, _shares(x.bands))
+    return y.pixels_NHWC.permute(0, 3, 1, 2)
+
+
+def _weight_gradient(x_NCHW: Tensor, upstream_NOHW: Tensor) -> Tensor:
+    """(O, C, 3, 3)."""
+    x = _Map(x_NCHW.detach().permute(0, 2, 3, 1).contiguous())
+    y = _Map(upstream_NOHW.permute(0, 2, 3, 1).contiguous())
+    out, into = y.channels, x.channels
+
+    def some(bands: range) -> Tensor:
+        few = _few(bands, x, y)
+        windows, upstream = _Tiles(x, few), _Tiles(y, few)
+        sums_36OC = x_NCHW.new_zeros(36, out, into)
+        for start in bands[::few]:
+            part = range(start, min(start + few, bands.stop))
+            sums_36OC.baddbmm_(upstream.gather(part, upstream=True).mT, windows.gather(part))
+        return sums_36OC
+
+    first, *others = on_each_core(some, _shares(x.bands))
+    for sums_36OC in others:
+        first += sums_36OC
+    taps = _points(first.dtype).T @ first.view(36, out * into)
+    return taps.view(3, 3, out, into).permute(2, 3, 0, 1)
+
+
+class _Map:
+    """A map that is read and written by bands of tiles, in channels-last memory."""
+
+    def __init__(self, pixels_NHWC: Tensor) -> None:
+        self.pixels_NHWC = pixels_NHWC
+        count, self.height, self.width, self.channels = pixels_NHWC.shape
+        self.across = -(-self.width // 4)
+        self.bands = count * -(-self.height // 4)
+        self.size = pixels_NHWC.element_size()
+        self.one = (np.float32 if pixels_NHWC.dtype == torch.float32 else np.float64)(1)
+
+
+def _few(bands: range, *maps: _Map) -> int:
+    """So many of the bands of these maps stay in the cache, transformed."""
+    size = sum(36 * one.across * one.channels * one.size for one in maps)
+    return max(1, min(len(bands), CACHE // size))
+
+
+def _shares(bands: int) -> list[range]:
+    """The bands, dealt out to the cores."""
+    share = -(-bands // torch.get_num_threads())
+    return [range(start, min(start + share, bands)) for start in range(0, bands, share)]
+
+
+class _Tiles:
+    """One core's room for the tiles (36, T, C) of a few bands of a map."""
+
+    def __init__(self, of: _Map, bands: int) -> None:
+        self._map = of
+        self._room = of.pixels_NHWC.new_empty(36 * bands * of.across * of.channels)
+        self._lines = of.pixels_NHWC.new_zeros(7, 4 * of.across + 2, of.channels)
+
+    def of(self, bands: range) -> Tensor:
+        """The tiles of these bands, whatever they hold."""
+        tiles = len(bands) * self._map.across
+        return self._room[: 36 * tiles * self._map.channels].view(36, tiles, self._map.channels)
+
+    def gather(self, bands: range, *, upstream: bool = False) -> Tensor:
+        """The tiles of these bands, transformed: as windows of an input, or as an output's gradient."""
+        from distilhash.models import tiles
+
+        of = self._map
+        tiles.gather(
+            of.pixels_NHWC.data_ptr(), self._room.data_ptr(), self._lines.data_ptr(), bands.start, len(bands),
+            of.height, of.width, of.channels, of.size, upstream, of.one,
+        )  # fmt: skip
+        return self.of(bands)
+
+    def scatter(self, bands: range) -> None:
+        """Write these bands of the map from their tiles."""
+        from distilhash.models import tiles
+
+        of = self._map
+        tiles.scatter(
+            self._room.data_ptr(), of.pixels_NHWC.data_ptr(), self._lines.data_ptr(), bands.start, len(bands),
+            of.height, of.width, of.channels, of.size, of.one,
+        )  # fmt: skip

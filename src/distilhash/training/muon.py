@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distilhash.data.pipeline import cores, prefetch
+from distilhash.runtime import on_each_core
 
 # The quintic of the paper: steep at zero, and within 0.7 to 1.2 after five steps for singular values above 0.01.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -68,8 +68,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             parts = _parts([kernel for kernel in group["params"] if kernel.grad is not None])
             move = functools.partial(self._move, group=group)
-            for _ in prefetch(move, parts, ahead=len(parts), threads=cores()):
-                pass  # the kernels of a part have moved
+            on_each_core(move, parts)
 
     @torch.no_grad()  # said here again: another thread has a mode of its own
     def _move(self, kernels: list[nn.Parameter], group: dict[str, Any]) -> None:
@@ -101,5 +100,5 @@ def _parts(kernels: list[nn.Parameter]) -> list[list[nn.Parameter]]:
     for kernel in kernels:
         by_shape.setdefault(kernel.shape, []).append(kernel)
     groups = sorted(by_shape.values(), key=lambda group: -sum(kernel.numel() for kernel in group))
-    hands = cores() if kernels and kernels[0].device.type == "cpu" else 1
+    hands = torch.get_num_threads() if kernels and kernels[0].device.type == "cpu" else 1
     return [group[hand::hands] for group in groups for hand in range(min(hands, len(group)))]

@@ -77,10 +77,10 @@ def compute_teacher_features(
     if done < total:
         features = np.load(target, mmap_mode="r+", allow_pickle=False).reshape(total, -1)
         where = current()
-        batch, halve = _batch(seen, where), where.type == "cpu"
+        batch, on_cpu = _batch(seen, where), where.type == "cpu"
         if precision == "auto":
-            precision = fastest(folded(teacher, halve=halve), (batch, 3, seen.size, seen.size))
-        network = on(folded(teacher, halve=halve, precision=precision), where)
+            precision = fastest(folded(teacher, winograd=on_cpu), (batch, 3, seen.size, seen.size))
+        network = on(folded(teacher, winograd=on_cpu, precision=precision), where)
         work = _Pass(features, images, indices, network, Preprocess(seen), seed, batch, where)
         work.run(done, lambda rows: _write_progress(directory, key, shape, precision, rows), say)
         del features
