@@ -11,7 +11,7 @@ SEED ?= 0
 TORCH ?= torch torchvision
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format bench browser clean
+.PHONY: demo test check format bench stress browser clean
 
 demo: $(VENV)/ready
 	$(BIN)/distilhash demo --output $(RUN) --seed $(SEED) $(if $(wildcard $(RUN)/config.json),--resume)
@@ -30,6 +30,8 @@ format: $(VENV)/ready-dev
 
 bench: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/bench.py $(if $(PHOTOS),--photos $(PHOTOS))
+
+stress: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/kill_resume.py --kills 20
 	$(BIN)/python benchmarks/kill_index.py --kills 20
 	$(BIN)/python benchmarks/kill_export.py --kills 10

@@ -28,7 +28,7 @@ from scaling import cost
 from sidebyside import Process, Work, compare, timed
 
 BITS = 64
-OUR_PHOTOS = 640  # of one run of ours, count; fewer photographs are encoded several times
+OUR_PHOTOS = 480  # of one run of ours, count; fewer photographs are encoded several times
 PEER_PHOTOS = 64  # of one run of the peer, count
 SIZES = (1_000, 2_500, 5_000, 7_500, 10_000)
 PEER = "ResNet50 at 224, eager fp32, contiguous, Pillow and torchvision image by image, batch 32, own process"

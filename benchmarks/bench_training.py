@@ -1,7 +1,7 @@
 """The training benchmarks: our loops beside the published ones, on the same images and the same machine.
 
     python benchmarks/bench.py teacher_pass distill_224 distill_64 hash_224 --photos FOLDER
-    python benchmarks/bench.py beside waiting memory cost_distill
+    python benchmarks/bench.py beside winograd memory cost_distill
 
 Each side runs in a process of its own (`peer_training.py`, `our_training.py`) and both are timed in turn.
 """
@@ -86,9 +86,9 @@ def hash_224(photos: Path) -> None:
 def teacher_pass(photos: Path) -> None:
     """The one pass of EfficientNet-Lite0 at 224 pixels that fills the feature cache."""
     with class_folders(photos) as (folder, kind):
-        settings = {"images": kind, "images_a_run": {"peer": 128, "ours": 240}}
+        settings = {"images": kind, "images_a_run": {"peer": 64, "ours": 240}}
         work = Work("teacher_pass", "eager float32 loop, contiguous, Pillow transforms", "images/s", 4, settings)
-        against_peer(work, ["teacher", folder, "--batches", "2"], ["teacher_pass", folder, "--steps", "30"])
+        against_peer(work, ["teacher", folder, "--batches", "1"], ["teacher_pass", folder, "--steps", "30"])
 
 
 def against_peer(work: Work, peer: list[str], ours: list[str]) -> None:
@@ -107,7 +107,7 @@ def in_turn(work: Work, *sides: Process) -> None:
 
 def beside(photos: Path) -> None:
     """Training while another process keeps one core busy, against training alone."""
-    arguments = ["distill_64", "cifar10", "--steps", "10"]
+    arguments = ["distill_64", "cifar10", "--steps", "5"]
     ours, spinning = Process(OURS, *arguments), Process(OURS, *arguments, "--default-threads")
     busy = subprocess.Popen([sys.executable, "-c", BURN])
     busy.send_signal(signal.SIGSTOP)
@@ -124,7 +124,7 @@ def beside(photos: Path) -> None:
 
     try:
         default = statistics.median(b / a for a, b in pairwise(spinning, crowded(spinning), pairs=2))
-        settings = {"batch": 128, "batches_a_run": 10, "ratio_with_spinning_threads": default}
+        settings = {"batch": 128, "batches_a_run": 5, "ratio_with_spinning_threads": default}
         # One of two cores is half; the scheduler shares by threads and not by processes, so a little less is noise.
         compare(Work("beside", "the same, alone on the machine", "images/s", 0.45, settings), ours, crowded(ours))
     finally:
@@ -133,12 +133,13 @@ def beside(photos: Path) -> None:
             side.close()
 
 
-def waiting(photos: Path) -> None:
-    """Compute threads that wait awake for a moment, against threads that fall asleep at once, at 32 pixels."""
-    arguments = ["distill_32", "cifar10", "--steps", "10"]
-    settings = {"student": "v1 at 32 pixels", "batch": 128, "batches_a_run": 10}
-    work = Work("waiting", "the same, with threads that fall asleep at once", "images/s", 1, settings)
-    in_turn(work, Process(OURS, *arguments, GOMP_SPINCOUNT="0"), Process(OURS, *arguments))
+def winograd(photos: Path) -> None:
+    """Our 3x3 convolutions against those of PyTorch's library, in float32 and in training, at 224 pixels."""
+    with class_folders(photos) as (folder, kind):
+        arguments = ["distill_224_float32", folder, "--steps", "1"]
+        settings = {"images": kind, "student": "v1 at 224 pixels", "batch": 64, "batches_a_run": 1}
+        work = Work("winograd", "the same, with PyTorch's convolutions", "images/s", 1, settings)
+        in_turn(work, Process(OURS, *arguments, "--default-convolutions"), Process(OURS, *arguments))
 
 
 def alone(work: str, *arguments: str) -> str:
@@ -181,5 +182,5 @@ def cost_distill(photos: Path) -> None:
 
 WORKS = {
     work.__name__: work
-    for work in (teacher_pass, distill_224, distill_64, hash_224, beside, waiting, memory, cost_distill)
+    for work in (teacher_pass, distill_224, distill_64, hash_224, beside, winograd, memory, cost_distill)
 }

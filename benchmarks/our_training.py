@@ -1,6 +1,7 @@
 """Our side of the training benchmarks: the real loops of distilhash, let go for a few steps at a time.
 
-    python benchmarks/our_training.py distill_224|distill_64|distill_32|hash_224|teacher_pass IMAGES --steps 2
+    python benchmarks/our_training.py distill_224|distill_224_float32|hash_224|teacher_pass PHOTOS --steps 2
+    python benchmarks/our_training.py distill_64 CIFAR10 --steps 10
     python benchmarks/our_training.py memory|cost CIFAR10
 
 Nothing is copied from the loops: they run as they are, and only the function that hands them their batches waits for a
@@ -36,6 +37,7 @@ from distilhash.data.images import ImageSource
 from distilhash.data.opening import open_readable
 from distilhash.data.pipeline import prefetch
 from distilhash.device import current
+from distilhash.models import winograd
 from distilhash.models.teacher import TEACHERS, Teacher, rebuild_teacher
 from distilhash.stages import new_hasher, new_student
 from distilhash.training import distill, hashing, teacher_features
@@ -87,22 +89,18 @@ def run_distill(
     return time.perf_counter() - began
 
 
-def distill_224(place: Path, where: str, steps: int) -> None:
+def distill_224(place: Path, where: str, steps: int, precision: str = "auto") -> None:
     images = open_readable(where, labelled=None, quiet=True)
-    config = DistillConfig(epochs=ENDLESS, batch_size=64, held_out=11)
+    config = DistillConfig(epochs=ENDLESS, batch_size=64, held_out=11, precision=precision)
     run_distill(place, images, len(images), StudentConfig(size=224), config, paced(steps * config.batch_size, steps))
 
 
+def distill_224_float32(place: Path, where: str, steps: int) -> None:
+    distill_224(place, where, steps, "float32")
+
+
 def distill_64(place: Path, where: str, steps: int) -> None:
-    distill_cifar10(place, dataclasses.replace(SMALL, size=64), steps)
-
-
-def distill_32(place: Path, where: str, steps: int) -> None:
-    distill_cifar10(place, SMALL, steps)
-
-
-def distill_cifar10(place: Path, student: StudentConfig, steps: int) -> None:
-    config = DistillConfig(epochs=ENDLESS)
+    config, student = DistillConfig(epochs=ENDLESS), dataclasses.replace(SMALL, size=64)
     run_distill(place, load_cifar10(), CIFAR10_IMAGES, student, config, paced(steps * config.batch_size, steps))
 
 
@@ -181,7 +179,9 @@ def cost(place: Path, where: str, steps: int) -> None:
     print(json.dumps(points))
 
 
-WORKS = {work.__name__: work for work in (distill_224, distill_64, distill_32, hash_224, teacher_pass, memory, cost)}
+WORKS = {
+    work.__name__: work for work in (distill_224, distill_224_float32, distill_64, hash_224, teacher_pass, memory, cost)
+}
 
 
 def main() -> None:
@@ -190,7 +190,10 @@ def main() -> None:
     parser.add_argument("images", help="a folder of JPEG files in class folders, or cifar10")
     parser.add_argument("--steps", type=int, default=2, help="of one run, count")
     parser.add_argument("--default-threads", action="store_true", help="threads wait as the OpenMP library has it")
+    parser.add_argument("--default-convolutions", action="store_true", help="all of them by PyTorch's library")
     options = parser.parse_args()
+    if options.default_convolutions:
+        winograd.pays = lambda conv, x_NCHW: False
     with tempfile.TemporaryDirectory(prefix="our_training_") as place:
         WORKS[options.work](Path(place), options.images, options.steps)
 

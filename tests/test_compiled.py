@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,11 @@ def test_a_process_compiles_when_it_has_counted_enough(monkeypatch):
     for expected in (0, 0, 1):
         mean_average_precision(*drawn(0, 8, 3, False))
         assert len(calls) == expected
+
+
+def test_where_numba_cannot_be_loaded_numpy_counts(monkeypatch):
+    monkeypatch.setattr(compiled, "WORTH", 0)
+    monkeypatch.setattr(compiled, "compiled", compiled.compiled.__wrapped__)
+    assert compiled.kernel(1) is not None
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert compiled.kernel(1) is None

@@ -1,5 +1,7 @@
 """A quarter of the multiplications, the same map and the same gradients."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,9 +96,13 @@ def test_a_student_trains_through_it_and_answers_without(monkeypatch):
     assert len(called) == 1
 
 
-def test_without_numba_the_library_does_it(monkeypatch):
-    monkeypatch.setattr(winograd, "_compiler", lambda: False)
-    assert not fits(nn.Conv2d(LEAST_CHANNELS, LEAST_CHANNELS, 3, padding=1))
+def test_where_numba_cannot_be_loaded_the_library_convolves(monkeypatch):
+    conv = nn.Conv2d(LEAST_CHANNELS, LEAST_CHANNELS, 3, padding=1)
+    assert fits(conv)
+    monkeypatch.setattr(winograd, "_compiler", winograd._compiler.__wrapped__)
+    monkeypatch.delitem(sys.modules, "distilhash.models.tiles")
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert not fits(conv)
 
 
 @pytest.mark.parametrize("options", [

@@ -9,11 +9,8 @@ import os
 from typing import Any
 
 # Read by OpenMP when torch is loaded. Threads that wait by spinning take the core from whoever has work: with one
-# other busy process on two cores, training ran thirty times slower. Threads that fall asleep at once are woken for
-# every layer, which costs a fifth where layers are small. So they spin for tens of microseconds before they sleep.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# other busy process on two cores, training ran thirty times slower. Asleep they cost nothing that could be measured.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from distilhash.errors import UserError
 

@@ -1,4 +1,4 @@
-"""The counting loop in machine code, where Numba is installed (the extra ``fast``): less than half of NumPy's time.
+"""The counting loop in machine code, by Numba: less than half of NumPy's time.
 
 NumPy has to write out every distance, and its histogram reads them three times; here a block of distances stays in the
 first cache. The counts are the same integers. Compiling takes two seconds, so a process begins with NumPy's.
@@ -9,7 +9,6 @@ Shapes: Q queries, B database images, W words of 64 bits, L words of labels, T =
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +28,14 @@ _counted: list[int] = []  # pairs of each call of this process
 
 
 def kernel(pairs: int) -> Kernel | None:
-    """The compiled loop to count so many more pairs with, or None where it is not there or not yet worth it."""
+    """The compiled loop to count so many more pairs with, or None where it is not yet worth it or cannot be had."""
     _counted.append(pairs)
-    return compiled() if sum(_counted) >= WORTH and importlib.util.find_spec("numba") else None
+    if sum(_counted) < WORTH:
+        return None
+    try:
+        return compiled()
+    except ImportError:  # also where Numba is older than it should be for this NumPy
+        return None
 
 
 @functools.cache

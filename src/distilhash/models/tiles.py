@@ -1,4 +1,4 @@
-"""The transforms of ``winograd`` in machine code: maps to tiles, tiles to maps. Needs Numba (the extra ``fast``).
+"""The transforms of ``winograd`` in machine code: maps to tiles, tiles to maps.
 
 A tile is 4x4 pixels, and every transform is one small constant matrix, applied to the rows of a tile and then to its
 columns. PyTorch would write each intermediate sum to memory; here they stay in registers and in the first cache. Numba

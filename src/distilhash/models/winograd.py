@@ -10,7 +10,7 @@ The gradient of x is such a convolution of y's gradient with the turned kernel; 
 
     G^T [ (B^T x B) * (A dy A^T) ] G,
 
-summed over the windows. What A and B do is in ``tiles``, which needs Numba; without it the library's convolution runs.
+summed over the windows. What A and B do is in ``tiles``; where Numba cannot be loaded, the library's convolution runs.
 A few bands of tiles go through all three steps while they are in a core's cache, and each core has bands of its own.
 
 Sums are as exact as any, but meet larger numbers on the way: fp32 keeps about five digits of the largest output where
@@ -22,7 +22,6 @@ Shapes: N images, C channels in, O channels out, H, W sides of the map in pixels
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -62,7 +61,11 @@ def fits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 @functools.cache
 def _compiler() -> bool:
-    return importlib.util.find_spec("numba") is not None
+    try:
+        import distilhash.models.tiles  # noqa: F401
+    except ImportError:  # also where Numba is older than it should be for this NumPy
+        return False
+    return True
 
 
 def pays(conv: nn.Conv2d, x_NCHW: Tensor) -> bool:
