@@ -54,11 +54,11 @@ class Process:
     The environment is the caller's without what distilhash sets, so that a peer runs as its user would run it.
     """
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
         self._process = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=clean,
+            env=clean | environment,
         )  # fmt: skip
 
     def __call__(self) -> float:

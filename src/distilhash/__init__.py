@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 # Read by OpenMP when torch is loaded. Threads that wait by spinning take the core from whoever has work: with one
-# other busy process on two cores, training ran thirty times slower. Asleep they cost nothing that could be measured.
+# other busy process on two cores, training ran thirty times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from distilhash.errors import UserError

@@ -61,7 +61,11 @@ def _team(threads: int) -> ThreadPoolExecutor:
     """Threads that stay, since starting them takes as long as a small layer."""
     import torch
 
-    team = ThreadPoolExecutor(threads, "core", initializer=torch.set_num_threads, initargs=(1,))
+    def take_one_core() -> None:
+        torch.get_num_threads()  # a thread's first question gives it the number of the process, whatever it has set
+        torch.set_num_threads(1)
+
+    team = ThreadPoolExecutor(threads, "core", initializer=take_one_core)
     all_there = threading.Barrier(threads)
     for _ in team.map(lambda _: all_there.wait(), range(threads)):
         pass

@@ -2,7 +2,8 @@
 
 A student that gets 32 pixels ends in maps of 2x2 and 1x1, where most taps of a 3x3 kernel fall on padding. Computed as
 the smaller convolution or the matrix product that remains, the result is the same function of input and kernel, and a
-training step of the student takes three quarters of the time.
+training step of the student takes three quarters of the time. Larger maps are left to ``winograd`` in training, where
+that pays, and to the library otherwise.
 
 Shapes: N images, C channels in, O channels out.
 """

@@ -148,7 +148,7 @@ def _convolved(x_NCHW: Tensor, kernels_36CO: Tensor, bias: Tensor | None = None)
             part = range(start, min(start + few, bands.stop))
             products_36TO = torch.bmm(windows.gather(part), kernels_36CO, out=products.of(part))
             if bias is not None:
-                products_36TO[7] += bias  # the point 1 in both directions gives each pixel its product once
+                products_36TO[7].add_(bias)  # the point 1 in both directions gives each pixel its product once
             products.scatter(part)
 
     on_each_core(some, _shares(x.bands))
