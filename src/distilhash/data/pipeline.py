@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from distilhash.runtime import quick_turns
+
 READERS = 16  # for one device, at most: each holds a batch or two in memory
 BATCH_PIXELS = 8 * 224**2  # of the input of one batch in encoding: 8 images of 224 pixels, 392 of 32
 
@@ -37,12 +39,13 @@ def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threa
     # One core for each thread: a second team of compute threads would fight the network's for the cores.
     pool = ThreadPoolExecutor(threads, "prefetch", initializer=torch.set_num_threads if torch else int, initargs=(1,))
     try:
-        for key in keys:
-            waiting.append(pool.submit(load, key))
-            if len(waiting) > ahead:
+        with quick_turns:
+            for key in keys:
+                waiting.append(pool.submit(load, key))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if torch:
