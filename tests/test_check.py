@@ -135,7 +135,8 @@ def test_twenty_one_columns_are_known_as_those_of_nus_wide(tmp_path, monkeypatch
     assert inspection.NUS_WIDE_PAGE in distilhash.check(tmp_path)["problems"][0]
 
 
-def test_plain_folders(tmp_path, capsys):
+def test_plain_folders(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # what a refused command must leave as it was
     for c in "ab":
         for i in range(4):
             picture(tmp_path / "classes" / c / f"{i}.png", np.zeros((4, 4, 3), np.uint8))
