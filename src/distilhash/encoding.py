@@ -78,7 +78,7 @@ def _through(
     backbone.eval()
     head.eval()
     shared = device.type != "cpu"
-    network = on(folded(backbone, winograd=not shared, precision=precision), device)
+    network = on(folded(backbone, precision=precision), device)
     head = on(head, device)
     parts = 1 if shared else torch.get_num_threads()
     size = max(1, min(larger(device) * BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // parts)))

@@ -83,7 +83,7 @@ def on_each_core(work: Callable[[K], V], parts: Sequence[K]) -> list[V]:
     import torch
 
     threads = torch.get_num_threads()
-    if min(threads, len(parts)) == 1:
+    if min(threads, len(parts)) <= 1:
         return [work(part) for part in parts]
     return list(_team(threads).map(work, parts))
 

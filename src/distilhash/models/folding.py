@@ -22,8 +22,8 @@ TOLERANCE = 1e-3  # of the largest feature: folding only rounds differently
 
 def folded(backbone: Backbone, *, winograd: bool = True, precision: str = "float32") -> nn.Module:
     """A copy for inference with every BatchNorm folded into the convolution that is declared just before it, and, on a
-    CPU, with a quarter of the multiplications in 3x3 convolutions, unless ``winograd`` is off (other devices and
-    runtimes have ways of their own). In ``precision`` "bfloat16" weights and maps are rounded to it, and no
+    CPU, with a quarter of the multiplications in 3x3 convolutions, unless ``winograd`` is off (other runtimes have
+    ways of their own). In ``precision`` "bfloat16" weights and maps are rounded to it, and no
     multiplication is spared: the transforms would round once more. Images and features are float32 all the same.
 
     Declared before need not mean applied before: unless the backbone is known to be ``in_order``, the features of a

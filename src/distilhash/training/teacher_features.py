@@ -77,10 +77,10 @@ def compute_teacher_features(
     if done < total:
         features = np.load(target, mmap_mode="r+", allow_pickle=False).reshape(total, -1)
         where = current()
-        batch, on_cpu = _batch(seen, where), where.type == "cpu"
+        batch = _batch(seen, where)
         if precision == "auto":
-            precision = fastest(folded(teacher, winograd=on_cpu), (batch, 3, seen.size, seen.size))
-        network = on(folded(teacher, winograd=on_cpu, precision=precision), where)
+            precision = fastest(folded(teacher), (batch, 3, seen.size, seen.size))
+        network = on(folded(teacher, precision=precision), where)
         work = _Pass(features, images, indices, network, Preprocess(seen), seed, batch, where)
         work.run(done, lambda rows: _write_progress(directory, key, shape, precision, rows), say)
         del features
