@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -73,6 +73,18 @@ class _QuickTurns:
 
 
 quick_turns = _QuickTurns()
+
+
+def compiled(function: Callable[..., object]) -> Any:
+    """The function in machine code, by Numba, without Python's lock: compiled when it is first called, and kept on disk
+    for the next process where there is a place for it. Errors: ImportError.
+    """
+    import numba
+
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # nowhere to write
+        return numba.njit(nogil=True)(function)
 
 
 def on_each_core(work: Callable[[K], V], parts: Sequence[K]) -> list[V]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from distilhash.data.pixels import pixels_of
 from distilhash.errors import UserError
 from distilhash.runtime import release_memory
 
@@ -67,7 +68,7 @@ def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -
 
     ``least_side`` (pixels) lets a JPEG, and any image of more than LARGE_PIXELS, come at 1/2, 1/4 or 1/8 of its size, a
     JPEG several times faster, as long as its shorter side stays at least so long; it changes pixels, so one pipeline
-    must use one value. Errors: UnreadableImage.
+    must use one value. Pixels may lie four bytes apart in memory. Errors: UnreadableImage.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
@@ -128,23 +129,25 @@ def _reduced(image: Image.Image, factor: int) -> NDArray[np.uint8]:
     """RGB (H, W, 3) of the image with its sides divided by a factor, rounded up: the mean of each square of pixels."""
     width, height = image.size
     rows = max(8, BAND_PIXELS // width // 8 * 8)  # of a band; a multiple of every factor
+    if factor == 1 and height <= rows:
+        return pixels_of(_rgb(image))
     pixels = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
     for top in range(0, height, rows):
         band = image if height <= rows else image.crop((0, top, width, min(height, top + rows)))
-        found = _rgb(band)
-        if factor > 1:
-            found = np.asarray(Image.fromarray(found).reduce(factor))
+        reduced = _rgb(band) if factor == 1 else _rgb(band).reduce(factor)
+        found = np.asarray(reduced)
         pixels[top // factor :][: len(found)] = found
     return pixels
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB."""
     if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255 instead of scaling
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return np.repeat(((grey + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")

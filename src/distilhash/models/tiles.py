@@ -20,6 +20,8 @@ import numba
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from distilhash.runtime import compiled
+
 types: Any = numba.types
 
 LANES = 8  # channels in one vector, which compilers split where registers are shorter
@@ -85,14 +87,6 @@ def _inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(function)
 
 
-def _compiled(function: Callable[..., None]) -> Any:
-    """Compiled when it is first called, and kept on disk for the next process where there is a place for it."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # nowhere to write
-        return numba.njit(nogil=True)(function)
-
-
 @_inlined
 def _six(start: int, step: int) -> tuple[int, int, int, int, int, int]:
     return start, start + step, start + 2 * step, start + 3 * step, start + 4 * step, start + 5 * step
@@ -108,7 +102,7 @@ def _analyse(sources: Any, targets: Any, length: int, step: int, upstream: bool,
             _of_input(sources, targets, offset, one)
 
 
-@_compiled
+@compiled
 def gather(
     source: int, tiles: int, lines: int, first: int, bands: int, height: int, width: int, channels: int, size: int,
     upstream: bool, one: float,
@@ -141,7 +135,7 @@ def gather(
             tile += pixel
 
 
-@_compiled
+@compiled
 def scatter(
     tiles: int, target: int, lines: int, first: int, bands: int, height: int, width: int, channels: int, size: int,
     one: float,
