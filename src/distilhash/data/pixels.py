@@ -37,6 +37,14 @@ _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
 
+class _Lent:
+    """Memory of an image in the form that np.asarray asks for; the capsule takes it back when it is gone."""
+
+    def __init__(self, capsule: object, address: int, shape: tuple[int, int, int]) -> None:
+        self.capsule = capsule
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": shape, "data": (address, False)}
+
+
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) of a loaded image in mode RGB that nobody needs any more: its own, which are kept as long as the
     array is, or a copy where they do not lie in one piece.
@@ -46,6 +54,4 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     except (AttributeError, ValueError):  # Pillow before 11.3; rows in several pieces
         return np.array(image)
     levels: Any = _Array.from_address(_pointer(capsule, b"arrow_array")).children[0].contents
-    lent: Any = (ctypes.c_uint8 * (image.height * image.width * _STORED)).from_address(levels.buffers[1])
-    lent.owner = capsule  # which gives the memory back when the last array of it is gone
-    return np.frombuffer(lent, np.uint8).reshape(image.height, image.width, _STORED)[:, :, :3]
+    return np.asarray(_Lent(capsule, levels.buffers[1], (image.height, image.width, _STORED)))[:, :, :3]
