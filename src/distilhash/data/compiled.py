@@ -41,7 +41,7 @@ def resample(
     count, height, width = images.shape[:3]
     cubic = interpolation == "bicubic"
     # Vectors read past a pixel's three bytes, so the last row, after which memory may end, is read from a copy.
-    last = np.zeros((count, width + 2, COLOURS), np.uint8)
+    last = np.zeros((count, width + 2, images.strides[2]), np.uint8)
     last[:, :width, :3] = images[:, -1]
     across, few, across_bits = _filters(width, sides[1], cubic)
     paired = np.zeros((len(few), few.shape[1] + few.shape[1] % 2), np.int16)
@@ -69,50 +69,59 @@ _filters = compiled(filters)
 
 
 def _filtering(step: int) -> Any:
-    """For compiled code, filtered(source, weights, pairs, bits, target): COLOURS levels at ``target``, the sum over
-    2 * ``pairs`` pixels that begin at ``source`` and lie ``step`` bytes apart, of each times its weight (int16, at
-    ``weights``), over 2^bits, rounded.
+    """For compiled code, filtered(one, other, weights, pairs, bits, target, distance): COLOURS levels at ``target``,
+    the sum over 2 * ``pairs`` pixels that begin at ``one``, an address, and lie ``step`` bytes apart, of each times its
+    weight (int16, at ``weights``), over 2^bits, rounded; and those of ``other``, ``distance`` bytes further on.
     """
-    byte, short, word = ir.IntType(8), ir.IntType(16), ir.IntType(32)
-    whole, pair = ir.VectorType(word, COLOURS), ir.VectorType(word, 2 * COLOURS)
-    # Of both pixels' bytes: the first colour of one and of the other, the second colour of one, ...
-    places = [place for colour in range(COLOURS) for place in (colour, min(colour + step, 2 * COLOURS - 1))]
+    byte, word = ir.IntType(8), ir.IntType(32)
+    lines, colours = 2, range(COLOURS)
+    # Of two pixels' bytes: the first colour of one and of the other, the second colour of one, ...
+    neighbours = [place for colour in colours for place in (colour, min(colour + step, 2 * COLOURS - 1))]
+
+    def vector(kind: Any, count: int) -> Any:
+        return ir.VectorType(kind, count)
 
     @intrinsic  # type: ignore[untyped-decorator]
     def filtered(
-        typing: Any, source: Any, weights: Any, pairs: Any, bits: Any, target: Any
+        typing: Any, one: Any, other: Any, weights: Any, pairs: Any, bits: Any, target: Any, distance: Any
     ) -> tuple[Any, Callable[..., Any]]:
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            source, weights, pairs, bits, target = arguments
+            *sources, weights, pairs, bits, target, distance = arguments
 
-            def read(kind: Any, start: Any, index: Any, distance: int) -> Any:
-                address = builder.add(start, builder.mul(index, start.type(distance)))
+            def read(kind: Any, start: Any, index: Any, size: int) -> Any:
+                address = builder.add(start, builder.mul(index, start.type(size)))
                 return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
 
-            def picked(vector: Any, places: list[int]) -> Any:
-                return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(word, len(places)), places))
+            def picked(places: list[int], one: Any, other: Any = None) -> Any:
+                return builder.shuffle_vector(one, other or one, ir.Constant(vector(word, len(places)), places))
 
             def everywhere(value: Any) -> Any:
-                return picked(builder.insert_element(ir.Constant(whole, ir.Undefined), value, word(0)), [0] * COLOURS)
+                lone = builder.insert_element(ir.Constant(vector(word, 1), ir.Undefined), value, word(0))
+                return picked([0] * (lines * COLOURS), lone)
 
-            total = cgutils.alloca_once(builder, whole)
+            total = cgutils.alloca_once(builder, vector(word, lines * COLOURS))
             builder.store(everywhere(builder.lshr(builder.shl(word(1), bits), word(1))), total)
             with cgutils.for_range(builder, pairs) as loop:
+                two = [read(vector(byte, 2 * COLOURS), source, loop.index, 2 * step) for source in sources]
+                levels = picked([*neighbours, *(2 * COLOURS + place for place in neighbours)], *two)
+                factors = builder.bitcast(everywhere(read(word, weights, loop.index, 4)), vector(ir.IntType(16), 16))
                 # Written so that compilers find the one instruction that multiplies int16 and adds each pair.
-                levels = picked(read(ir.VectorType(byte, 2 * COLOURS), source, loop.index, 2 * step), places)
-                two = builder.bitcast(everywhere(read(word, weights, loop.index, 4)), ir.VectorType(short, 2 * COLOURS))
-                products = builder.mul(builder.zext(levels, pair), builder.sext(two, pair))
-                sums = builder.add(picked(products, [0, 2, 4, 6]), picked(products, [1, 3, 5, 7]))
+                products = builder.mul(builder.zext(levels, vector(word, 16)), builder.sext(factors, vector(word, 16)))
+                sums = builder.add(picked(list(range(0, 16, 2)), products), picked(list(range(1, 16, 2)), products))
                 builder.store(builder.add(builder.load(total), sums), total)
             level = builder.ashr(builder.load(total), everywhere(bits))
             for sign, bound in ((">", 0), ("<", 255)):
-                limit = ir.Constant(whole, [bound] * COLOURS)
+                limit = ir.Constant(level.type, [bound] * (lines * COLOURS))
                 level = builder.select(builder.icmp_signed(sign, level, limit), level, limit)
-            found = builder.trunc(level, ir.VectorType(byte, COLOURS))
-            builder.store(found, builder.inttoptr(target, found.type.as_pointer()), align=1)
+            found = builder.trunc(level, vector(byte, lines * COLOURS))
+            for line in range(lines):
+                part = picked([line * COLOURS + colour for colour in colours], found)
+                builder.store(part, builder.inttoptr(target, part.type.as_pointer()), align=1)
+                target = builder.add(target, distance)
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64, types.int64, types.int32, types.int64), emit
+        place = types.int64
+        return types.void(place, place, place, types.int64, types.int32, place, types.int64), emit
 
     return filtered
 
@@ -125,7 +134,7 @@ def _resample(
     source: int, image: int, row: int, pixel: int, height: int, last: Any, down: Any, down_weights: Any, down_bits: int,
     across: Any, paired: Any, across_bits: int, corners: Any, windows: Any,
 ) -> None:  # fmt: skip
-    """``image``, ``row`` and ``pixel`` are distances in memory, bytes; ``last`` (n, W + 2, COLOURS) is the last row of
+    """``image``, ``row`` and ``pixel`` are distances in memory, bytes; ``last`` (n, W + 2, pixel) is the last row of
     each image; the filters are those of a column and of a row, with an even number of weights (``paired``).
     """
     count, high, wide = windows.shape[:3]
@@ -135,24 +144,27 @@ def _resample(
     for number in range(count):
         top, left = corners[number]
         low = down[top]
-        firsts, beside = across[left : left + wide], paired.ctypes.data + 4 * pairs * left
-        # The rows that the window needs, filtered along; a byte between them takes what follows the last pixel.
-        rows = np.empty((down[top + high - 1] + taps - low, length + 1), np.uint8)
+        firsts, weights = across[left : left + wide], paired.ctypes.data + 4 * pairs * left
+        start, end = source + number * image, last[number].ctypes.data
+        # The rows that the window needs, filtered along, two at a time; a byte between them takes what follows the last
+        # pixel.
+        rows = np.empty((down[top + high - 1] + taps - low + 1, length + 1), np.uint8)
         done = 0
         for y in range(high):
             first = down[top + y] - low
             while done < first + taps:
-                line, step = source + number * image + (low + done) * row, pixel
-                if low + done == height - 1:
-                    line, step = last[number].ctypes.data, COLOURS
+                one = start + (low + done) * row if low + done < height - 1 else end
+                other = start + (low + done + 1) * row if low + done + 1 < height - 1 else end
                 into = rows[done].ctypes.data
-                if step == COLOURS:
+                if pixel == COLOURS:
                     for x in range(wide):
-                        _of_four(line + COLOURS * firsts[x], beside + 4 * pairs * x, pairs, bits, into + 3 * x)
+                        at = COLOURS * firsts[x]
+                        _of_four(one + at, other + at, weights + 4 * pairs * x, pairs, bits, into + 3 * x, length + 1)
                 else:
                     for x in range(wide):
-                        _of_three(line + 3 * firsts[x], beside + 4 * pairs * x, pairs, bits, into + 3 * x)
-                done += 1
+                        at = 3 * firsts[x]
+                        _of_three(one + at, other + at, weights + 4 * pairs * x, pairs, bits, into + 3 * x, length + 1)
+                done += 2
             sums[:] = 1 << down_bits >> 1
             for tap in range(taps):
                 weight = np.int32(down_weights[top + y, tap])
