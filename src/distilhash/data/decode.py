@@ -5,7 +5,7 @@ file cannot choose an unusual decoder; whatever goes wrong is one exception, Unr
 reason. The rotation of EXIF is applied, transparency is laid over white, 16-bit greys are scaled to 8, and an
 animation gives its first frame. Colour profiles are ignored. HEIC, the format of phones, needs the extra "heic".
 
-Memory: a file of a few kilobytes may hold 80 million pixels. The decoder's own copy is turned into RGB band by band,
+Memory: a file of a few kilobytes may hold 65 million pixels. The decoder's own copy is turned into RGB band by band,
 and large images are decoded one at a time, whatever the number of threads.
 
 Shapes: H, W sides in pixels.
@@ -27,9 +27,11 @@ from distilhash.data.pixels import pixels_of
 from distilhash.errors import UserError
 from distilhash.runtime import release_memory
 
-# Below Pillow's own limit (89.5 million, which stays in force), so that ours is the one that speaks.
-MAX_PIXELS = 80_000_000
-BAND_PIXELS = 1 << 20  # that are turned into RGB at once
+# What sensors of 64 megapixels give. Below Pillow's own limit (89.5 million, which stays in force), so that ours is the
+# one that speaks.
+MAX_PIXELS = 65_000_000
+WHOLE_PIXELS = 1 << 20  # of an image that is turned into RGB at once
+BAND_PIXELS = 1 << 18  # of a larger one that are
 LARGE_PIXELS = 16_000_000
 _one_large = threading.Lock()
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif"})
@@ -78,6 +80,8 @@ def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -
                 image.draft(None, (least_side, least_side))
             large = image.width * image.height > LARGE_PIXELS
             with _one_large if large else contextlib.nullcontext():
+                if large:  # what a network has kept for its next batch
+                    release_memory()
                 image.load()
                 # After load(): TIFF rotates itself there, and then no longer carries the tag.
                 rotated = _UPRIGHT.get(_orientation(image))
@@ -129,7 +133,7 @@ def _reduced(image: Image.Image, factor: int) -> NDArray[np.uint8]:
     """RGB (H, W, 3) of the image with its sides divided by a factor, rounded up: the mean of each square of pixels."""
     width, height = image.size
     rows = max(8, BAND_PIXELS // width // 8 * 8)  # of a band; a multiple of every factor
-    if factor == 1 and height <= rows:
+    if factor == 1 and width * height <= WHOLE_PIXELS:
         return pixels_of(_rgb(image))
     pixels = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
     for top in range(0, height, rows):
