@@ -13,7 +13,11 @@ from distilhash.evaluation.matrix_text import markdown_table
 
 ROOT = Path(__file__).parents[1]
 END = "<!-- end -->"
-WITH_BFLOAT16 = ROOT / "benchmarks" / "results-amx.json"  # results.json of another machine
+# results.json of other machines and of earlier code, by what heads their columns.
+OTHERS = {
+    "AVX2, earlier": ROOT / "benchmarks" / "results-avx2.json",
+    "bfloat16 by AMX, earlier still": ROOT / "benchmarks" / "results-amx.json",
+}
 COMPARISON = ROOT / "results" / "cifar10-desktop.json"
 DRAWN = ("curves", "precision_at_n")  # of a cell: what only the page shows
 NAMES = {
@@ -79,29 +83,30 @@ def mosaics_table(cells: list[dict]) -> str:
 
 
 def speed_table(rows: list[dict]) -> str:
-    """One line for each work: what it was compared with, the ratio on two kinds of processor, and what we aim at."""
-    in_float32 = {row["work"]: row for row in rows}
-    in_bfloat16 = {row["work"]: row for row in json.loads(WITH_BFLOAT16.read_text(encoding="utf-8"))}
-    both = in_bfloat16 | in_float32
-    shown = [work for work in SPEED if work in both]
+    """One line for each work: what it was compared with, the ratio on each machine, and what we aim at."""
+    machines = {"times as fast": rows}
+    machines |= {head: json.loads(file.read_text(encoding="utf-8")) for head, file in OTHERS.items()}
+    found = {head: {row["work"]: row for row in rows} for head, rows in machines.items()}
+    anywhere = {work: row for works in reversed(found.values()) for work, row in works.items()}
+    shown = [work for work in SPEED if work in anywhere]
     lines = [
-        "| work | against | times as fast in float32 | with bfloat16, earlier | aim |",
-        "|---|---|---|---|---|",
+        f"| work | against | {' | '.join(found)} | aim |",
+        f"|---|---|{'---|' * len(found)}---|",
         *(
-            f"| {SPEED[work]} | {both[work]['peer']} | {_ratio(in_float32.get(work))} | "
-            f"{_ratio(in_bfloat16.get(work))} | {both[work]['least']:g} |"
+            f"| {SPEED[work]} | {anywhere[work]['peer']} | "
+            f"{' | '.join(_ratio(works.get(work)) for works in found.values())} | {anywhere[work]['least']:g} |"
             for work in shown
         ),
     ]
-    machines = [
-        ", ".join(sorted({found[work]["settings"]["machine"] for work in shown if work in found}))
-        for found in (in_float32, in_bfloat16)
+    names = [
+        ", ".join(sorted({works[work]["settings"]["machine"] for work in shown if work in works}))
+        for works in found.values()
     ]
-    pairs = sorted({both[work]["pairs"] for work in shown})
+    pairs = sorted({anywhere[work]["pairs"] for work in shown})
     lines.append("")
     lines.append(
-        f"Both sides in turn, median of {' or '.join(map(str, pairs))} pairs (lowest to highest); the peer in float32; "
-        f"in float32: {machines[0]}; with bfloat16 where a trial found it faster: {machines[1]}."
+        f"Both sides in turn, median of {' or '.join(map(str, pairs))} pairs (lowest to highest); the peer in float32. "
+        f"The columns were measured on: {'; '.join(names)}."
     )
     return "\n".join(lines) + "\n"
 
