@@ -90,8 +90,9 @@ memory = mmap.mmap(-1, 2 * page)
 protect = ctypes.CDLL(None, use_errno=True).mprotect
 start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 assert protect(ctypes.c_void_p(start + page), ctypes.c_size_t(page), 0) == 0
-for width in (1, 2, 3, 7, 20):
-    image = np.frombuffer(memory, np.uint8, 5 * width * 3, page - 5 * width * 3).reshape(1, 5, width, 3)
+for width, step in [(width, step) for width in (1, 2, 3, 7, 20) for step in (3, 4)]:
+    size = 5 * width * step
+    image = np.frombuffer(memory, np.uint8, size, page - size).reshape(1, 5, width, step)[..., :3]
     for sides in ((5, width), (9, 2 * width), (3, max(1, width // 2))):
         for interpolation in ("bilinear", "bicubic"):
             resample(image, sides, interpolation, np.zeros((1, 2), np.int64), np.empty((1, *sides, 3), np.uint8))
