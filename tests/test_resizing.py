@@ -1,5 +1,6 @@
 """Resizing and normalising in machine code and by NumPy against PyTorch's, to the last bit."""
 
+import functools
 import subprocess
 import sys
 
@@ -111,6 +112,7 @@ def test_where_numba_cannot_be_loaded_numpy_resizes(monkeypatch):
     monkeypatch.delitem(sys.modules, "distilhash.data.compiled")
     monkeypatch.delattr("distilhash.data.compiled")
     monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(resizing, "_loaded", functools.cache(resizing._loaded.__wrapped__))
     images = RNG.integers(0, 256, (2, 24, 31, 3), dtype=np.uint8)
     assert resizing.machine_code(2) is None
     assert np.array_equal(resized(images, 17, 40, "bicubic"), by_torch(images, 17, 40, "bicubic"))

@@ -73,8 +73,9 @@ def _filtering(step: int) -> Any:
     the sum over 2 * ``pairs`` pixels that begin at ``one``, an address, and lie ``step`` bytes apart, of each times its
     weight (int16, at ``weights``), over 2^bits, rounded; and those of ``other``, ``distance`` bytes further on.
     """
-    byte, word = ir.IntType(8), ir.IntType(32)
+    byte, short, word = ir.IntType(8), ir.IntType(16), ir.IntType(32)
     lines, colours = 2, range(COLOURS)
+    values = lines * 2 * COLOURS  # of two pixels in each line
     # Of two pixels' bytes: the first colour of one and of the other, the second colour of one, ...
     neighbours = [place for colour in colours for place in (colour, min(colour + step, 2 * COLOURS - 1))]
 
@@ -104,10 +105,14 @@ def _filtering(step: int) -> Any:
             with cgutils.for_range(builder, pairs) as loop:
                 two = [read(vector(byte, 2 * COLOURS), source, loop.index, 2 * step) for source in sources]
                 levels = picked([*neighbours, *(2 * COLOURS + place for place in neighbours)], *two)
-                factors = builder.bitcast(everywhere(read(word, weights, loop.index, 4)), vector(ir.IntType(16), 16))
+                factors = builder.bitcast(everywhere(read(word, weights, loop.index, 4)), vector(short, values))
                 # Written so that compilers find the one instruction that multiplies int16 and adds each pair.
-                products = builder.mul(builder.zext(levels, vector(word, 16)), builder.sext(factors, vector(word, 16)))
-                sums = builder.add(picked(list(range(0, 16, 2)), products), picked(list(range(1, 16, 2)), products))
+                products = builder.mul(
+                    builder.zext(levels, vector(word, values)), builder.sext(factors, vector(word, values))
+                )
+                sums = builder.add(
+                    picked(list(range(0, values, 2)), products), picked(list(range(1, values, 2)), products)
+                )
                 builder.store(builder.add(builder.load(total), sums), total)
             level = builder.ashr(builder.load(total), everywhere(bits))
             for sign, bound in ((">", 0), ("<", 255)):

@@ -6,9 +6,9 @@ reflection-padded version, at most round(margin * size) pixels away in each dire
 lies, as a fraction of the slack (0.5, 0.5 is the middle), and whether it is mirrored. Fractions, not pixels, so that
 a teacher at 128 pixels and a student at 32 see the same part of an image.
 
-Resizing (``resizing``) is antialiased and works on uint8, which is several times faster than in float. Every step is
-elementwise or per image, so an image's result does not depend on the images beside it, to the last bit. PyTorch is
-imported only where a tensor is asked for: an exported hasher preprocesses without it, to the same bits.
+Resizing (``resizing``) is antialiased and adds whole numbers, so its sums are exact. Every step is elementwise or per
+image, so an image's result does not depend on the images beside it, to the last bit. PyTorch is imported only where a
+tensor is asked for: an exported hasher preprocesses without it, to the same bits.
 
 Shapes: n images of a batch, H, W sides of an image in pixels, S the size that enters the network.
 """

@@ -27,7 +27,9 @@ WORTH = 200  # images that a process has resized by NumPy when it loads a compil
 
 
 def resized(images: NDArray[np.uint8], height: int, width: int, interpolation: str) -> NDArray[np.uint8]:
-    """(n, H, W, 3) to (n, height, width, 3)."""
+    """(n, H, W, 3) to (n, height, width, 3); the images themselves where they have these sides."""
+    if images.shape[1:3] == (height, width):
+        return images
     corners = np.zeros((len(images), 2), np.int64)
     return windows(images, (height, width), interpolation, corners, (height, width))
 
@@ -61,6 +63,11 @@ def machine_code(images: int) -> ModuleType | None:
     if "torch" not in sys.modules and sum(_resized) < WORTH:
         _resized.append(images)
         return None
+    return _loaded()
+
+
+@functools.cache  # a failure, too: Python would look for Numba again for every image
+def _loaded() -> ModuleType | None:
     try:
         from distilhash.data import compiled
     except ImportError:  # also where Numba is older than it should be for this NumPy
