@@ -16,12 +16,12 @@ from PIL import Image
 from distilhash.codes import pack
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.folders import FolderSource
-from distilhash.data.images import ArraySource
-from distilhash.data.pipeline import prefetch
-from distilhash.data.preprocess import Preprocess
-from distilhash.encoding import BATCH_PIXELS, encode
+from distilhash.data.prefetch import prefetch
+from distilhash.data.sources import ArraySource
+from distilhash.data.transforms import Preprocess
+from distilhash.inference import BATCH_PIXELS, encode
 from distilhash.models import Hasher, create_hasher, create_student
-from distilhash.models.folding import folded
+from distilhash.models.fold import folded
 from distilhash.precision import fastest
 from distilhash.runtime import keep_memory
 from scaling import cost

@@ -25,8 +25,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from distilhash.search import Index
-from distilhash.search.engine import numpy_nearest, wanted_cells
+from distilhash.retrieval import Index
+from distilhash.retrieval.backends import numpy_nearest, wanted_cells
 from sidebyside import Side, Work, compare
 
 CODES, BITS, QUERIES, TOP = 1_000_000, 64, 1_000, 10

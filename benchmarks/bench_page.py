@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from distilhash.evaluation.charts import Curve, element, legend, line_chart
+from distilhash.experiments.charts import Curve, element, legend, line_chart
 from readme_tables import SPEED
 from sidebyside import RESULTS
 
@@ -53,7 +53,7 @@ PAGE = """<!DOCTYPE html>
 
 def page(rows: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
-    style = resources.files("distilhash.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    style = resources.files("distilhash.experiments").joinpath("report.css").read_text(encoding="utf-8")
     scaled = [row for row in rows if "sizes" in row]
     charts = element("div", "".join(map(chart, scaled)), class_=f"panels of-{min(3, max(1, len(scaled)))}")
     machine = escape(str(rows[0]["settings"]["machine"])) if rows else "none yet"

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from distilhash.arms import framed_teacher
+from distilhash.api import new_hasher, new_student
 from distilhash.checkpoint import load_hasher, load_student
-from distilhash.data.images import ImageSource
-from distilhash.data.opening import open_readable, split_of
+from distilhash.data.loading import open_readable, split_of
+from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
-from distilhash.encoding import encode
 from distilhash.evaluation.metrics import mean_average_precision
+from distilhash.experiments.arms import framed_teacher
+from distilhash.experiments.presets import desktop
+from distilhash.inference import encode
 from distilhash.models import Backbone
-from distilhash.presets import desktop
-from distilhash.stages import new_hasher, new_student
 from distilhash.training import distill as distillation
-from distilhash.training import hashing
+from distilhash.training import hash as hashing
 from distilhash.training.run import RunDirectory
 
 SEED = 3
@@ -48,7 +48,7 @@ def main() -> None:
             for rate in rates:
                 run = RunDirectory(options.run / f"{arm}-{framework}-{rate}", {"stage": "hash rates"}, resume=True)
                 if not run.finished:
-                    plan = dataclasses.replace(desktop().stages.hash, framework=framework, kernel_rate=rate, seed=SEED)
+                    plan = dataclasses.replace(desktop().stages.hash, framework=framework, muon_lr=rate, seed=SEED)
                     backbone = new_student(desktop().stages.student, SEED)
                     if arm == "distilled":
                         backbone = distilled(images, split, options.run)
@@ -58,7 +58,7 @@ def main() -> None:
                 score = mean_average_precision(
                     asked.packed, searched.packed, asked.labels, searched.labels, num_bits=hasher.num_bits
                 )
-                rows.append({"arm": arm, "framework": framework, "kernel_rate": rate, "map_at_all": score})
+                rows.append({"arm": arm, "framework": framework, "muon_lr": rate, "map_at_all": score})
                 print(rows[-1], flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(rows, indent=1) + "\n")

@@ -29,8 +29,8 @@ import torch
 from PIL import Image
 
 from distilhash.checkpoint import save_model
-from distilhash.errors import UserError
-from distilhash.exported import ExportedHasher
+from distilhash.deploy.runtime import ExportedHasher
+from distilhash.errors import DistilhashError
 from distilhash.models import create_hasher, create_student
 
 FILES = {"README.md", "config.json", "model.int8.onnx", "model.onnx", "report.json"}
@@ -119,7 +119,7 @@ def faults(path: Path, *, may_be_absent: bool) -> list[str]:
     try:
         for int8 in (False, True):
             ExportedHasher.open(path, int8=int8, threads=1)
-    except UserError as error:
+    except DistilhashError as error:
         return [str(error)]
     return []
 

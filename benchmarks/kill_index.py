@@ -33,9 +33,10 @@ from PIL import Image
 
 from distilhash.codes import Bytes
 from distilhash.data.decode import UnreadableImage, decode_image
-from distilhash.search import Index, photos
-from distilhash.search.encoder import Encoded
-from distilhash.search.photo_store import PhotoStore
+from distilhash.photos import update as photos
+from distilhash.photos.catalogue import PhotoStore
+from distilhash.photos.encoder import Encoded
+from distilhash.retrieval import Index
 
 PICTURES, CHANGES = 120, 60  # in the folder at first; made to it before each kill
 BLOCKS, BLOCK = 40, 500  # of codes that are added; a fifth of each is removed again

@@ -21,20 +21,20 @@ from pathlib import Path
 
 import numpy as np
 
-from distilhash import presets
-from distilhash.arms import framed_teacher
+from distilhash.api import new_hasher
 from distilhash.checkpoint import load_hasher, load_student
 from distilhash.codes import pack
 from distilhash.config import DemoConfig, FitConfig
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.splits import Split
-from distilhash.encoding import encode, head_inputs
 from distilhash.evaluation.metrics import mean_average_precision, relevant_share
-from distilhash.stages import new_hasher
-from distilhash.training import hashing
-from distilhash.training.labelfree import PseudoLabelled, itq, pseudo_classes
+from distilhash.experiments import presets
+from distilhash.experiments.arms import framed_teacher
+from distilhash.inference import encode, head_inputs
+from distilhash.training import hash as hashing
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
+from distilhash.training.unlabelled import PseudoLabelled, itq, pseudo_classes
 
 METHODS = ("student, itq", "student, pseudo", "teacher, itq", "student, random")
 CHOOSING = 1_000  # queries by which the method is chosen

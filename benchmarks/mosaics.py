@@ -15,16 +15,16 @@ import json
 import sys
 from pathlib import Path
 
+from distilhash.api import new_hasher, new_student
 from distilhash.config import HashConfig, ReproduceConfig
 from distilhash.data import write_mosaics
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.opening import open_readable
+from distilhash.data.loading import open_readable
 from distilhash.data.splits import Split
-from distilhash.encoding import encode
-from distilhash.evaluation.protocol import evaluate_tables
-from distilhash.presets import TABLES
-from distilhash.reproduction import reproduce
-from distilhash.stages import new_hasher, new_student
+from distilhash.evaluation.evaluate import evaluate_tables
+from distilhash.experiments.presets import TABLES
+from distilhash.experiments.runner import reproduce
+from distilhash.inference import encode
 
 TRAIN, QUERY, DATABASE, BITS = 3_000, 500, 9_000, 48
 

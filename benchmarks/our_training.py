@@ -30,24 +30,25 @@ if "--default-threads" in sys.argv:  # torch before distilhash, which would tell
 
 import numpy as np
 
+from distilhash.api import new_hasher, new_student
 from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, as_dict
-from distilhash.data import pipeline
+from distilhash.data import prefetch as pipeline
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.images import ImageSource
-from distilhash.data.opening import open_readable
-from distilhash.data.pipeline import prefetch
+from distilhash.data.loading import open_readable
+from distilhash.data.prefetch import prefetch
+from distilhash.data.sources import ImageSource
 from distilhash.device import current
 from distilhash.models import winograd
 from distilhash.models.teacher import TEACHERS, Teacher, rebuild_teacher
-from distilhash.stages import new_hasher, new_student
-from distilhash.training import distill, hashing, teacher_features
+from distilhash.training import distill, teacher_features
+from distilhash.training import hash as hashing
 from distilhash.training.run import RunDirectory
 from sidebyside import paced
 
 ENDLESS = 10_000  # epochs; whoever gives the pace ends the run
 CIFAR10_IMAGES = 10_000  # of an epoch at 64 pixels
 SHARE = 12  # "cost" does one in so many steps of its epoch
-SMALL = StudentConfig(size=32, stem="small", framing="pad", margin=0.1)
+SMALL = StudentConfig(size=32, stem="small", crop_mode="pad", margin=0.1)
 
 
 def random_features(place: Path, count: int, dim: int) -> np.ndarray:
@@ -91,7 +92,7 @@ def run_distill(
 
 def distill_224(place: Path, where: str, steps: int, precision: str = "auto") -> None:
     images = open_readable(where, labelled=None, quiet=True)
-    config = DistillConfig(epochs=ENDLESS, batch_size=64, held_out=11, precision=precision)
+    config = DistillConfig(epochs=ENDLESS, batch_size=64, validation_size=11, precision=precision)
     run_distill(place, images, len(images), StudentConfig(size=224), config, paced(steps * config.batch_size, steps))
 
 
@@ -119,7 +120,7 @@ def teacher_pass(place: Path, where: str, steps: int) -> None:
     pipeline.prefetch = paced(steps * teacher_features._batch(teacher.input, current()), steps)
     views = ENDLESS // len(images)  # more batches than will be asked for
     teacher_features.compute_teacher_features(
-        images, np.arange(len(images)), teacher, place / "cache", framing=InputConfig(), views=views
+        images, np.arange(len(images)), teacher, place / "cache", crop_mode=InputConfig(), views=views
     )
 
 
@@ -163,7 +164,7 @@ def cost(place: Path, where: str, steps: int) -> None:
     images, points = load_cifar10(), []
     for count in range(10_000, len(images) + 1, 10_000):
         config = DistillConfig(epochs=1)
-        part = round((count - config.held_out) / config.batch_size / SHARE)
+        part = round((count - config.validation_size) / config.batch_size / SHARE)
         loop = 0.0
 
         def some(load: Callable[[int], Any], keys: range, part: int = part, **options: Any) -> Iterator[Any]:
@@ -173,7 +174,7 @@ def cost(place: Path, where: str, steps: int) -> None:
             loop = time.perf_counter() - began
 
         rest = run_distill(place, images, count, SMALL, config, some) - loop
-        whole = loop * ((count - config.held_out) // config.batch_size) / part
+        whole = loop * ((count - config.validation_size) // config.batch_size) / part
         points.append([count, rest + whole])
         print(f"{count:,} images: {whole:.1f} s of steps, {rest:.1f} s beside them", file=sys.stderr)
     print(json.dumps(points))

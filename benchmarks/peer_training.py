@@ -81,16 +81,16 @@ def distill(batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], int]:
     teacher, pupil = torchvision.models.resnet50(weights=None), student()
     teacher.fc = nn.Identity()
     teacher.eval().requires_grad_(False)
-    optimiser = torch.optim.Adam(pupil.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(pupil.parameters(), lr=1e-4)
 
     def step() -> int:
         images, _ = next(batches)
         with torch.no_grad():
             features = teacher(images)
         loss = F.mse_loss(pupil(images), features)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return len(images)
 
     return step
@@ -99,7 +99,7 @@ def distill(batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], int]:
 def hashing(batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], int]:
     """One step of CSQ: the student with a hash layer, drawn to its class's centre."""
     network = nn.Sequential(student(), nn.ReLU(), nn.Linear(2048, BITS))
-    optimiser = torch.optim.RMSprop(network.parameters(), lr=1e-5, weight_decay=1e-5)
+    optimizer = torch.optim.RMSprop(network.parameters(), lr=1e-5, weight_decay=1e-5)
     centres = torch.randint(0, 2, (CLASSES, BITS)) * 2.0 - 1
 
     def step() -> int:
@@ -107,9 +107,9 @@ def hashing(batches: Iterator[tuple[Tensor, Tensor]]) -> Callable[[], int]:
         outputs = network(images).tanh()
         central = F.binary_cross_entropy((outputs + 1) / 2, (centres[labels] + 1) / 2)
         loss = central + 1e-4 * (outputs.abs() - 1).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return len(images)
 
     return step

@@ -84,13 +84,13 @@ def serve(side: Side) -> None:
 
 
 def paced(items: int, steps: int) -> Callable[..., Iterator[Any]]:
-    """A `distilhash.data.pipeline.prefetch` that lets a loop of the library go for so many steps at each line "go".
+    """A `distilhash.data.prefetch.prefetch` that lets a loop of the library go for so many steps at each line "go".
 
     It goes in the place of the prefetch that the loop's module imported; ``items`` is what one run does. A run begins
     with all batches that are read ahead at hand, and ends when as many are at hand again: what is timed is exactly so
     many steps, and the making of so many batches.
     """
-    from distilhash.data.pipeline import prefetch
+    from distilhash.data.prefetch import prefetch
 
     def feed(load: Callable[[Any], Any], keys: Iterable[Any], **options: Any) -> Iterator[Any]:
         begun, ended = [], []  # lists, whose append() no thread can interrupt

@@ -1,7 +1,7 @@
 """Cells of a comparison for the tests: a plain one, a grid of them, one with any text in every place."""
 
-from distilhash.evaluation.cells import read_cells
-from distilhash.evaluation.matrix import Grid, tables_of
+from distilhash.experiments.matrix import Grid, tables_of
+from distilhash.experiments.trials import read_trials
 
 SMALL = Grid(arms=("distilled", "scratch"), frameworks=("csq",), bits=(16, 64))
 
@@ -22,7 +22,7 @@ def cell(arm="distilled", value=0.6, at="all", **changes):
 
 
 def tables(cells, grid=SMALL):
-    return tables_of(read_cells(cells), grid)
+    return tables_of(read_trials(cells), grid)
 
 
 def grid_of(distilled, scratch=(), teacher=(), arm="teacher_finetuned", **changes):

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from distilhash import device, encoding
-from distilhash.data.preprocess import Preprocess
+from distilhash import device
+from distilhash import inference as encoding
+from distilhash.data.transforms import Preprocess
 from distilhash.device import choose
-from distilhash.training import distill, hashing, teacher_features
-from distilhash.training.optimisers import Optimisers
+from distilhash.training import distill, teacher_features
+from distilhash.training import hash as hashing
+from distilhash.training.optim import Optimizers
 from distilhash.training.run import RunDirectory
 
 GPU = torch.device("cuda:0")
@@ -49,7 +51,7 @@ class Gpu:
         self.losses: list[torch.device] = []
         self.states: list[dict[str, torch.Tensor]] = []
         self.saved: list[tuple[nn.Module, dict]] = []
-        self.optimisers: list[Optimisers] = []
+        self.optimizers: list[Optimizers] = []
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         choose("cuda:0")
         monkeypatch.setattr(nn.Module, "to", moved)
@@ -59,7 +61,7 @@ class Gpu:
         for module in (distill, hashing):
             monkeypatch.setattr(module, "prefetch", lambda load, keys, **options: map(load, keys))
             monkeypatch.setattr(module, "save_model", lambda path, *saved: self.saved.append(saved))
-            monkeypatch.setattr(module, "Optimisers", self.noted)
+            monkeypatch.setattr(module, "Optimizers", self.noted)
         for module in (encoding, teacher_features):
             monkeypatch.setattr(module, "through", lambda load, work, keys, shared: map(work, map(load, keys)))
             monkeypatch.setattr(module, "folded", lambda backbone, **options: backbone)
@@ -67,9 +69,9 @@ class Gpu:
         monkeypatch.setattr(Preprocess, "__call__", lambda *arguments: pixels_of(real, *arguments))
         monkeypatch.setattr(RunDirectory, "save_state", lambda run, tensors, step: self.states.append(tensors))
 
-    def noted(self, *arguments, **options) -> Optimisers:
-        self.optimisers.append(Optimisers(*arguments, **options))
-        return self.optimisers[-1]
+    def noted(self, *arguments, **options) -> Optimizers:
+        self.optimizers.append(Optimizers(*arguments, **options))
+        return self.optimizers[-1]
 
     @staticmethod
     def item():
@@ -90,7 +92,7 @@ class Gpu:
     def backward(self):
         def backward(loss):
             self.losses.append(loss.device)
-            for member in self.optimisers[-1].members:
+            for member in self.optimizers[-1].members:
                 for group in member.param_groups:
                     for parameter in group["params"]:
                         parameter.grad = torch.zeros_like(parameter)
@@ -101,7 +103,7 @@ class Gpu:
         """Every loss, weight and moment is on the GPU."""
         assert self.losses == [GPU] * steps
         assert len(self.states) == steps
-        fused = any(member.defaults.get("fused") for member in self.optimisers[-1].members)
+        fused = any(member.defaults.get("fused") for member in self.optimizers[-1].members)
         for state in self.states:
             left = {name for name, value in state.items() if value.device != GPU} - {"progress"}
             assert all(name.endswith(".step") and not fused for name in left), left  # PyTorch keeps counts itself

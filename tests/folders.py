@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from distilhash.data.decode import UnreadableImage, decode_image
-from distilhash.search.encoder import Encoded
-from distilhash.search.photo_store import PhotoStore
-from distilhash.search.photos import Summary, update
+from distilhash.photos.catalogue import PhotoStore
+from distilhash.photos.encoder import Encoded
+from distilhash.photos.update import Summary, update
 
 
 class PlainEncoder:

@@ -19,15 +19,15 @@ import numpy as np
 
 from distilhash.config import InputConfig
 from distilhash.data.decode import UnreadableImage, decode_image
-from distilhash.data.preprocess import Preprocess
-from distilhash.search.photo_store import Photo, PhotoStore
-from distilhash.search.pipes import serve_pipe
+from distilhash.data.transforms import Preprocess
+from distilhash.photos.catalogue import Photo, PhotoStore
+from distilhash.server.pipes import serve_pipe
 
 BITS, SIDE = 64, 8
-INPUT = InputConfig(size=SIDE, framing="pad")
+INPUT = InputConfig(size=SIDE, crop_mode="pad")
 RUN = """
 import sys
-from distilhash.search import serving
+from distilhash.server import serve as serving
 serving.CODER = "plain_service"
 from distilhash import cli
 sys.exit(cli.main(["serve", *sys.argv[1:]]))

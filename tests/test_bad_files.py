@@ -238,7 +238,7 @@ def test_a_run_directory_that_exists_is_refused_and_one_of_other_settings_too(he
         "with --overwrite."
     )
     # A mistake in a command that overwrites costs nothing, either.
-    refused(capsys, *COMMANDS["hash"], "--optimiser", "sgd", "--overwrite")
+    refused(capsys, *COMMANDS["hash"], "--optimizer", "sgd", "--overwrite")
     refused(capsys, "hash", "photos", *HASH, "--backbone", "hasher", "--overwrite")
 
 

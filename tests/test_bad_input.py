@@ -24,11 +24,11 @@ UNKNOWN = [  # command, flag, name, what it is called, and the known ones
     ("distill", "--teacher-name", "pip/nope", "teacher", TEACHERS),
     ("distill", "--student", "v9", "student", "v1, v2"),
     ("distill", "--student-stem", "huge", "stem", "published, small, tiny"),
-    ("distill", "--student-framing", "x", "framing", "crop, pad"),
+    ("distill", "--student-crop_mode", "x", "crop_mode", "crop, pad"),
     ("distill", "--loss", "kl", "distillation loss", "prototypes, raw, standardised"),
     ("distill", "--mode", "x", "distillation mode", "cached, online"),
-    ("distill", "--optimiser", "sgd", "optimiser", "adamw, muon, published"),
-    ("hash", "--optimiser", "sgd", "optimiser", "adamw, muon, published"),
+    ("distill", "--optimizer", "sgd", "optimizer", "adamw, muon, published"),
+    ("hash", "--optimizer", "sgd", "optimizer", "adamw, muon, published"),
     ("hash", "--student-stem", "huge", "stem", "published, small, tiny"),
     ("hash", "--framework", "itq", "hashing framework", "csq, dch"),
     ("hash", "--centres", "x", "kind of centres", "auto, bernoulli, hadamard, spread"),
@@ -62,12 +62,12 @@ NUMBERS = [  # command, flag, what is given, what the sentence begins with
     ("distill", "--learning-rate", "-1e-3", "distill learning rate must be above 0; got -0.001; "),
     ("distill", "--learning-rate", "nan", "distill learning rate must be above 0; got nan; "),
     ("distill", "--learning-rate", "inf", "distill learning rate must be above 0; got inf; "),
-    ("distill", "--kernel-rate", "0", "distill kernel rate must be above 0; got 0.0; "),
+    ("distill", "--muon-lr", "0", "distill kernel rate must be above 0; got 0.0; "),
     ("distill", "--weight-decay", "-1", "distill weight decay must be at least 0; got -1.0; "),
     ("distill", "--temperature", "0", "distill temperature must be above 0; got 0.0; "),
     ("distill", "--prototypes", "1", "distill prototypes must be at least 2; got 1; "),
     ("distill", "--views", "0", "distill views must be at least 1; got 0; "),
-    ("distill", "--held-out", "10", "distill held out must be at least 11; got 10; "),
+    ("distill", "--validation", "10", "distill held out must be at least 11; got 10; "),
     ("distill", "--checkpoint-seconds", "-1", "distill checkpoint seconds must be at least 0; got -1.0; "),
     ("distill", "--seed", "-1", "distill seed must be at least 0; got -1; "),
     ("distill", "--seed", str(2**63), f"distill seed must be below {2**63}; got {2**63}; "),
@@ -180,12 +180,12 @@ def test_an_interrupt_says_what_becomes_of_the_work(command, stage, hint, here, 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"distilhash.stages.{stage}", interrupted)
+    monkeypatch.setattr(f"distilhash.api.{stage}", interrupted)
     assert cli.main(list(COMMANDS[command])) == 130
     assert capsys.readouterr() == ("", f"distilhash: interrupted; {hint}.\n")
 
 
 def test_our_bugs_are_not_dressed_up_as_the_users_mistakes(here, monkeypatch):
-    monkeypatch.setattr("distilhash.stages.hash_images", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("distilhash.api.hash_images", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(list(COMMANDS["hash"]))

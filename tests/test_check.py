@@ -11,9 +11,11 @@ from PIL import Image
 
 import distilhash
 from distilhash import cli
-from distilhash.data import ListSource, images, inspection, lists
-from distilhash.data.images import check
-from distilhash.errors import UserError
+from distilhash.data import ListSource, lists
+from distilhash.data import check as inspection
+from distilhash.data import sources as images
+from distilhash.data.sources import check
+from distilhash.errors import DistilhashError
 from mistakes import everything, picture, refused
 
 TRAIN, DATABASE, TEST = range(6), range(24), range(24, 30)
@@ -186,7 +188,7 @@ def test_many_cores_find_what_one_finds(tmp_path, monkeypatch):
         (tmp_path / f"images/{i}.png").write_bytes(b"no image")
     source, seen = ListSource(tmp_path), []
     monkeypatch.setattr(images, "CHECKED", 4)
-    monkeypatch.setattr("distilhash.data.images.cores", lambda: 3)
+    monkeypatch.setattr("distilhash.data.sources.cores", lambda: 3)
     report = check(source, lambda done, total: seen.append((done, total)))
     wrong = [source.names.index(f"images/{i}.png") for i in (0, 7, 19, 29)]
     assert report.readable.tolist() == [i for i in range(30) if i not in wrong]
@@ -202,5 +204,5 @@ def test_plain_paths_are_those_that_need_no_rewriting():
             assert lists._inside(text, "") == text
     for text in ("images/7.png", "b c/0001_123.jpg", "7.png", "a./é/x.y.png"):
         assert lists._PLAIN.fullmatch(text)
-    with pytest.raises(UserError):
+    with pytest.raises(DistilhashError):
         lists._inside("../7.png", "")

@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distilhash import artefact, checkpoint
+from distilhash import checkpoint
+from distilhash import files as artefact
 from distilhash.checkpoint import load_hasher, load_student, load_tensors, save_model, save_tensors
 from distilhash.config import InputConfig
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.models import create_hasher, create_student
 
-INPUT = InputConfig(size=32, framing="pad", margin=0.1)
+INPUT = InputConfig(size=32, crop_mode="pad", margin=0.1)
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -106,16 +107,20 @@ def test_tensors_in_any_memory_order_come_back(tmp_path):
 
 def test_a_student_is_not_taken_for_a_hasher_nor_the_reverse(saved):
     root, *_ = saved
-    with pytest.raises(UserError, match=r"this checkpoint is not a hasher; got a student at .*; name a hasher\.$"):
+    with pytest.raises(
+        DistilhashError, match=r"this checkpoint is not a hasher; got a student at .*; name a hasher\.$"
+    ):
         load_hasher(root / "distill")
-    with pytest.raises(UserError, match=r"this checkpoint is not a student; got a hasher at .*; name a student\.$"):
+    with pytest.raises(
+        DistilhashError, match=r"this checkpoint is not a student; got a hasher at .*; name a student\.$"
+    ):
         load_student(root / "hash")
 
 
 def test_tensors_of_another_architecture_are_counted_and_named(tmp_path):
     v1, v2 = student("v1"), student("v2")
     save_model(tmp_path, v2, describe(v1))
-    with pytest.raises(UserError, match="of another architecture than it says") as error:
+    with pytest.raises(DistilhashError, match="of another architecture than it says") as error:
         load_student(tmp_path)
     ours, theirs = v1.state_dict(), v2.state_dict()
     differing = sorted(n for n in ours.keys() | theirs.keys() if getattr(ours.get(n), "shape", 0) != theirs[n].shape)
@@ -127,7 +132,7 @@ def test_a_missing_and_a_strange_tensor_are_named(tmp_path):
     tensors = dict(network.state_dict())
     tensors["zebra"] = tensors.pop("bn1.bias")
     save_tensors(tmp_path / "x.safetensors", tensors, describe(network))
-    with pytest.raises(UserError, match=r"2 tensors differ, first bn1\.bias, zebra;"):
+    with pytest.raises(DistilhashError, match=r"2 tensors differ, first bn1\.bias, zebra;"):
         load_student(tmp_path / "x.safetensors")
 
 
@@ -149,7 +154,7 @@ def test_a_missing_and_a_strange_tensor_are_named(tmp_path):
 def test_a_damaged_description_is_the_users_to_mend(tmp_path, damage):
     network = student()
     save_tensors(tmp_path / "x.safetensors", dict(network.state_dict()), describe(network) | damage)
-    with pytest.raises(UserError):
+    with pytest.raises(DistilhashError):
         (load_hasher if damage.get("kind") else load_student)(tmp_path / "x.safetensors")
 
 
@@ -165,10 +170,12 @@ class Trap:
 
 def test_a_pickle_is_never_opened(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    with pytest.raises(UserError, match="checkpoint cannot be read: only safetensors files are loaded, never a pickle"):
+    with pytest.raises(
+        DistilhashError, match="checkpoint cannot be read: only safetensors files are loaded, never a pickle"
+    ):
         load_student(tmp_path)
     torch.save({"weights": Trap(tmp_path / "sprung")}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="never a pickle"):
+    with pytest.raises(DistilhashError, match="never a pickle"):
         load_hasher(tmp_path)
     assert not (tmp_path / "sprung").exists()
 
@@ -177,29 +184,31 @@ def test_a_pickle_is_never_opened(tmp_path):
 def test_a_truncated_file_is_refused(saved, tmp_path, cut):
     whole = (saved[0] / "distill" / "model" / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:cut])
-    with pytest.raises(UserError, match=rf"checkpoint cannot be read: .*; got {tmp_path}"):
+    with pytest.raises(DistilhashError, match=rf"checkpoint cannot be read: .*; got {tmp_path}"):
         load_student(tmp_path)
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"distilhash": "{}"}, {"distilhash": '{"format": "9"}'}])
 def test_the_safetensors_of_others_are_refused(tmp_path, metadata):
     save_file(student().state_dict(), tmp_path / "model.safetensors", metadata=metadata)
-    with pytest.raises(UserError, match=r"this file is not a distilhash checkpoint; got .*; name one that"):
+    with pytest.raises(DistilhashError, match=r"this file is not a distilhash checkpoint; got .*; name one that"):
         load_student(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["not JSON", "[]", '{"format": "distilhash/1"}'])
 def test_a_damaged_header_is_refused(tmp_path, text):
     save_file(student().state_dict(), tmp_path / "model.safetensors", metadata={"distilhash": text})
-    with pytest.raises(UserError, match="checkpoint cannot be read"):
+    with pytest.raises(DistilhashError, match="checkpoint cannot be read"):
         load_student(tmp_path)
 
 
 def test_nothing_there_is_a_sentence(tmp_path):
     for missing in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match=rf"no checkpoint here; got {missing}; name a run directory, its model/"):
+        with pytest.raises(
+            DistilhashError, match=rf"no checkpoint here; got {missing}; name a run directory, its model/"
+        ):
             load_hasher(missing)
-    with pytest.raises(UserError, match="no training state here"):
+    with pytest.raises(DistilhashError, match="no training state here"):
         load_tensors(tmp_path / "state.safetensors", "training state")
 
 
@@ -224,7 +233,7 @@ def full_while_writing(monkeypatch):
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fill, sentence):
     save_tensors(tmp_path / "x.safetensors", {"a": torch.arange(3)}, {"step": 1})
     fill(monkeypatch)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(DistilhashError, match=sentence):
         save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1 << 20)}, {"step": 2})
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]

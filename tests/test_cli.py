@@ -237,21 +237,21 @@ def test_what_a_library_prints_is_not_taken_for_the_result(monkeypatch):
         print("Downloading: weights")  # as torch.hub does
         return {"students": ["v1"]}
 
-    monkeypatch.setattr("distilhash.stages.known_names", talkative)
+    monkeypatch.setattr("distilhash.api.known_names", talkative)
     assert run("list", "--json") == Done(0, '{\n  "students": [\n    "v1"\n  ]\n}\n', "Downloading: weights\n")
 
 
 def test_list_names_every_kind():
     names = run_json("list")
     assert names.keys() == {
-        "teachers", "students", "stems", "framings", "distillation losses", "distillation modes", "optimisers",
+        "teachers", "students", "stems", "crop modes", "distillation losses", "distillation modes", "optimizers",
         "precisions", "devices", "hashing frameworks", "centres", "label-free methods", "data sets", "protocols",
         "parts", "presets",
     }  # fmt: skip
     assert names["teachers"] == [*TEACHERS, "timm/NAME"]
     assert names["students"] == ["v1", "v2"]
     assert names["distillation losses"] == ["raw", "standardised", "prototypes"]
-    assert names["optimisers"] == ["muon", "adamw", "published"]
+    assert names["optimizers"] == ["muon", "adamw", "published"]
     assert names["hashing frameworks"] == ["csq", "dch"]
     assert names["centres"] == list(CENTRES)
     assert names["protocols"] == ["cifar10", "cifar10-1", "cifar10-2"]
@@ -280,7 +280,7 @@ def test_as_a_program_it_exits_with_2_for_the_users_mistake(tmp_path):
 
 
 def test_as_a_program_it_exits_with_1_for_our_bug():
-    bug = "import distilhash.stages as stages; stages.known_names = lambda: 1 / 0"
+    bug = "import distilhash.api as stages; stages.known_names = lambda: 1 / 0"
     done = shell(program=("-c", f"{bug}; import distilhash.cli as cli; cli.main(['list'])"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from distilhash.codes import CodeTable, hamming, pack, packed_pair, to_words, unpack
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 
 def random_codes(rng, count, bits, dtype=np.int8):
@@ -79,16 +79,16 @@ def test_hamming_counts_the_entries_that_differ(bits):
     ],
 )
 def test_codes_that_do_not_fit_are_refused_in_one_sentence(query, database, num_bits, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(DistilhashError, match=message):
         packed_pair(query, database, num_bits)
 
 
 def test_pack_and_unpack_refuse_what_has_no_sign_or_shape():
-    with pytest.raises(UserError, match=r"two dimensions, \(images, bits\); got shape \(3,\)"):
+    with pytest.raises(DistilhashError, match=r"two dimensions, \(images, bits\); got shape \(3,\)"):
         pack([1, -1, 1])
-    with pytest.raises(UserError, match="NaN, which has no sign"):
+    with pytest.raises(DistilhashError, match="NaN, which has no sign"):
         pack([[1.0, np.nan]])
-    with pytest.raises(UserError, match=r"packed codes must be uint8 of two dimensions.*got int64 \(1, 1\)"):
+    with pytest.raises(DistilhashError, match=r"packed codes must be uint8 of two dimensions.*got int64 \(1, 1\)"):
         unpack([[1]], 8)
 
 
@@ -139,13 +139,13 @@ def test_an_empty_table_and_non_contiguous_codes_survive(tmp_path):
     ],
 )
 def test_a_table_whose_parts_do_not_fit_is_refused(arguments, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(DistilhashError, match=message):
         CodeTable(*arguments)
 
 
 def test_load_says_that_there_is_no_such_file(tmp_path):
     for path in (tmp_path / "absent", tmp_path):
-        with pytest.raises(UserError, match=r"no code table at this path; got .*distilhash encode"):
+        with pytest.raises(DistilhashError, match=r"no code table at this path; got .*distilhash encode"):
             CodeTable.load(path)
 
 
@@ -157,7 +157,7 @@ def test_load_refuses_noise_and_every_truncation(tmp_path):
     noise = [rng.bytes(size) for size in (0, 1, 8, 9, 100, 5000)]
     for data in [*noise, *(whole[:size] for size in range(0, len(whole), 7)), whole + b"\0"]:
         path.write_bytes(data)
-        with pytest.raises(UserError, match=r"not a code table; got .*write it again"):
+        with pytest.raises(DistilhashError, match=r"not a code table; got .*write it again"):
             CodeTable.load(path)
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_byte_gives_a_table_or_a_user_error_and_nothing_else(tmp_path)
         path.write_bytes(damaged)
         try:
             CodeTable.load(path)
-        except UserError:
+        except DistilhashError:
             refused += 1
     assert refused > 200  # most of a small file is its header
 
@@ -218,7 +218,7 @@ def test_load_refuses_a_well_formed_file_that_is_not_a_table(tmp_path, change, c
         if value is None:
             del part[name]
     path.write_bytes(safetensors.numpy.save(tensors, {"distilhash": json.dumps(header)}))
-    with pytest.raises(UserError, match="not a code table") as caught:
+    with pytest.raises(DistilhashError, match="not a code table") as caught:
         CodeTable.load(path)
     assert cause in str(caught.value)
 
@@ -231,7 +231,7 @@ def test_load_refuses_a_tensor_of_a_type_that_numpy_lacks(tmp_path):
     }
     text = json.dumps(header).encode()
     (tmp_path / "codes").write_bytes(len(text).to_bytes(8, "little") + text + b"\0\0")
-    with pytest.raises(UserError, match="not a code table"):
+    with pytest.raises(DistilhashError, match="not a code table"):
         CodeTable.load(tmp_path / "codes")
 
 
@@ -246,7 +246,7 @@ def test_a_full_disk_leaves_what_was_there_and_no_part(tmp_path, monkeypatch, st
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(*((os, "fsync", full) if step == "fsync" else (Path, "replace", full)))
-    with pytest.raises(UserError, match=r"cannot write .*codes; got No space left on device; free some room"):
+    with pytest.raises(DistilhashError, match=r"cannot write .*codes; got No space left on device; free some room"):
         table().save(path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == ({} if before is None else {"codes": before})
 
@@ -265,7 +265,7 @@ def test_a_place_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "directory").mkdir()
     for path in (tmp_path / "file" / "codes", tmp_path / "directory"):
-        with pytest.raises(UserError, match="cannot write"):
+        with pytest.raises(DistilhashError, match="cannot write"):
             table().save(path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
 

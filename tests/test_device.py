@@ -12,11 +12,12 @@ from PIL import Image
 from distilhash import cli, device, precision
 from distilhash.checkpoint import load_tensors, save_model
 from distilhash.codes import CodeTable
-from distilhash.data.pipeline import through
+from distilhash.data.prefetch import through
 from distilhash.device import VARIABLE, choose, current
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.models import create_hasher, create_student
-from distilhash.training import distill, hashing, teacher_features
+from distilhash.training import distill, teacher_features
+from distilhash.training import hash as hashing
 from distilhash.training.teacher_features import compute_teacher_features
 from test_resume import Interrupted
 from tiny import DISTILL, HASH, distil_tiny, hash_tiny, tiny_images, tiny_teacher
@@ -88,14 +89,14 @@ def test_the_flag_goes_before_the_environment(monkeypatch):
 def test_a_device_that_is_not_there_is_refused_in_one_sentence(monkeypatch, name, gpus, message):
     seen(monkeypatch, gpus=gpus)
     choose(name)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(DistilhashError) as refused:
         current()
     assert str(refused.value) == message
     for check in (
         lambda: distill.check(DISTILL, 120),
         lambda: hashing.check(tiny_images(), 120, HASH),
     ):  # before a directory is made, or deleted
-        with pytest.raises(UserError, match=r"device"):
+        with pytest.raises(DistilhashError, match=r"device"):
             check()
 
 
@@ -114,7 +115,7 @@ def test_the_command_line_names_a_device(monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "codes.safetensors").exists()
     assert cli.main([*words, "--device", "cpu"]) == 0
     assert CodeTable.load(tmp_path / "codes.safetensors").provenance["device"] == "cpu"
-    monkeypatch.setattr("distilhash.exported.is_exported", lambda path: True)
+    monkeypatch.setattr("distilhash.deploy.runtime.is_exported", lambda path: True)
     assert cli.main([*words, "--device", "cpu"]) == 2
     assert "an exported hasher runs on the processor; got --device cpu; leave it out." in capsys.readouterr().err
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from distilhash import arms, comparison, stages
+from distilhash import api as stages
 from distilhash.checkpoint import load_tensors
 from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig
-from distilhash.data.images import ArraySource
+from distilhash.data.sources import ArraySource
 from distilhash.data.splits import holdout_split
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
+from distilhash.experiments import arms
+from distilhash.experiments import demo as comparison
 from distilhash.training import distill as module
-from distilhash.training import hashing
+from distilhash.training import hash as hashing
 from distilhash.training.distill import distill, hold_out
 from distilhash.training.run import RunDirectory
 from tiny import DISTILL, TinyStudent, distil_tiny, losses_of, tiny_images, tiny_teacher
@@ -123,18 +125,18 @@ def test_the_checkpoint_says_what_it_was_made_from(tmp_path):
     [
         ({"mode": "live"}, r"unknown distillation mode; got 'live'; choose one of: cached, online\."),
         ({"loss": "mse"}, r"unknown distillation loss; got 'mse'; choose one of: prototypes, raw, standardised\."),
-        ({"optimiser": "sgd"}, r"unknown optimiser; got 'sgd'; choose one of: adamw, muon, published\."),
+        ({"optimizer": "sgd"}, r"unknown optimizer; got 'sgd'; choose one of: adamw, muon, published\."),
         ({"batch_size": 97}, r"too few images to distil on; got 120, of which 24 are held out, with batches of 97;"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_the_teachers_pass(tmp_path, change, sentence):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(DistilhashError, match=sentence):
         distil_tiny(tmp_path / "run", settings(**change))
     assert not (tmp_path / "run" / "teacher_features").exists()
 
 
 def test_too_few_images_to_hold_any_out_are_refused(tmp_path):
-    with pytest.raises(UserError, match="too few images to distil on; got 54, of which 10 are held out"):
+    with pytest.raises(DistilhashError, match="too few images to distil on; got 54, of which 10 are held out"):
         distil_tiny(tmp_path / "run", images=tiny_images(54))
     distil_tiny(tmp_path / "enough", settings(epochs=1), images=tiny_images(55))
 
@@ -189,10 +191,10 @@ def test_no_query_is_read_before_it_is_encoded(tmp_path, monkeypatch):
     assert len(query) == 12
     monkeypatch.setattr(stages, "open_readable", lambda *arguments, **options: spy)
     monkeypatch.setattr(stages, "open_teacher", lambda config: tiny_teacher())
-    student = StudentConfig(size=32, stem="small", framing="pad", margin=0.1)
+    student = StudentConfig(size=32, stem="small", crop_mode="pad", margin=0.1)
 
     spy.doing = "distil"
-    config = DistillConfig(epochs=1, batch_size=64, views=2, mode="online", held_out=20)
+    config = DistillConfig(epochs=1, batch_size=64, views=2, mode="online", validation_size=20)
     stages.distill("spy", tmp_path / "student", student=student, config=config, quiet=True)
     for backbone, frozen in (("student", False), ("student", True)):
         spy.doing = f"hash {frozen}"

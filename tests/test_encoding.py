@@ -8,10 +8,10 @@ from PIL import Image
 from distilhash.codes import pack, unpack
 from distilhash.data.decode import UnreadableImage
 from distilhash.data.folders import FolderSource
-from distilhash.data.images import ArraySource
-from distilhash.data.pipeline import prefetch
-from distilhash.data.preprocess import Preprocess
-from distilhash.encoding import encode, encode_features, outputs
+from distilhash.data.prefetch import prefetch
+from distilhash.data.sources import ArraySource
+from distilhash.data.transforms import Preprocess
+from distilhash.inference import encode, encode_features, outputs
 from distilhash.models import create_hasher, create_student
 
 RNG = np.random.default_rng(0)

@@ -10,18 +10,18 @@ import onnx
 import pytest
 import torch
 
-import distilhash.exporting as room
+import distilhash.deploy.export as room
 from distilhash import cli
 from distilhash.checkpoint import save_model
 from distilhash.codes import CodeTable, pack, unpack
 from distilhash.config import ExportConfig, InputConfig
-from distilhash.data.images import ArraySource
-from distilhash.data.opening import open_readable, split_of
-from distilhash.data.preprocess import Preprocess
-from distilhash.errors import UserError
-from distilhash.exported import INT8, ExportedHasher
-from distilhash.exporting.comparison import verdict
-from distilhash.exporting.network import ExportNetwork
+from distilhash.data.loading import open_readable, split_of
+from distilhash.data.sources import ArraySource
+from distilhash.data.transforms import Preprocess
+from distilhash.deploy.network import ExportNetwork
+from distilhash.deploy.report import verdict
+from distilhash.deploy.runtime import INT8, ExportedHasher
+from distilhash.errors import DistilhashError
 from distilhash.models import create_hasher, create_student
 from mistakes import picture
 
@@ -32,7 +32,7 @@ RNG = np.random.default_rng(0)
 def hasher(size=32, stem="small"):
     """A student whose BatchNorm has seen something, so that folding has something to fold."""
     torch.manual_seed(0)
-    pixels = InputConfig(size=size, framing="pad")
+    pixels = InputConfig(size=size, crop_mode="pad")
     made = create_hasher(create_student("v1", size=size, stem=stem, input=pixels), num_bits=24)
     with torch.no_grad():
         for _ in range(5):
@@ -162,7 +162,7 @@ def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):
     (tmp_path / "out" / "diary.txt").rename(tmp_path / "out" / "model.onnx")
 
     def broken(*given):
-        raise UserError("no power")
+        raise DistilhashError("no power")
 
     with monkeypatch.context() as patch:
         patch.setattr(room, "to_int8", broken)
@@ -248,23 +248,23 @@ def _unknown_operator(model):
 def test_hostile_models_are_refused(built, tmp_path, change, said):
     model = onnx.load_model(built[0] / "exported" / "model.onnx")
     change(model)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(DistilhashError, match=said):
         ExportedHasher.open(copied(built, tmp_path / "copy", model))
 
 
 def test_files_that_are_no_model_are_refused(built, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="not ONNX"):
+    with pytest.raises(DistilhashError, match="not ONNX"):
         ExportedHasher.open(copied(built, tmp_path / "text", b"this is no model"))
-    with pytest.raises(UserError, match="lacks a model"):
+    with pytest.raises(DistilhashError, match="lacks a model"):
         ExportedHasher.open(copied(built, tmp_path / "lacking"), int8=True)
     place = copied(built, tmp_path / "bent")
     content = bytearray((place / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (place / "model.onnx").write_bytes(content)
-    with pytest.raises(UserError, match="not the one that its config names"):
+    with pytest.raises(DistilhashError, match="not the one that its config names"):
         ExportedHasher.open(place)
-    monkeypatch.setattr("distilhash.exported.MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="too large"):
+    monkeypatch.setattr("distilhash.deploy.runtime.MAX_BYTES", 1000)
+    with pytest.raises(DistilhashError, match="too large"):
         ExportedHasher.open(copied(built, tmp_path / "large"))
 
 
@@ -272,10 +272,10 @@ def test_files_that_are_no_model_are_refused(built, tmp_path, monkeypatch):
     {"format": "distilhash.export/2"}, {"bits": 0}, {"bits": True}, {"bits": "24"}, {"bits": 10**9}, {"files": []},
     {"input": None}, {"input": {"size": 10**6}}, {"input": {"size": 32.0}}, {"input": {"mean": [0, 0]}},
     {"input": {"std": [1, 0, 1]}}, {"input": {"std": [1, float("nan"), 1]}}, {"input": {"margin": "0.1"}},
-    {"input": {"framing": ["pad"]}}, {"input": {"interpolation": "nearest"}}, {"input": {"colour": 1}},
+    {"input": {"crop_mode": ["pad"]}}, {"input": {"interpolation": "nearest"}}, {"input": {"colour": 1}},
 ])  # fmt: skip
 def test_damaged_configs_are_refused(built, tmp_path, config):
-    with pytest.raises(UserError, match="config of an exported hasher is damaged"):
+    with pytest.raises(DistilhashError, match="config of an exported hasher is damaged"):
         ExportedHasher.open(copied(built, tmp_path / "copy", config=config))
 
 
@@ -294,7 +294,7 @@ def test_the_verdict_hides_nothing():
 @pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
 def test_a_missing_package_names_the_extra(built, name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"package {name};.*'distilhash\[export\]'"):
+    with pytest.raises(DistilhashError, match=rf"package {name};.*'distilhash\[export\]'"):
         ExportedHasher.open(built[0] / "exported")
-    with pytest.raises(UserError, match=rf"package {name};.*'distilhash\[export\]'"):
+    with pytest.raises(DistilhashError, match=rf"package {name};.*'distilhash\[export\]'"):
         room.export_hasher(built[0] / "hasher", built[0] / "another", built[0] / "photos")

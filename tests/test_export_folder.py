@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distilhash.exporting.folder import written_whole
+from distilhash.deploy.folder import written_whole
 
 
 def names_in(folder):

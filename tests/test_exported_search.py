@@ -17,11 +17,11 @@ from distilhash import cli
 from distilhash.checkpoint import save_model
 from distilhash.config import ExportConfig
 from distilhash.data.folders import FolderSource
-from distilhash.exported import FLOAT, INT8, ExportedHasher
-from distilhash.exporting import export_hasher
+from distilhash.deploy.export import export_hasher
+from distilhash.deploy.runtime import FLOAT, INT8, ExportedHasher
 from distilhash.models import create_hasher, create_student
-from distilhash.search.encoder import open_encoder
-from distilhash.search.photo_store import PhotoStore
+from distilhash.photos.catalogue import PhotoStore
+from distilhash.photos.encoder import open_encoder
 from mistakes import picture, refused
 from plain_service import started
 

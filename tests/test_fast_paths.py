@@ -1,6 +1,6 @@
 """What is fast is what is plain: every shortcut against the slow way it replaces, over whole pieces of work.
 
-The equality of single layers is in test_small_map, test_winograd and test_optimisers, that of features in test_folding,
+The equality of single layers is in test_small_map, test_winograd and test_optimizers, that of features in test_folding,
 that of cached and online distillation in test_distill. Here the same networks train and encode both ways. Loss curves
 are compared in float64: in float32 a difference in the last digit grows some tenfold with every step, whatever its
 cause.
@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from distilhash import encoding
+from distilhash import inference as encoding
 from distilhash.config import DistillConfig, InputConfig
-from distilhash.data.images import Subset
-from distilhash.data.preprocess import Preprocess
+from distilhash.data.sources import Subset
+from distilhash.data.transforms import Preprocess
 from distilhash.models import create_hasher, create_student, winograd
 from distilhash.models.small_map import Conv3x3
 from distilhash.training.distill import distill
@@ -36,7 +36,7 @@ def images(cifar10):
 
 def student():
     torch.manual_seed(0)
-    return create_student("v1", 32, "small", input=InputConfig(size=32, framing="pad", margin=0.1))
+    return create_student("v1", 32, "small", input=InputConfig(size=32, crop_mode="pad", margin=0.1))
 
 
 def curve(path, monkeypatch, images, **changes):
@@ -49,10 +49,12 @@ def curve(path, monkeypatch, images, **changes):
             return super().step(step, loss)
 
     monkeypatch.setattr("distilhash.training.distill.Progress", Noting)
-    config = DistillConfig(epochs=1, batch_size=BATCH, held_out=40, prototypes=16, precision="float32", **changes)
+    config = DistillConfig(
+        epochs=1, batch_size=BATCH, validation_size=40, prototypes=16, precision="float32", **changes
+    )
     indices, teacher = np.arange(len(images)), tiny_teacher()
     run = RunDirectory(path, {}, quiet=True)
-    compute_teacher_features(images, indices, teacher, path / "cache", framing=student().input)
+    compute_teacher_features(images, indices, teacher, path / "cache", crop_mode=student().input)
     torch.set_default_dtype(torch.float64)
     try:
         network = student()
@@ -93,17 +95,17 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize(("optimiser", "shortcuts"), [
+@pytest.mark.parametrize(("optimizer", "shortcuts"), [
     ("adamw", ("winograd", "small maps", "layout")), ("muon", ("winograd", "small maps", "gram", "layout")),
 ])  # fmt: skip
-def test_a_loss_curve_is_that_of_the_plain_way(tmp_path, monkeypatch, images, optimiser, shortcuts):
-    fast = curve(tmp_path / "fast", monkeypatch, images, optimiser=optimiser)
+def test_a_loss_curve_is_that_of_the_plain_way(tmp_path, monkeypatch, images, optimizer, shortcuts):
+    fast = curve(tmp_path / "fast", monkeypatch, images, optimizer=optimizer)
     assert len(fast) == STEPS
     assert np.ptp(fast) > 0.1  # a curve that stood still would prove nothing
     for shortcut in shortcuts:
         with monkeypatch.context() as patch:
             PLAIN[shortcut](patch)
-            plain = curve(tmp_path / shortcut, patch, images, optimiser=optimiser)
+            plain = curve(tmp_path / shortcut, patch, images, optimizer=optimizer)
         np.testing.assert_allclose(fast, plain, rtol=1e-6, err_msg=shortcut)
 
 

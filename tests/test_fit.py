@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 import distilhash
-from distilhash import cli, fitting
+from distilhash import cli
 from distilhash.checkpoint import load_hasher
 from distilhash.config import FitConfig, StudentConfig, TeacherConfig
-from distilhash.encoding import encode
+from distilhash.experiments.presets import fit_stages
+from distilhash.inference import encode
 from distilhash.models import Student, Teacher, create_teacher
-from distilhash.presets import fit_stages
 from distilhash.training import distill as distillation
-from distilhash.training import hashing
+from distilhash.training import fit as fitting
+from distilhash.training import hash as hashing
 from distilhash.training.run import RunDirectory
 from mistakes import picture, refused
 from test_labelfree import Unlabelled

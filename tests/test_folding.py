@@ -6,7 +6,7 @@ import torch
 from distilhash.config import InputConfig
 from distilhash.models import create_student, create_teacher
 from distilhash.models.backbone import Backbone
-from distilhash.models.folding import folded
+from distilhash.models.fold import folded
 
 
 @pytest.mark.parametrize("make", [

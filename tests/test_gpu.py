@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from distilhash import device, encoding
+from distilhash import device
+from distilhash import inference as encoding
 from distilhash.training import distill, teacher_features
 from distilhash.training.run import RunDirectory
 from fake_gpu import GPU, Gpu, copied, moved
@@ -46,8 +47,8 @@ def cached(images, indices, *arguments, views=1, **options):
     [
         {"views": 2},
         {"precision": "bfloat16"},
-        {"optimiser": "published", "loss": "raw", "mode": "online"},
-        {"optimiser": "adamw", "loss": "standardised"},
+        {"optimizer": "published", "loss": "raw", "mode": "online"},
+        {"optimizer": "adamw", "loss": "standardised"},
     ],
     ids=str,
 )
@@ -58,7 +59,7 @@ def test_distillation_leaves_no_tensor_behind(tmp_path, monkeypatch, gpu, change
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"optimiser": "published", "framework": "dch"}, {"optimiser": "adamw", "freeze_backbone": True}],
+    "changes", [{}, {"optimizer": "published", "framework": "dch"}, {"optimizer": "adamw", "freeze_backbone": True}],
     ids=str,
 )  # fmt: skip
 def test_hashing_leaves_no_tensor_behind(tmp_path, gpu, changes):
@@ -73,11 +74,11 @@ def test_hashing_leaves_no_tensor_behind(tmp_path, gpu, changes):
     assert [len(table.packed) for table in measured] == [40] * 3
 
 
-@pytest.mark.parametrize("optimiser", ["muon", "published"])
+@pytest.mark.parametrize("optimizer", ["muon", "published"])
 @pytest.mark.parametrize("stage", [distil_tiny, hash_tiny])
-def test_a_state_from_the_processor_goes_on_on_the_gpu(tmp_path, monkeypatch, gpu, stage, optimiser):
+def test_a_state_from_the_processor_goes_on_on_the_gpu(tmp_path, monkeypatch, gpu, stage, optimizer):
     monkeypatch.setattr(distill, "compute_teacher_features", cached)
-    config = dataclasses.replace(DISTILL if stage is distil_tiny else HASH, optimiser=optimiser)
+    config = dataclasses.replace(DISTILL if stage is distil_tiny else HASH, optimizer=optimizer)
     stage(tmp_path / "whole", config)
     state = {name: tensor.cpu() for name, tensor in gpu.states[3].items()}  # as a file gives it
     gpu.losses.clear(), gpu.states.clear(), gpu.saved.clear()

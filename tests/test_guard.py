@@ -9,13 +9,13 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from distilhash.search.guard import Guard
-from distilhash.search.workers import WorkerLost, Workers
+from distilhash.server.security import Guard
+from distilhash.server.workers import WorkerLost, Workers
 
 
 def test_a_worker_that_takes_too_long_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "sleepy.py").write_text(
-        "import os, time\nfrom distilhash.search.pipes import serve_pipe\n"
+        "import os, time\nfrom distilhash.server.pipes import serve_pipe\n"
         "def answer(message):\n    if message == b'sleep': time.sleep(600)\n"
         "    if message == b'die': os._exit(3)\n    print('noise')\n    return message + b'!'\n"
         "serve_pipe(lambda: (b'', answer))\n"

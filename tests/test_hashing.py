@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from distilhash.checkpoint import load_tensors
-from distilhash.data.images import ArraySource
-from distilhash.data.preprocess import Preprocess
-from distilhash.encoding import head_inputs
-from distilhash.errors import UserError
+from distilhash.data.sources import ArraySource
+from distilhash.data.transforms import Preprocess
+from distilhash.errors import DistilhashError
+from distilhash.inference import head_inputs
 from distilhash.losses import csq_loss, dch_loss, hash_centres
-from distilhash.training import hashing
-from distilhash.training.hashing import one_hot, train_hasher
+from distilhash.training import hash as hashing
+from distilhash.training.hash import one_hot, train_hasher
 from distilhash.training.run import RunDirectory
 from tiny import HASH, TinyStudent, hash_tiny, losses_of, tiny_hasher, tiny_images
 
@@ -43,11 +43,11 @@ def bytes_of(module):
     return {name: tensor.contiguous().numpy().tobytes() for name, tensor in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("optimiser", ["muon", "adamw", "published"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "published"])
 @pytest.mark.parametrize("framework", ["csq", "dch"])
-def test_both_frameworks_learn(tmp_path, framework, optimiser):
+def test_both_frameworks_learn(tmp_path, framework, optimizer):
     images = tiny_images()
-    config = dataclasses.replace(LONGER, framework=framework, optimiser=optimiser, weight_decay=0.0)
+    config = dataclasses.replace(LONGER, framework=framework, optimizer=optimizer, weight_decay=0.0)
     hasher = hash_tiny(tmp_path / "run", config, images=images)
     losses = losses_of(tmp_path / "run")
     assert losses[-1] < 0.7 * losses[0]
@@ -143,12 +143,12 @@ def test_what_has_learned_moves_in_smaller_steps_unless_a_rate_is_given(tmp_path
         given = load_tensors(tmp_path / name / "model" / "model.safetensors", "checkpoint")[1]["settings"]
         inner = [i for i, layer in enumerate(hasher.backbone.layers) if getattr(layer, "in_channels", 0) > 3]
         now, before = (network.layers[inner[0]].weight for network in (hasher.backbone, TinyStudent()))
-        return given["kernel_rate"], (now - before).norm().item()
+        return given["muon_lr"], (now - before).norm().item()
 
     (fresh_rate, fresh), (learned_rate, learned) = moved("fresh", False), moved("learned", True)
-    assert (fresh_rate, learned_rate) == (hashing.KERNEL_RATES[False], hashing.KERNEL_RATES[True])
+    assert (fresh_rate, learned_rate) == (hashing.MUON_LRS[False], hashing.MUON_LRS[True])
     assert learned < 0.5 * fresh
-    assert moved("given", True, kernel_rate=fresh_rate) == (fresh_rate, fresh)
+    assert moved("given", True, muon_lr=fresh_rate) == (fresh_rate, fresh)
 
 
 def test_classes_need_no_names(tmp_path):
@@ -169,7 +169,7 @@ def test_one_hot_spreads_classes_and_passes_several_labels():
     ("change", "sentence"),
     [
         ({"framework": "itq"}, r"unknown hashing framework; got 'itq'; choose one of: csq, dch\."),
-        ({"optimiser": "sgd"}, r"unknown optimiser; got 'sgd'; choose one of: adamw, muon, published\."),
+        ({"optimizer": "sgd"}, r"unknown optimizer; got 'sgd'; choose one of: adamw, muon, published\."),
         ({"batch_size": 121}, r"too few labelled images to hash on; got 120 with batches of 121;"),
         ({"bits": 48, "centres": "hadamard"}, r"Hadamard centres need a power of two of bits.*; got 4 classes and 48"),
         ({"centres": "random"}, r"unknown kind of centres; got 'random'; choose one of: auto, bernoulli, hadamard,"),
@@ -179,7 +179,7 @@ def test_one_hot_spreads_classes_and_passes_several_labels():
 def test_what_cannot_be_run_is_refused_before_anything_is_read(tmp_path, change, sentence, freeze):
     images = tiny_images()
     images.read = None
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(DistilhashError, match=sentence):
         hash_tiny(tmp_path / "run", settings(freeze_backbone=freeze, **change), images=images)
 
 
@@ -191,5 +191,7 @@ def test_lengths_without_hadamard_centres_can_be_hashed_otherwise(tmp_path, chan
 
 def test_images_without_labels_are_refused(tmp_path):
     images = ArraySource(tiny_images().images)
-    with pytest.raises(UserError, match=r"hashing needs labels; got images without labels; give class subfolders or"):
+    with pytest.raises(
+        DistilhashError, match=r"hashing needs labels; got images without labels; give class subfolders or"
+    ):
         hash_tiny(tmp_path / "run", images=images)

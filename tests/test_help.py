@@ -97,6 +97,6 @@ def test_help_needs_no_network_library():
 
 
 def test_python_and_the_shell_have_the_same_verbs():
-    assert set(cli.VERBS) - {"list"} == set(distilhash.__all__) - {"UserError"}
+    assert set(cli.VERBS) - {"list"} == set(distilhash.__all__) - {"DistilhashError"}
     for verb in set(cli.VERBS) - {"list"}:
         assert callable(getattr(distilhash, verb))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from distilhash.data import ArraySource, FolderSource, Subset, UnreadableImage, check, open_images, readable
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 RNG = np.random.default_rng(0)
 
@@ -60,7 +60,7 @@ def test_array_fingerprint_follows_pixels_labels_and_shape() -> None:
     ],
 )
 def test_array_source_refuses(images: np.ndarray, labels: object, names: object) -> None:
-    with pytest.raises(UserError):
+    with pytest.raises(DistilhashError):
         ArraySource(images, labels, names)
 
 
@@ -73,7 +73,7 @@ def test_subset_is_the_source_at_its_indices() -> None:
     assert np.array_equal(Subset(subset, [1]).read([0]), source.images[[2]])
     assert len({source.fingerprint, subset.fingerprint, Subset(source, [8, 5, 2]).fingerprint}) == 3
     for wrong in ([], [10], [-1], [[1]]):
-        with pytest.raises(UserError):
+        with pytest.raises(DistilhashError):
             Subset(source, wrong)
 
 
@@ -173,29 +173,29 @@ def test_arrays_are_always_readable() -> None:
 
 
 def test_mistakes_about_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(DistilhashError, match="no such folder"):
         open_images(tmp_path / "absent")
-    with pytest.raises(UserError, match="this is a file"):
+    with pytest.raises(DistilhashError, match="this is a file"):
         open_images(picture(tmp_path / "one/x.png"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(DistilhashError, match="holds no images"):
         open_images(tmp_path / "empty")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/1.jpg").write_bytes(b"no")
-    with pytest.raises(UserError, match="none of the images"):
+    with pytest.raises(DistilhashError, match="none of the images"):
         readable(open_images(tmp_path / "bad"))
 
 
 def test_mistakes_about_labelled_folders(tmp_path: Path) -> None:
     picture(tmp_path / "a/1.png")
-    with pytest.raises(UserError, match="two class folders"):
+    with pytest.raises(DistilhashError, match="two class folders"):
         open_images(tmp_path, labelled=True)
     (tmp_path / "b").mkdir()
-    with pytest.raises(UserError, match="a class folder holds no images; got b"):
+    with pytest.raises(DistilhashError, match="a class folder holds no images; got b"):
         open_images(tmp_path, labelled=True)
     picture(tmp_path / "b/1.png")
     picture(tmp_path / "loose.png")
-    with pytest.raises(UserError, match=r"1 images directly in .* loose\.png"):
+    with pytest.raises(DistilhashError, match=r"1 images directly in .* loose\.png"):
         open_images(tmp_path, labelled=True)
 
 
@@ -209,5 +209,5 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         return listed(path)
 
     monkeypatch.setattr("distilhash.data.folders.os.scandir", scandir)
-    with pytest.raises(UserError, match=r"cannot be listed.*Permission denied"):
+    with pytest.raises(DistilhashError, match=r"cannot be listed.*Permission denied"):
         FolderSource(tmp_path)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from distilhash.codes import pack
-from distilhash.errors import UserError
-from distilhash.search import Index, engine
+from distilhash.errors import DistilhashError
+from distilhash.retrieval import Index
+from distilhash.retrieval import backends as engine
 
 
 def drawn(draw, count: int, bits: int, tied: bool = True):
@@ -158,7 +159,7 @@ def test_a_mistake_changes_nothing(said, tmp_path):
     for path in (":memory:", tmp_path / "index"):
         with Index.open(path) as index:
             index.add([3, 5], np.array([[1] * 12, [-1] * 12]))
-            with pytest.raises(UserError, match=said):
+            with pytest.raises(DistilhashError, match=said):
                 REFUSED[said](index)
             assert index.ids.tolist() == [3, 5]
             assert index.search(ONE, 2)[1].tolist() == [[0, 12]]
@@ -167,22 +168,22 @@ def test_a_mistake_changes_nothing(said, tmp_path):
 
 
 def test_what_cannot_be_opened_is_refused(tmp_path):
-    with pytest.raises(UserError, match="unknown engine"):
+    with pytest.raises(DistilhashError, match="unknown engine"):
         Index.open(":memory:", engine="hnsw")
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(DistilhashError, match="at least 1"):
         Index.open(":memory:", num_bits=0)
-    with Index.open(":memory:") as index, pytest.raises(UserError, match=r"pass num_bits= to Index\.open"):
+    with Index.open(":memory:") as index, pytest.raises(DistilhashError, match=r"pass num_bits= to Index\.open"):
         index.add([1], np.zeros((1, 2), np.uint8))
     with Index.open(tmp_path / "index") as index:
         index.add([1], ONE)
-    with pytest.raises(UserError, match="12 bits, 16 wanted"):
+    with pytest.raises(DistilhashError, match="12 bits, 16 wanted"):
         Index.open(tmp_path / "index", num_bits=16)
 
 
 def test_another_process_is_seen_and_kept_from_writing(tmp_path):
     path = tmp_path / "index"
     script = (
-        "import sys, numpy as np; from distilhash.search import Index\n"
+        "import sys, numpy as np; from distilhash.retrieval import Index\n"
         "with Index.open(sys.argv[1]) as index:\n"
         "    index.add([int(sys.argv[2])], np.ones((1, 12)))\n"
     )
@@ -356,7 +357,7 @@ class TestCells:
                     if name != "cells":
                         assert index.search(ONE, 1)[0].tolist() == [[1]]
                     else:
-                        with pytest.raises(UserError, match=r"pip install 'distilhash\[search\]'"):
+                        with pytest.raises(DistilhashError, match=r"pip install 'distilhash\[search\]'"):
                             index.search(ONE, 1)
         finally:
             engine.keeps_order.cache_clear()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilhash.errors import UserError
-from distilhash.training.labelfree import PseudoLabelled, itq, itq_hasher, pseudo_classes
+from distilhash.errors import DistilhashError
+from distilhash.training.unlabelled import PseudoLabelled, itq, itq_hasher, pseudo_classes
 from tiny import TinyStudent, tiny_images
 
 BITS = 16
@@ -92,9 +92,9 @@ def test_fewer_components_than_bits_still_give_every_bit(count, dim):
 
 def test_what_is_no_matrix_of_numbers_is_refused():
     for wrong in (np.zeros(3), np.zeros((0, 3)), np.full((4, 3), np.nan)):
-        with pytest.raises(UserError, match="ITQ needs finite features"):
+        with pytest.raises(DistilhashError, match="ITQ needs finite features"):
             itq(wrong, BITS)
-    with pytest.raises(UserError, match="positive whole number of bits; got 0"):
+    with pytest.raises(DistilhashError, match="positive whole number of bits; got 0"):
         itq(features(), 0)
 
 

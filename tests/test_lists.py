@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from distilhash.data import ListSource, list_split, open_images
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 
 def dataset(root: Path, train: str, database: str, test: str) -> Path:
@@ -81,28 +81,28 @@ def test_fingerprint_follows_labels(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_lists_are_refused_with_their_line(tmp_path: Path, train: str, sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(DistilhashError, match=sentence):
         ListSource(dataset(tmp_path, train, DATABASE, TEST))
 
 
 def test_missing_and_unreadable_list_files(tmp_path: Path) -> None:
     dataset(tmp_path, TRAIN, DATABASE, TEST)
     (tmp_path / "test.txt").write_bytes(b"images/\xff.png 1 0 1")
-    with pytest.raises(UserError, match="not UTF-8"):
+    with pytest.raises(DistilhashError, match="not UTF-8"):
         ListSource(tmp_path)
     (tmp_path / "test.txt").unlink()
-    with pytest.raises(UserError, match=r"cannot be read.*test\.txt"):
+    with pytest.raises(DistilhashError, match=r"cannot be read.*test\.txt"):
         open_images(tmp_path, labelled=True)
     assert len(open_images(tmp_path)) == 6, "without the third list it is a plain folder"
 
 
 def test_one_column_is_no_labelling(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="two label columns"):
+    with pytest.raises(DistilhashError, match="two label columns"):
         ListSource(dataset(tmp_path, "images/0 of 6.png 1\n", "images/1 of 6.png 1\n", "images/2 of 6.png 1\n"))
 
 
 def test_a_folder_in_the_place_of_an_image_is_missing(tmp_path: Path) -> None:
     dataset(tmp_path, "images/d.png 1 0 1\n", DATABASE, TEST)
     (tmp_path / "images/d.png").mkdir()
-    with pytest.raises(UserError, match=r"1 of 5 missing .*images/d\.png"):
+    with pytest.raises(DistilhashError, match=r"1 of 5 missing .*images/d\.png"):
         ListSource(tmp_path)

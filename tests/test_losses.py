@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.losses import (
     bernoulli_centres,
     csq_loss,
@@ -154,7 +154,7 @@ def test_distillation_mse_is_its_formula():
     ],
 )
 def test_a_mistake_is_named(call, words):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DistilhashError) as caught:
         call()
     for word in words:
         assert word in str(caught.value)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from comparison_cells import SMALL, cell, grid_of, hostile, tables
-from distilhash.errors import UserError
-from distilhash.evaluation.cells import leaves, read_cells
-from distilhash.evaluation.matrix import Grid, headline, settings_apart
-from distilhash.evaluation.matrix_page import page, write_matrix
-from distilhash.evaluation.matrix_text import csv_text, markdown_page, markdown_table
-from distilhash.evaluation.results import MISSING
+from distilhash.errors import DistilhashError
+from distilhash.experiments.matrix import Grid, headline, settings_apart
+from distilhash.experiments.matrix_page import page, write_matrix
+from distilhash.experiments.matrix_text import csv_text, markdown_page, markdown_table
+from distilhash.experiments.results import MISSING
+from distilhash.experiments.trials import leaves, read_trials
 from markup import Balanced
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
@@ -40,7 +40,7 @@ def test_mean_and_spread_over_seeds():
         "v1", MISSING, f"{np.mean(values):.3f} (0.587 to 0.613)", "3.437 M", "1.000 k",
     ]  # fmt: skip
     assert "mean over seeds (lowest to highest)" in markdown and "seeds 0, 1, 2" in markdown
-    html = page(read_cells(cells), grid=SMALL)
+    html = page(read_trials(cells), grid=SMALL)
     assert '<span><a href="#run-0-0-1" title="cifar10, cifar10\nseeds: 0, 1, 2' in html
     assert f".603</a></span><small>.587{MISSING}.613</small>" in html
 
@@ -50,7 +50,7 @@ def test_a_single_seed_has_no_spread_and_says_so():
     assert rows_of(markdown)["Distilled student"][2] == "0.500"
     assert "one seed, so a small difference may be chance" in markdown
     assert "to highest" not in markdown
-    html = page(read_cells([cell(value=0.5)]), grid=SMALL)
+    html = page(read_trials([cell(value=0.5)]), grid=SMALL)
     assert 'class="whisker' not in html and "the highest of the seeds" not in html
 
 
@@ -58,7 +58,7 @@ def test_unequal_numbers_of_seeds_are_told_cell_by_cell():
     cells = [cell(value=0.5), cell(value=0.7, seed=1), cell(value=0.4, bits=16)]
     own = rows_of(markdown_table(cells, SMALL))["Distilled student"]
     assert own[1:3] == ["0.400 (1 seed)", "0.600 (0.500 to 0.700, 2 seeds)"]
-    text = text_of(page(read_cells(cells), grid=SMALL))
+    text = text_of(page(read_trials(cells), grid=SMALL))
     assert ".400n = 1" in text and f".600.500{MISSING}.700n = 2" in text
 
 
@@ -66,12 +66,12 @@ def test_missing_cells_are_dashes_and_counted():
     cells = [cell(), cell("scratch", None), cell("scratch", 0.4, bits=16)]
     assert f"2 of 4 cells are done; {MISSING} is not done yet" in markdown_table(cells, SMALL)
     assert rows_of(markdown_table(cells, SMALL))["Student from scratch"][1:3] == ["0.400", MISSING]
-    parsed = Balanced(page(read_cells(cells), grid=SMALL))
+    parsed = Balanced(page(read_trials(cells), grid=SMALL))
     assert parsed.count("td", "none") == 2 * 2  # in the results, and in the table of chosen epochs
     assert "2 of 4" in "".join(parsed.text)
     assert "1 of 32 cells is done" in markdown_table([cell()])
     assert "0 of 32 cells are done" in markdown_table([cell(value=None)])
-    assert "No distilled student is measured yet: 0 of 32 cells are done." in page(read_cells([cell(value=None)]))
+    assert "No distilled student is measured yet: 0 of 32 cells are done." in page(read_trials([cell(value=None)]))
 
 
 def test_what_is_beyond_the_plan_is_shown():
@@ -79,7 +79,7 @@ def test_what_is_beyond_the_plan_is_shown():
     (table,) = tables(cells)
     assert table.columns == [("csq", 16), ("csq", 64), ("csq", 128)]
     assert table.rows == [("distilled", "v1"), ("distilled", "v2"), ("scratch", ""), ("teacher_frozen", "resnet50")]
-    text = text_of(page(read_cells(cells), grid=SMALL))
+    text = text_of(page(read_trials(cells), grid=SMALL))
     assert "Distilled student, v2" in text  # two of one arm: the legend tells them apart
 
 
@@ -91,9 +91,9 @@ def test_several_labels_at_a_depth_are_a_table_of_their_own():
     assert (second.metric, second.name, second.planned) == ("mAP@5000", "NUS-WIDE, paper budget", 4)
     markdown = markdown_table(cells, SMALL)
     assert "**NUS-WIDE, paper budget**: mAP@5000, protocol nuswide" in markdown
-    html = page(read_cells(cells), grid=SMALL)
+    html = page(read_trials(cells), grid=SMALL)
     assert "mAP@5000, expected" in html and "CSQ · NUS-WIDE, paper budget" in html
-    assert [row["metric"] for row in csv.DictReader(io.StringIO(csv_text(read_cells(cells))))] == [
+    assert [row["metric"] for row in csv.DictReader(io.StringIO(csv_text(read_trials(cells))))] == [
         "mAP@all",
         "mAP@5000",
     ]
@@ -142,10 +142,10 @@ def test_the_headline_is_true_whichever_way_it_falls(cells, said):
 
 def test_what_was_selected_on_the_test_set_is_marked_wherever_it_stands():
     plain = [cell(), cell("scratch", 0.5)]
-    for text in (page(read_cells(plain)), markdown_page(tables(plain), "t")):
+    for text in (page(read_trials(plain)), markdown_page(tables(plain), "t")):
         assert "elected on" not in text and "‡" not in text
     tested = [cell(best_on_test={"epoch": 25, "map": 0.777}), cell("scratch", best_on_test={"epoch": 1, "map": 0.5})]
-    html = page(read_cells(tested), grid=SMALL)
+    html = page(read_trials(tested), grid=SMALL)
     assert "Selected on the test set: the epoch was picked by the very queries" in html
     shown = re.findall(r">([^<>]*\.777[^<>]*)<", html)
     assert shown == [".777‡", ".777, epoch 25"]
@@ -156,7 +156,7 @@ def test_what_was_selected_on_the_test_set_is_marked_wherever_it_stands():
     ]
     assert head.endswith("| selected on the test set (optimistic) |")
     assert lines == ["| Distilled student | v1 | CSQ | 64 | 0.600 | 0.620 | 0.777 |"]
-    (row, _) = csv.DictReader(io.StringIO(csv_text(read_cells(tested))))
+    (row, _) = csv.DictReader(io.StringIO(csv_text(read_trials(tested))))
     assert (row["test_selected_map"], row["validation_chosen_map"]) == ("0.777", "0.62")
 
 
@@ -176,7 +176,7 @@ def test_seeds_with_different_settings_are_marked():
     mixed = [cell(), cell(seed=1, epochs=3)]
     assert "0.600† (0.600 to 0.600)" in markdown_table(mixed)
     assert "† its seeds were run with different settings" in markdown_table(mixed)
-    assert ".600†" in page(read_cells(mixed))
+    assert ".600†" in page(read_trials(mixed))
 
 
 def test_hostile_text_breaks_no_table(tmp_path):
@@ -203,7 +203,7 @@ def test_files_hold_the_numbers_and_a_mistake_leaves_them_alone(tmp_path):
     assert markdown_table(cells, SMALL) in (folder / "table.md").read_text(encoding="utf-8")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     for mistake in ([], [cell(value=2.0)]):
-        with pytest.raises(UserError):
+        with pytest.raises(DistilhashError):
             write_matrix(mistake, folder)
         assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -229,13 +229,13 @@ def test_files_hold_the_numbers_and_a_mistake_leaves_them_alone(tmp_path):
     ],
 )
 def test_an_unsound_cell_is_refused_by_name(changes, said):
-    with pytest.raises(UserError, match=said):
-        read_cells([cell(**changes)])
+    with pytest.raises(DistilhashError, match=said):
+        read_trials([cell(**changes)])
 
 
 def test_one_run_twice_is_refused():
-    with pytest.raises(UserError, match="twice"):
-        read_cells([cell(), cell(value=0.7)])
-    with pytest.raises(UserError, match="object"):
-        read_cells([["arm"]])
-    assert len(read_cells([cell(value=None), cell()])) == 2  # planned, and done
+    with pytest.raises(DistilhashError, match="twice"):
+        read_trials([cell(), cell(value=0.7)])
+    with pytest.raises(DistilhashError, match="object"):
+        read_trials([["arm"]])
+    assert len(read_trials([cell(value=None), cell()])) == 2  # planned, and done

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from comparison_cells import SMALL, cell, grid_of, hostile
-from distilhash.errors import UserError
-from distilhash.evaluation.cells import read_cells
-from distilhash.evaluation.charts import Curve, line_chart
-from distilhash.evaluation.matrix_page import page
+from distilhash.errors import DistilhashError
+from distilhash.experiments.charts import Curve, line_chart
+from distilhash.experiments.matrix_page import page
+from distilhash.experiments.trials import read_cells
 from markup import HOSTILE, Balanced
 
 MINUS = "\N{MINUS SIGN}"
@@ -55,7 +55,7 @@ def test_curves_have_whiskers_from_the_lowest_seed_to_the_highest():
         assert bottom - top == pytest.approx((high - low) * pixels_of_a_unit, abs=0.5)
         assert points[0, 1] - bottom == pytest.approx((low - 0.5) * pixels_of_a_unit, abs=0.5)
     assert re.findall(r'class="tick mid">(\d+)<', svg) == ["16", "32", "64"]
-    with pytest.raises(UserError, match="spread"):
+    with pytest.raises(DistilhashError, match="spread"):
         Curve("a", [1, 2], [1, 2], spread=[(0, 1)])
 
 

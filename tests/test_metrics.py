@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from distilhash.codes import hamming, pack
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.evaluation import (
     average_precision,
-    counting,
     mean_average_precision,
     precision_at,
     precision_at_radius,
     precision_recall,
 )
+from distilhash.evaluation import counts as counting
 from distilhash.evaluation.ties import _hypergeometric, _sums, expected_average_precision
 
 PARITY = json.loads((Path(__file__).parent / "data" / "metrics_parity.json").read_text())["metrics"]
@@ -359,9 +359,9 @@ def test_arrays_that_do_not_fit_are_refused_by_every_metric(changes, message):
         **changes,
     }
     for metric in (average_precision, mean_average_precision, precision_recall, precision_at_radius):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(DistilhashError, match=message):
             metric(**arguments)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(DistilhashError, match=message):
         precision_at(**arguments, ranks=[1])
 
 
@@ -376,7 +376,7 @@ def test_arrays_that_do_not_fit_are_refused_by_every_metric(changes, message):
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(DistilhashError, match=message):
         mean_average_precision(CODES, CODES, LABELS, LABELS, **options)
 
 
@@ -389,10 +389,10 @@ def test_ranks_and_radii_outside_the_problem_are_refused():
         ([], "ranks must be a list of integers"),
         (3, r"ranks must be a list of integers; got int64 \(\)"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(DistilhashError, match=message):
             precision_at(*arrays, ranks)
-    with pytest.raises(UserError, match="unknown ties; got 'best'"):
+    with pytest.raises(DistilhashError, match="unknown ties; got 'best'"):
         precision_at(*arrays, [1], ties="best")
     for radius in (-1, 3):
-        with pytest.raises(UserError, match=f"between 0 and the number of bits; got {radius}; 0 to 2"):
+        with pytest.raises(DistilhashError, match=f"between 0 and the number of bits; got {radius}; 0 to 2"):
             precision_at_radius(*arrays, radius=radius)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distilhash.config import InputConfig
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.models import (
     STEMS,
     Hasher,
@@ -122,7 +122,7 @@ def test_initial_weights_are_he_normal_by_fan_out_and_follow_the_seed():
 
 
 def test_the_input_can_be_replaced_and_is_rebuilt():
-    own = InputConfig(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), framing="pad", margin=0.0625)
+    own = InputConfig(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), crop_mode="pad", margin=0.0625)
     student = create_student("v2", 32, "small", input=own)
     again = rebuild_backbone(json.loads(json.dumps(student.architecture)))
     assert isinstance(again, Student)
@@ -220,14 +220,14 @@ def broken_file(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["object", "whole module", "no tensors", "text", "safetensors", "empty"])
 def test_only_tensors_are_loaded(kind, tmp_path):
-    with pytest.raises(UserError, match=r"not a file of plain tensors, .*pickled") as caught:
+    with pytest.raises(DistilhashError, match=r"not a file of plain tensors, .*pickled") as caught:
         load_published_student(broken_file(kind, tmp_path))
     assert str(tmp_path) in str(caught.value)
     assert not (tmp_path / "touched").exists()
 
 
 def test_an_absent_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no such file of weights; got .*gone\.pth"):
+    with pytest.raises(DistilhashError, match=r"no such file of weights; got .*gone\.pth"):
         load_published_student(tmp_path / "gone.pth")
 
 
@@ -243,7 +243,7 @@ def test_an_absent_file_is_named(tmp_path):
 )
 def test_another_architecture_is_told_by_its_tensors(change, words):
     state = {name: torch.zeros(shape) for name, shape in published_shapes(PUBLISHED[0]).items()}
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DistilhashError) as caught:
         load_published_student(change(state))
     for word in words:
         assert word in str(caught.value)
@@ -251,7 +251,7 @@ def test_another_architecture_is_told_by_its_tensors(change, words):
 
 def test_another_code_length_is_named():
     state = {name: torch.zeros(shape) for name, shape in published_shapes(PUBLISHED[0]).items()}
-    with pytest.raises(UserError, match="48 bits in it, 32 asked for"):
+    with pytest.raises(DistilhashError, match="48 bits in it, 32 asked for"):
         load_published_student(state, num_bits=32)
 
 
@@ -273,7 +273,7 @@ def test_another_code_length_is_named():
     ],
 )
 def test_a_mistake_is_named(call, words):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DistilhashError) as caught:
         call()
     for word in words:
         assert word in str(caught.value)

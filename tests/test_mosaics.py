@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distilhash.api import hash_images, new_hasher, new_student
 from distilhash.checkpoint import load_hasher
 from distilhash.codes import CodeTable, pack
 from distilhash.config import HashConfig, StudentConfig
 from distilhash.data import ArraySource, ListSource, list_split, mosaics, open_images, write_mosaics
-from distilhash.encoding import encode
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.evaluation import mean_average_precision, relevant_share
-from distilhash.evaluation.protocol import evaluate_tables
+from distilhash.evaluation.evaluate import evaluate_tables
+from distilhash.inference import encode
 from distilhash.losses import hash_centres
-from distilhash.stages import hash_images, new_hasher, new_student
 from tiny import tiny_images
 
 COUNTS = {"train": 30, "query": 20, "database": 70}
@@ -93,7 +93,7 @@ def test_an_interrupted_set_is_finished_and_ends_in_the_same_bytes(tmp_path, mon
     ],
 )
 def test_what_cannot_be_made_is_refused_and_nothing_is_written(tmp_path, change, sentence):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(DistilhashError, match=sentence):
         write_mosaics(tmp_path / "m", numbered(), **{**COUNTS, **change})
     assert not (tmp_path / "m").exists()
 
@@ -105,14 +105,14 @@ def test_other_images_and_other_folders_are_refused(tmp_path):
         (ArraySource(pixels, np.ones((240, 3), np.uint8)), "one label each; got more"),
         (ArraySource(pixels[:3], [0, 0, 1]), "every class needs two images"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(DistilhashError, match=sentence):
             write_mosaics(tmp_path / "m", images, **COUNTS)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="a folder of their own"):
+    with pytest.raises(DistilhashError, match="a folder of their own"):
         write_mosaics(tmp_path / "mine", numbered(), **COUNTS)
     write_mosaics(tmp_path / "m", numbered(), **COUNTS)
-    with pytest.raises(UserError, match="holds other mosaics"):
+    with pytest.raises(DistilhashError, match="holds other mosaics"):
         write_mosaics(tmp_path / "m", numbered(), **COUNTS, seed=1)
 
 
@@ -190,7 +190,7 @@ def test_the_relevant_share_is_what_a_random_ranking_scores():
     random = mean_average_precision(*blank, query.labels, database.labels, at=500, num_bits=1)
     assert share < random < share + 0.01
     assert relevant_share([0, 1], [0, 0, 1, 2]) == pytest.approx((2 / 4 + 1 / 4) / 2)
-    with pytest.raises(UserError, match="one row a code"):
+    with pytest.raises(DistilhashError, match="one row a code"):
         relevant_share(3, [1, 2])
 
 

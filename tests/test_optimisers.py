@@ -1,4 +1,4 @@
-"""The optimisers: Muon against the singular value decomposition, the cycle of the rate, and exact continuation."""
+"""The optimizers: Muon against the singular value decomposition, the cycle of the rate, and exact continuation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from distilhash.checkpoint import load_tensors, save_tensors
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.training import muon
 from distilhash.training.muon import Muon, orthonormalise
-from distilhash.training.optimisers import OPTIMISERS, Optimisers, one_cycle
+from distilhash.training.optim import OPTIMIZERS, Optimizers, one_cycle
 from tiny import TinyStudent
 
 SHAPES = [(6, 6), (5, 40), (40, 5), (16, 144), (1, 9)]
@@ -63,7 +63,7 @@ def test_nothing_to_move_is_no_movement():
 def test_muon_is_nesterov_momentum_orthonormalised(shape):
     torch.manual_seed(0)
     kernel = nn.Parameter(torch.randn(shape))
-    optimiser = Muon([kernel], lr=0.1, momentum=0.9, weight_decay=0.5)
+    optimizer = Muon([kernel], lr=0.1, momentum=0.9, weight_decay=0.5)
     expected, momentum = kernel.detach().clone(), torch.zeros(shape)
     for _ in range(3):
         kernel.grad = torch.randn(shape)
@@ -73,7 +73,7 @@ def test_muon_is_nesterov_momentum_orthonormalised(shape):
         moved = orthonormalise(update.reshape(1, rows, -1)).reshape(shape)
         tall = math.sqrt(max(1, rows / (kernel.numel() // rows)))
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * tall * moved
-        optimiser.step()
+        optimizer.step()
         assert torch.allclose(kernel, expected, atol=1e-5)
 
 
@@ -108,13 +108,13 @@ def test_muon_moves_kernels_alike_on_any_number_of_cores_and_in_any_layout():
 
     def moved(threads, layout):
         kernels = [nn.Parameter(weight.clone(memory_format=layout)) for weight in weights]
-        optimiser = Muon(kernels, lr=0.1, weight_decay=0.1)
+        optimizer = Muon(kernels, lr=0.1, weight_decay=0.1)
         torch.set_num_threads(threads)
         try:
             for step in gradients:
                 for kernel, gradient in zip(kernels, step, strict=True):
                     kernel.grad = gradient.clone(memory_format=layout)
-                optimiser.step()
+                optimizer.step()
         finally:
             torch.set_num_threads(1)
         return torch.cat([kernel.detach().flatten() for kernel in kernels])
@@ -137,9 +137,9 @@ def test_one_cycle_of_few_steps_moves_in_each(steps):
     assert all(0 < one_cycle(step, steps) <= 1 for step in range(steps))
 
 
-def optimisers_of(module, name, published=torch.optim.Adam, steps=12, weight_decay=0.02):
-    return Optimisers(
-        {"student": module, "bridge": nn.Identity()}, name, steps, published=published, rate=0.01, kernel_rate=0.05,
+def optimizers_of(module, name, published=torch.optim.Adam, steps=12, weight_decay=0.02):
+    return Optimizers(
+        {"student": module, "bridge": nn.Identity()}, name, steps, published=published, rate=0.01, muon_lr=0.05,
         weight_decay=weight_decay,
     )  # fmt: skip
 
@@ -149,11 +149,11 @@ def module_of(seed=0):
     return nn.Sequential(TinyStudent(seed), nn.Linear(32, 5)).to(memory_format=torch.channels_last)
 
 
-def train(module, optimisers, steps):
+def train(module, optimizers, steps):
     for step in steps:
         images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(step))
         images = images.to(memory_format=torch.channels_last)
-        optimisers.step((module(images) - images.mean()).square().mean(), step)
+        optimizers.step((module(images) - images.mean()).square().mean(), step)
 
 
 def state_bytes(module):
@@ -167,22 +167,22 @@ ALL = [("muon", None), ("adamw", None), ("published", torch.optim.Adam), ("publi
 @pytest.mark.parametrize("stop", [1, 7])
 def test_a_packed_state_continues_to_the_byte(tmp_path, name, published, stop):
     whole = module_of()
-    optimisers = optimisers_of(whole, name, published)
-    train(whole, optimisers, range(12))
-    packed_whole = optimisers.pack()
+    optimizers = optimizers_of(whole, name, published)
+    train(whole, optimizers, range(12))
+    packed_whole = optimizers.pack()
 
     first = module_of()
-    optimisers = optimisers_of(first, name, published)
-    train(first, optimisers, range(stop))
-    save_tensors(tmp_path / "state.safetensors", optimisers.pack(), {})  # the file forgets the order in memory
+    optimizers = optimizers_of(first, name, published)
+    train(first, optimizers, range(stop))
+    save_tensors(tmp_path / "state.safetensors", optimizers.pack(), {})  # the file forgets the order in memory
 
     second = module_of(seed=9)
-    optimisers = optimisers_of(second, name, published)
-    optimisers.unpack(load_tensors(tmp_path / "state.safetensors", "state")[0])
+    optimizers = optimizers_of(second, name, published)
+    optimizers.unpack(load_tensors(tmp_path / "state.safetensors", "state")[0])
     assert state_bytes(second) == state_bytes(first)
-    train(second, optimisers, range(stop, 12))
+    train(second, optimizers, range(stop, 12))
     assert state_bytes(second) == state_bytes(whole)
-    packed = optimisers.pack()
+    packed = optimizers.pack()
     assert packed.keys() == packed_whole.keys()
     for key, value in packed.items():
         assert torch.equal(value, packed_whole[key]), key
@@ -193,28 +193,28 @@ def test_a_packed_state_continues_to_the_byte(tmp_path, name, published, stop):
 def test_the_moments_are_part_of_what_is_continued(name, published):
     """Without them the continuation differs: so the test above can fail."""
     whole, cut = module_of(), module_of()
-    optimisers = optimisers_of(whole, name, published)
-    train(whole, optimisers, range(4))
-    weights = {key: value.clone() for key, value in optimisers.pack().items() if not key.startswith("optimiser.")}
-    train(whole, optimisers, range(4, 6))
-    optimisers = optimisers_of(cut, name, published)
-    optimisers.unpack(weights)
-    train(cut, optimisers, range(4, 6))
+    optimizers = optimizers_of(whole, name, published)
+    train(whole, optimizers, range(4))
+    weights = {key: value.clone() for key, value in optimizers.pack().items() if not key.startswith("optimizer.")}
+    train(whole, optimizers, range(4, 6))
+    optimizers = optimizers_of(cut, name, published)
+    optimizers.unpack(weights)
+    train(cut, optimizers, range(4, 6))
     assert state_bytes(cut) != state_bytes(whole)
 
 
 def test_a_state_of_another_architecture_is_a_sentence():
-    packed = optimisers_of(module_of(), "muon").pack()
+    packed = optimizers_of(module_of(), "muon").pack()
     other = nn.Sequential(TinyStudent(), nn.Linear(32, 6))
-    with pytest.raises(UserError, match=r"the saved training state is of another architecture; .*--overwrite\.$"):
-        optimisers_of(other, "muon").unpack(packed)
+    with pytest.raises(DistilhashError, match=r"the saved training state is of another architecture; .*--overwrite\.$"):
+        optimizers_of(other, "muon").unpack(packed)
 
 
-def test_unknown_optimisers_are_listed():
-    with pytest.raises(UserError, match="unknown optimiser; got 'sgd'; choose one of: adamw, muon, published"):
-        optimisers_of(module_of(), "sgd")
-    for name in OPTIMISERS:
-        optimisers_of(module_of(), name)
+def test_unknown_optimizers_are_listed():
+    with pytest.raises(DistilhashError, match="unknown optimizer; got 'sgd'; choose one of: adamw, muon, published"):
+        optimizers_of(module_of(), "sgd")
+    for name in OPTIMIZERS:
+        optimizers_of(module_of(), name)
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])
@@ -222,7 +222,7 @@ def test_weight_decay_is_for_kernels_and_matrices_only(name):
     module = module_of()
     before = {key: value.detach().clone() for key, value in module.named_parameters()}
     loss = sum((parameter * 0).sum() for parameter in module.parameters())  # gradients of zero: only decay moves
-    optimisers_of(module, name, steps=1, weight_decay=0.5).step(loss, 0)
+    optimizers_of(module, name, steps=1, weight_decay=0.5).step(loss, 0)
     share = one_cycle(0, 1)
     for key, value in module.named_parameters():
         rate = 0.05 if name == "muon" and key == "0.layers.3.weight" else 0.01  # Muon's is the second kernel
@@ -233,19 +233,19 @@ def test_weight_decay_is_for_kernels_and_matrices_only(name):
 def test_the_published_rate_is_constant_and_the_others_cycle():
     for name, shares in (("published", [1.0, 1.0]), ("adamw", [one_cycle(0, 12), one_cycle(6, 12)])):
         module = module_of()
-        optimisers = optimisers_of(module, name)
+        optimizers = optimizers_of(module, name)
         for step, share in zip((0, 6), shares, strict=True):
-            train(module, optimisers, [step])
-            assert {group["lr"] for member in optimisers.members for group in member.param_groups} == {0.01 * share}
+            train(module, optimizers, [step])
+            assert {group["lr"] for member in optimizers.members for group in member.param_groups} == {0.01 * share}
 
 
 def test_frozen_parameters_are_left_out():
     module = module_of()
     module[0].requires_grad_(False)
     before = state_bytes(module)
-    optimisers = optimisers_of(module, "muon")
-    assert len(optimisers.members) == 1  # no kernel is left for Muon
+    optimizers = optimizers_of(module, "muon")
+    assert len(optimizers.members) == 1  # no kernel is left for Muon
     module.eval()
-    train(module, optimisers, range(2))
+    train(module, optimizers, range(2))
     changed = {name for name, content in state_bytes(module).items() if content != before[name]}
     assert changed == {"1.weight", "1.bias"}

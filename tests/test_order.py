@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distilhash.data.order import Batches, epoch_order, random64, shuffled
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 MASK = (1 << 64) - 1
 
@@ -69,5 +69,5 @@ def test_an_epoch_shows_whole_batches_of_different_images_and_nothing_but_epoch_
 
 def test_an_empty_epoch_is_refused() -> None:
     for count, size in ((0, 1), (1, 0)):
-        with pytest.raises(UserError):
+        with pytest.raises(DistilhashError):
             Batches(count=count, batch_size=size, seed=0)

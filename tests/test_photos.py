@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilhash.errors import UserError
-from distilhash.search import Index, photos
-from distilhash.search.photo_store import PhotoStore
-from distilhash.search.walking import walk
+from distilhash.data.walk import walk
+from distilhash.errors import DistilhashError
+from distilhash.photos import update as photos
+from distilhash.photos.catalogue import PhotoStore
+from distilhash.retrieval import Index
 from folders import PlainEncoder, holds, picture, updated
 
 
@@ -198,7 +199,7 @@ def test_a_root_whose_photos_are_all_gone_keeps_them(folder, index):
     summary, _ = updated(index, folder)
     assert counts(summary) == {} and summary.unreadable[0][0] == str(folder)
     folder.rmdir()
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(DistilhashError, match="there is no such folder"):
         updated(index, folder)
     folder.with_name("moved").rename(folder)
     assert counts(updated(index, folder)[0]) == {"unchanged": 6}
@@ -227,7 +228,7 @@ def test_names_that_are_not_utf8(folder, index):
 def test_another_encoder_is_refused_with_the_command_that_rebuilds(folder, index):
     other = PlainEncoder("another")
     before = index.read_bytes()
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DistilhashError) as caught:
         updated(index, folder, encoder=other)
     assert f"distilhash index {folder} --hasher /plain/hasher --index {index} --rebuild" in str(caught.value)
     assert index.read_bytes() == before
@@ -240,11 +241,11 @@ def test_codes_and_photos_do_not_mix(folder, index, tmp_path):
     with Index.open(index) as opened:
         assert len(opened) == 6
         for change in (lambda: opened.add([9], np.ones((1, 20))), lambda: opened.remove([1])):
-            with pytest.raises(UserError, match="belongs to its photos"):
+            with pytest.raises(DistilhashError, match="belongs to its photos"):
                 change()
     with Index.open(tmp_path / "plain") as plain:
         plain.add([1], np.ones((1, 20)))
-    with pytest.raises(UserError, match="codes that are not of photos"):
+    with pytest.raises(DistilhashError, match="codes that are not of photos"):
         updated(tmp_path / "plain", folder)
 
 

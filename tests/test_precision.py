@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from distilhash import precision
-from distilhash.artefact import write_json
 from distilhash.checkpoint import load_hasher, save_model
-from distilhash.encoding import outputs
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
+from distilhash.files import write_json
+from distilhash.inference import outputs
 from distilhash.models import create_hasher, create_student
 from distilhash.precision import arithmetic, fastest, settled
-from distilhash.training import distill, hashing, teacher_features
+from distilhash.training import distill, teacher_features
+from distilhash.training import hash as hashing
 from distilhash.training.teacher_features import compute_teacher_features
 from test_resume import Interrupted, content, interrupt
 from tiny import DISTILL, HASH, INPUT, TinyStudent, distil_tiny, hash_tiny, losses_of, tiny_images, tiny_teacher
@@ -64,7 +65,7 @@ def test_a_choice_is_made_once(monkeypatch, tmp_path):
     stopwatch(monkeypatch, 1.0, 5.0)
     assert settled("auto", file, TinyStudent(), SHAPE) == "bfloat16"
     write_json(file, {"precision": "float7"})
-    with pytest.raises(UserError, match="does not name a precision"):
+    with pytest.raises(DistilhashError, match="does not name a precision"):
         settled("auto", file, TinyStudent(), SHAPE)
 
 
@@ -105,12 +106,16 @@ def test_a_resumed_run_goes_on_in_the_precision_it_began_in(tmp_path, monkeypatc
 
 def test_an_unknown_precision_is_refused(tmp_path):
     for train, config in ((distil_tiny, DISTILL), (hash_tiny, HASH)):
-        with pytest.raises(UserError, match=r"unknown precision; got 'half'; choose one of: auto, bfloat16, float32\."):
+        with pytest.raises(
+            DistilhashError, match=r"unknown precision; got 'half'; choose one of: auto, bfloat16, float32\."
+        ):
             train(tmp_path / train.__name__, dataclasses.replace(config, precision="half"))
 
 
 def compute(directory, **options):
-    return compute_teacher_features(tiny_images(40), np.arange(40), tiny_teacher(), directory, framing=INPUT, **options)
+    return compute_teacher_features(
+        tiny_images(40), np.arange(40), tiny_teacher(), directory, crop_mode=INPUT, **options
+    )
 
 
 def test_the_teachers_features_in_bfloat16_are_near_those_in_float32(tmp_path):
@@ -127,7 +132,7 @@ def test_a_cache_is_of_one_precision(tmp_path, monkeypatch):
     stopwatch(monkeypatch, 1.0, 5.0)
     assert np.array_equal(compute(tmp_path / "cache", precision="auto"), features)
     assert np.array_equal(compute(tmp_path / "cache", precision="bfloat16"), features)
-    with pytest.raises(UserError, match="or another precision"):
+    with pytest.raises(DistilhashError, match="or another precision"):
         compute(tmp_path / "cache", precision="float32")
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from distilhash.config import InputConfig
-from distilhash.data.preprocess import FRAMINGS, INTERPOLATIONS, MAX_ASPECT, Preprocess, Views, make_views
-from distilhash.errors import UserError
+from distilhash.data.transforms import CROP_MODES, INTERPOLATIONS, MAX_ASPECT, Preprocess, Views, make_views
+from distilhash.errors import DistilhashError
 
 RNG = np.random.default_rng(0)
 IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -87,7 +87,7 @@ def test_the_unchanged_view_is_resized_framed_and_normalised(interpolation: str,
 
 def test_normalisation_is_exact_where_nothing_is_resized() -> None:
     images = noise(4, 12, 12)
-    config = InputConfig(size=12, framing="pad")
+    config = InputConfig(size=12, crop_mode="pad")
     got = Preprocess(config)(images)
     for i in range(4):
         assert np.abs(got[i].numpy() - loop_normalised(images[i], config)).max() < 1e-6
@@ -110,7 +110,7 @@ def test_pad_windows_are_shifts_by_reflection() -> None:
     images = noise(30, 9, 9)
     views = make_views(np.arange(30), 1, 0)
     views.offset[:3] = [[0, 0], [1, 1], [0.5, 0.5]]
-    got = levels(Preprocess(InputConfig(size=9, framing="pad", margin=0.25, **IDENTITY))(images, views))
+    got = levels(Preprocess(InputConfig(size=9, crop_mode="pad", margin=0.25, **IDENTITY))(images, views))
 
     def reflected(i: int) -> int:
         return -i if i < 0 else 16 - i if i > 8 else i
@@ -124,16 +124,16 @@ def test_pad_windows_are_shifts_by_reflection() -> None:
 
 def test_pad_takes_the_square_in_the_middle() -> None:
     image = noise(10, 17)
-    got = levels(Preprocess(InputConfig(size=10, framing="pad", **IDENTITY))([image]))
+    got = levels(Preprocess(InputConfig(size=10, crop_mode="pad", **IDENTITY))([image]))
     assert np.array_equal(got[0], image[:, 3:13])
     tall = noise(17, 10)
-    assert np.array_equal(levels(Preprocess(InputConfig(size=10, framing="pad", **IDENTITY))([tall]))[0], tall[3:13])
+    assert np.array_equal(levels(Preprocess(InputConfig(size=10, crop_mode="pad", **IDENTITY))([tall]))[0], tall[3:13])
 
 
-@pytest.mark.parametrize("framing", FRAMINGS)
-def test_the_middle_is_the_view_that_is_not_given(framing: str) -> None:
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_the_middle_is_the_view_that_is_not_given(crop_mode: str) -> None:
     images = noise(3, 20, 26)
-    run = Preprocess(InputConfig(size=14, framing=framing))
+    run = Preprocess(InputConfig(size=14, crop_mode=crop_mode))
     middle = Views(np.zeros(3, bool), np.full((3, 2), 0.5))
     assert torch.equal(run(images), run(images, middle))
     mirrored = Views(np.ones(3, bool), np.full((3, 2), 0.5))
@@ -141,10 +141,10 @@ def test_the_middle_is_the_view_that_is_not_given(framing: str) -> None:
     assert not torch.equal(run(images, mirrored), run(images))
 
 
-@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_an_image_does_not_see_its_batch(framing: str, interpolation: str) -> None:
-    run = Preprocess(InputConfig(size=20, framing=framing, interpolation=interpolation))
+def test_an_image_does_not_see_its_batch(crop_mode: str, interpolation: str) -> None:
+    run = Preprocess(InputConfig(size=20, crop_mode=crop_mode, interpolation=interpolation))
     for shape in [(20, 20), (23, 23), (8, 8), (31, 47), (64, 40), (1, 1), (1, 5), (5, 1), (2, 3)]:
         images = noise(9, *shape)
         views = make_views(np.arange(9), 0, 3)
@@ -169,14 +169,14 @@ def test_a_list_of_many_sizes_is_each_image_alone() -> None:
         assert torch.equal(got[i], run(image[None], views[np.array([i])])[0])
 
 
-@pytest.mark.parametrize("framing", FRAMINGS)
-def test_teacher_and_student_see_the_same_part(framing: str) -> None:
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_teacher_and_student_see_the_same_part(crop_mode: str) -> None:
     images = smooth(12, 48)
     views = make_views(np.arange(12), 0, 5)
-    large = Preprocess(InputConfig(size=128, framing=framing, margin=0.25, **IDENTITY))(images, views)
-    small = Preprocess(InputConfig(size=32, framing=framing, margin=0.25, **IDENTITY))(images, views)
+    large = Preprocess(InputConfig(size=128, crop_mode=crop_mode, margin=0.25, **IDENTITY))(images, views)
+    small = Preprocess(InputConfig(size=32, crop_mode=crop_mode, margin=0.25, **IDENTITY))(images, views)
     down = F.interpolate(large, size=(32, 32), mode="bilinear", antialias=True)
-    other = Preprocess(InputConfig(size=32, framing=framing, margin=0.25, **IDENTITY))(
+    other = Preprocess(InputConfig(size=32, crop_mode=crop_mode, margin=0.25, **IDENTITY))(
         images, Views(views.flip, 1 - views.offset)
     )
     same, wrong = (down - small).abs().mean((1, 2, 3)), (down - other).abs().mean((1, 2, 3))
@@ -202,7 +202,7 @@ def test_views_are_functions_of_image_view_and_seed() -> None:
 
 
 def test_a_line_of_pixels_does_not_fill_the_memory() -> None:
-    run = Preprocess(InputConfig(size=16, framing="crop", **IDENTITY))
+    run = Preprocess(InputConfig(size=16, crop_mode="crop", **IDENTITY))
     line = noise(1, 30_000)
     start = 15_000 - MAX_ASPECT // 2
     assert torch.equal(run([line]), run([line[:, start : start + MAX_ASPECT]]))
@@ -225,13 +225,13 @@ def test_no_images_give_no_images() -> None:
 
 def test_least_side_is_what_resizing_aims_at() -> None:
     assert Preprocess(InputConfig(size=224)).least_side == 256
-    assert Preprocess(InputConfig(size=64, framing="pad")).least_side == 64
+    assert Preprocess(InputConfig(size=64, crop_mode="pad")).least_side == 64
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        InputConfig(framing="stretch"),
+        InputConfig(crop_mode="stretch"),
         InputConfig(interpolation="nearest"),
         InputConfig(size=0),
         InputConfig(margin=0.5),
@@ -242,7 +242,7 @@ def test_least_side_is_what_resizing_aims_at() -> None:
     ],
 )
 def test_configs_that_make_no_sense(config: InputConfig) -> None:
-    with pytest.raises(UserError):
+    with pytest.raises(DistilhashError):
         Preprocess(config)
 
 
@@ -258,16 +258,16 @@ def test_configs_that_make_no_sense(config: InputConfig) -> None:
     ],
 )
 def test_images_of_another_kind(images: object) -> None:
-    with pytest.raises(UserError, match="uint8"):
+    with pytest.raises(DistilhashError, match="uint8"):
         Preprocess(InputConfig(size=8))(images)  # type: ignore[arg-type]
 
 
 def test_views_of_another_kind() -> None:
     run, images = Preprocess(InputConfig(size=8)), noise(1, 8, 8)
-    with pytest.raises(UserError, match="one view"):
+    with pytest.raises(DistilhashError, match="one view"):
         run(noise(2, 8, 8), view(0, 0))
-    with pytest.raises(UserError, match="one view"):
+    with pytest.raises(DistilhashError, match="one view"):
         run(images, Views(np.zeros(1, np.int64), np.zeros((1, 2))))  # type: ignore[arg-type]
     for wrong in (-0.1, 1.1, float("nan")):
-        with pytest.raises(UserError, match="fraction"):
+        with pytest.raises(DistilhashError, match="fraction"):
             run(images, view(0.5, wrong))

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from distilhash import cli, stages
+from distilhash import api as stages
+from distilhash import cli
 from distilhash.checkpoint import load_hasher, load_student
+from distilhash.experiments.presets import PRESETS
 from distilhash.models import create_teacher
-from distilhash.presets import PRESETS
 from distilhash.training.run import RunDirectory
 
 FAKE = "timm/test_resnet"  # a real network of a few hundred thousand weights

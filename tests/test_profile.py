@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.evaluation.profile import count_macs, count_parameters, latencies, latency, profile
 from distilhash.models import create_hasher
 
@@ -126,5 +126,5 @@ def test_profile_gathers_the_same_numbers():
     ],
 )
 def test_what_cannot_be_measured_is_refused(call):
-    with pytest.raises(UserError):
+    with pytest.raises(DistilhashError):
         call(nn.Conv2d(3, 4, 1))

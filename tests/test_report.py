@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distilhash.errors import UserError
-from distilhash.evaluation.bubbles import Disc, bubble_chart, log_ticks
-from distilhash.evaluation.charts import Curve, line_chart, ticks
-from distilhash.evaluation.report import (
+from distilhash.errors import DistilhashError
+from distilhash.experiments.bubbles import Disc, bubble_chart, log_ticks
+from distilhash.experiments.charts import Curve, line_chart, ticks
+from distilhash.experiments.report import (
     ArmResult,
     QueryExample,
     ReportData,
@@ -194,22 +194,22 @@ def test_ticks_are_round_and_within():
 def test_writing_replaces_the_page_whole(tmp_path):
     target = tmp_path / "report.html"
     target.write_text("old")
-    with pytest.raises(UserError):
+    with pytest.raises(DistilhashError):
         write_report(ReportData(title="t", arms=[]), target)
     assert target.read_text() == "old"
     write_report(ReportData(title="t", arms=three()), target)
     assert target.read_text(encoding="utf-8") == page(ReportData(title="t", arms=three()))
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    with pytest.raises(UserError, match="folder"):
+    with pytest.raises(DistilhashError, match="folder"):
         write_report(ReportData(title="t", arms=three()), tmp_path / "none" / "report.html")
 
 
 def test_what_cannot_be_told_is_refused():
-    with pytest.raises(UserError, match="teacher_frozen"):
+    with pytest.raises(DistilhashError, match="teacher_frozen"):
         arm("teacher")
-    with pytest.raises(UserError, match="as many"):
+    with pytest.raises(DistilhashError, match="as many"):
         Curve("a", [1, 2], [1])
-    with pytest.raises(UserError, match="uint8"):
+    with pytest.raises(DistilhashError, match="uint8"):
         png_bytes(np.zeros((2, 2, 3)))
 
 
@@ -247,7 +247,7 @@ def relative_luminance(colour):
 
 @pytest.mark.parametrize("theme", [0, 1])
 def test_contrast_of_every_colour(theme):
-    css = resources.files("distilhash.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    css = resources.files("distilhash.experiments").joinpath("report.css").read_text(encoding="utf-8")
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", re.findall(r":root \{(.*?)\}", css, re.DOTALL)[theme]))
 
     def contrast(one, other):

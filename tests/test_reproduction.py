@@ -8,13 +8,15 @@ import json
 import numpy as np
 import pytest
 
-from distilhash import arms, cli
+from distilhash import cli
 from distilhash.config import ReproduceConfig
 from distilhash.data.splits import holdout_split
-from distilhash.errors import UserError
-from distilhash.presets import TABLES, desktop, paper, paper_cifar10, smoke
-from distilhash.reproduction import reproduce, running
-from distilhash.reproduction.planning import cells_of, shard_of
+from distilhash.errors import DistilhashError
+from distilhash.experiments import arms
+from distilhash.experiments import runner as running
+from distilhash.experiments.grid import cells_of, shard_of
+from distilhash.experiments.presets import TABLES, desktop, paper, paper_cifar10, smoke
+from distilhash.experiments.runner import reproduce
 from test_distill import Spy
 from test_resume import Interrupted
 from tiny import tiny_images
@@ -85,7 +87,7 @@ def test_shards_are_all_cells_once(count):
     ],
 )
 def test_what_cannot_be_computed_is_refused_before_a_directory_is_made(tmp_path, images, wrong, said):
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(DistilhashError, match=said):
         run(tmp_path / "run", **wrong)
     assert not (tmp_path / "run").exists()
 

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from distilhash.config import InputConfig
-from distilhash.data import preprocess, resizing
+from distilhash.data import resizing
+from distilhash.data import transforms as preprocess
 from distilhash.data.compiled import resample
-from distilhash.data.preprocess import FRAMINGS, Preprocess
 from distilhash.data.resizing import INTERPOLATIONS, by_numpy, resized, windows
+from distilhash.data.transforms import CROP_MODES, Preprocess
 
 RNG = np.random.default_rng(0)
 SIDES = [(1, 1, 5, 7), (300, 20, 16, 64), (64, 64, 224, 224), (7, 90, 7, 31), (31, 8, 60, 8), (640, 480, 64, 48),
@@ -118,12 +119,12 @@ def test_where_numba_cannot_be_loaded_numpy_resizes(monkeypatch):
     assert np.array_equal(resized(images, 17, 40, "bicubic"), by_torch(images, 17, 40, "bicubic"))
 
 
-@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
 @pytest.mark.parametrize("machine", [True, False])
-def test_planes_are_the_tensor(framing, machine, monkeypatch):
+def test_planes_are_the_tensor(crop_mode, machine, monkeypatch):
     if not machine:
         monkeypatch.setattr(preprocess, "machine_code", lambda images: None)
-    pixels = Preprocess(InputConfig(size=24, framing=framing))
+    pixels = Preprocess(InputConfig(size=24, crop_mode=crop_mode))
     images = [RNG.integers(0, 256, (*sides, 3), dtype=np.uint8) for sides in ((40, 31), (24, 24), (9, 70))]
     planes = pixels.planes(pixels.framed(images))
     assert planes.flags.c_contiguous

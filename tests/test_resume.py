@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from distilhash.training import distill, hashing
-from distilhash.training.optimisers import Optimisers
+from distilhash.training import distill
+from distilhash.training import hash as hashing
+from distilhash.training.optim import Optimizers
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 from tiny import DISTILL, HASH, both_stages, distil_tiny, hash_tiny
@@ -20,11 +21,11 @@ STEPS = 9  # of either stage
 STAGES = {"distil": (distil_tiny, DISTILL, distill), "hash": (hash_tiny, HASH, hashing)}
 VARIANTS = [
     ("distil", {"views": 2}),
-    ("distil", {"optimiser": "published", "loss": "raw", "mode": "online", "views": 2}),
-    ("distil", {"optimiser": "adamw", "loss": "standardised"}),
+    ("distil", {"optimizer": "published", "loss": "raw", "mode": "online", "views": 2}),
+    ("distil", {"optimizer": "adamw", "loss": "standardised"}),
     ("hash", {}),
-    ("hash", {"optimiser": "published", "framework": "dch"}),
-    ("hash", {"optimiser": "adamw", "freeze_backbone": True}),
+    ("hash", {"optimizer": "published", "framework": "dch"}),
+    ("hash", {"optimizer": "adamw", "freeze_backbone": True}),
 ]
 
 
@@ -39,9 +40,9 @@ def content(run: Path) -> dict[str, bytes]:
 
 
 def interrupt(monkeypatch, place: str, number: int, module) -> None:
-    """Stop before the optimiser's step of this number, or at one of the seams behind it."""
+    """Stop before the optimizer's step of this number, or at one of the seams behind it."""
     owner, name = {
-        "step": (Optimisers, "step"),
+        "step": (Optimizers, "step"),
         "record": (RunDirectory, "record"),  # of an epoch: before its line is written
         "save": (RunDirectory, "save_state"),  # after the line is written, before the state is saved
         "saved": (Progress, "save_if_due"),  # after the state is saved

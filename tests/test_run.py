@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.training import run as run_module
 from distilhash.training.run import RunDirectory
 
@@ -40,13 +40,13 @@ def test_a_fresh_run_describes_itself(tmp_path):
 
 def test_a_run_that_exists_is_refused_by_name_of_both_ways_out(tmp_path):
     open_run(tmp_path / "run")
-    with pytest.raises(UserError, match=r"the run directory exists; got .*run; .*--resume .*--overwrite\.$"):
+    with pytest.raises(DistilhashError, match=r"the run directory exists; got .*run; .*--resume .*--overwrite\.$"):
         open_run(tmp_path / "run")
 
 
 def test_a_file_is_no_run_directory(tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(UserError, match="a run needs a directory; got the file"):
+    with pytest.raises(DistilhashError, match="a run needs a directory; got the file"):
         open_run(tmp_path / "run", overwrite=True)
 
 
@@ -61,7 +61,7 @@ def test_resume_keeps_the_first_provenance_and_all_files(tmp_path):
 def test_resume_with_other_settings_names_the_differing_ones_alone(tmp_path):
     open_run(tmp_path / "run")
     changed = {**SETTINGS, "distill": {"epochs": 9, "loss": "prototypes", "seed": 0}}
-    with pytest.raises(UserError) as error:
+    with pytest.raises(DistilhashError) as error:
         open_run(tmp_path / "run", changed, resume=True)
     assert error.value.got == "distill.epochs was 8 and is 9, distill.loss was 'raw' and is 'prototypes'"
     assert "--overwrite" in error.value.fix
@@ -70,7 +70,7 @@ def test_resume_with_other_settings_names_the_differing_ones_alone(tmp_path):
 
 def test_many_differing_settings_are_counted(tmp_path):
     open_run(tmp_path / "run", {name: 0 for name in "abcde"})
-    with pytest.raises(UserError, match="a was 0 and is 1, b was 0 and is 1, c was 0 and is 1 and 2 more;"):
+    with pytest.raises(DistilhashError, match="a was 0 and is 1, b was 0 and is 1, c was 0 and is 1 and 2 more;"):
         open_run(tmp_path / "run", {name: 1 for name in "abcde"}, resume=True)
 
 
@@ -85,7 +85,7 @@ def test_overwrite_never_deletes_what_no_run_wrote(tmp_path, content):
     if content is not None:
         (tmp_path / "provenance.json").write_text(content)
     before = files(tmp_path)
-    with pytest.raises(UserError, match="--overwrite deletes only a run directory"):
+    with pytest.raises(DistilhashError, match="--overwrite deletes only a run directory"):
         open_run(tmp_path, overwrite=True)
     assert files(tmp_path) == before
 
@@ -93,14 +93,14 @@ def test_overwrite_never_deletes_what_no_run_wrote(tmp_path, content):
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_foreign_provenance_file_is_not_taken_for_a_killed_run(tmp_path, options):
     (tmp_path / "provenance.json").write_text('{"painting": "1642"}')
-    with pytest.raises(UserError):
+    with pytest.raises(DistilhashError):
         open_run(tmp_path, **options)
     assert (tmp_path / "provenance.json").read_text() == '{"painting": "1642"}'
 
 
 def test_resume_of_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "photo.jpg").write_text("precious")
-    with pytest.raises(UserError, match=r"no run here; got .*config\.json"):
+    with pytest.raises(DistilhashError, match=r"no run here; got .*config\.json"):
         open_run(tmp_path, resume=True)
     assert files(tmp_path) == {"photo.jpg"}
 
@@ -201,7 +201,7 @@ def test_a_state_that_is_no_state_is_a_sentence(tmp_path):
     run = open_run(tmp_path / "run")
     run.save_state({"x": torch.ones(2)}, 3)
     (run.path / "checkpoints" / "last" / "state.safetensors").write_bytes(b"\x80\x04garbage")
-    with pytest.raises(UserError, match="training state cannot be read"):
+    with pytest.raises(DistilhashError, match="training state cannot be read"):
         run.load_state()
 
 
@@ -212,7 +212,9 @@ def test_a_full_disk_stops_a_run_with_a_sentence(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl; got No space left on device; .*--resume\.$"):
+    with pytest.raises(
+        DistilhashError, match=r"cannot write .*metrics\.jsonl; got No space left on device; .*--resume\.$"
+    ):
         run.record(1, loss=0.0)
 
 
@@ -227,11 +229,11 @@ def test_progress_goes_to_stderr_and_the_log(tmp_path, capsys):
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_run_that_a_mistake_ended_at_once_is_taken_back(tmp_path, late):
-    with pytest.raises(UserError), open_run(tmp_path / "run") as run:
+    with pytest.raises(DistilhashError), open_run(tmp_path / "run") as run:
         run.say("3 images are left out")
         if late:
             run.record(0, cosine=0.1)
-        raise UserError("no such thing")
+        raise DistilhashError("no such thing")
     assert (tmp_path / "run").exists() is late
 
 

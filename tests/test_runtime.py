@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from distilhash.data.pipeline import prefetch
+from distilhash.data.prefetch import prefetch
 from distilhash.runtime import on_each_core, quick_turns
 
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from distilhash import cli
 from distilhash.checkpoint import load_hasher, save_model
 from distilhash.codes import hamming, pack
 from distilhash.data.folders import FolderSource
-from distilhash.encoding import encode
+from distilhash.inference import encode
 from distilhash.models import create_hasher, create_student
 from folders import PlainEncoder
 from mistakes import picture, refused
@@ -107,7 +106,7 @@ def test_a_copy_elsewhere_is_a_hit_and_the_photo_itself_is_not(indexed, capsys):
 
 
 def test_near_duplicates_are_grouped_on_request(here, capsys, monkeypatch):
-    monkeypatch.setattr("distilhash.search.encoder.open_encoder", lambda _, **kw: PlainEncoder())  # whose codes differ
+    monkeypatch.setattr("distilhash.photos.encoder.open_encoder", lambda _, **kw: PlainEncoder())  # whose codes differ
     draw = np.random.default_rng(0)
     for name in "ab":
         pixels = draw.integers(0, 256, (32, 32, 3), np.uint8)
@@ -199,14 +198,14 @@ def test_an_interrupt_says_that_the_work_is_kept(here, monkeypatch, capsys):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("distilhash.search.photos.update", interrupted)
+    monkeypatch.setattr("distilhash.photos.update.update", interrupted)
     assert cli.main(["index", "photos", "--hasher", "hasher"]) == 130
     said = capsys.readouterr().err
     assert said == "distilhash: interrupted; the same command goes on from the last photos that were kept.\n"
 
 
 def test_the_verbs_as_functions(indexed, table):
-    assert isinstance(distilhash.search, types.ModuleType) and callable(distilhash.search)
+    assert callable(distilhash.search)
     (found,) = distilhash.search("photos.index", ids=[1], top=3)
     assert [set(hit) for hit in found["hits"]] == [{"id", "path", "distance", "duplicates"}] * 3
     done = distilhash.index(["photos"], "photos.index", "hasher")

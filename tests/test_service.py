@@ -20,9 +20,9 @@ from PIL import Image
 
 from distilhash import cli
 from distilhash.codes import hamming
-from distilhash.search import uploads
-from distilhash.search.guard import HEADERS
-from distilhash.search.index import Index
+from distilhash.retrieval.index import Index
+from distilhash.server import uploads
+from distilhash.server.security import HEADERS
 from plain_service import BITS, make_index, started
 
 COUNT = 30

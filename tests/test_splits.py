@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distilhash.data import Split, cifar10_split, holdout_split, list_split
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 6000))
 SIZES = {"cifar10": (1000, 5000, 54_000), "cifar10-1": (1000, 5000, 59_000), "cifar10-2": (10_000, 50_000, 50_000)}
@@ -59,13 +59,13 @@ def test_no_validation_where_none_is_wanted() -> None:
 
 
 def test_mistakes_about_cifar10() -> None:
-    with pytest.raises(UserError, match="cifar10-1"):
+    with pytest.raises(DistilhashError, match="cifar10-1"):
         cifar10_split(LABELS, "cifar100")
     for labels in (LABELS[:50_000], np.zeros(60_000, np.int64)):
-        with pytest.raises(UserError, match="60,000"):
+        with pytest.raises(DistilhashError, match="60,000"):
             cifar10_split(labels)
     for number in (-1, 500):
-        with pytest.raises(UserError, match="0 to 499"):
+        with pytest.raises(DistilhashError, match="0 to 499"):
             cifar10_split(LABELS, validation_per_class=number)
 
 
@@ -90,14 +90,14 @@ def test_holdout_of_multi_labels_draws_from_all_images() -> None:
 
 
 def test_holdout_names_the_classes_that_are_too_small() -> None:
-    with pytest.raises(UserError, match="too few in cat, dog"):
+    with pytest.raises(DistilhashError, match="too few in cat, dog"):
         holdout_split(np.repeat([0, 1, 2], [2, 5, 1]), class_names=("cat", "cow", "dog"))
-    with pytest.raises(UserError, match="too few in class 7"):
+    with pytest.raises(DistilhashError, match="too few in class 7"):
         holdout_split(np.repeat([0, 7], [5, 1]))
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(DistilhashError, match="no images"):
         holdout_split(np.zeros(0, np.int64))
     for shares in ((0.0, 0.1), (1.0, 0.1), (0.1, 0.0), (0.1, float("nan"))):
-        with pytest.raises(UserError, match="between 0 and 1"):
+        with pytest.raises(DistilhashError, match="between 0 and 1"):
             holdout_split(np.zeros(9, np.int64), *shares)
 
 
@@ -107,11 +107,11 @@ def test_list_split() -> None:
     assert split.query.tolist() == list(range(50, 60)) and split.database.tolist() == list(range(10, 50))
     assert len(split.validation) == 5 and set(split.validation) < set(range(20))
     assert (split.class_names, split.source, split.protocol) == (("a", "b"), "f", "lists")
-    with pytest.raises(UserError, match="query images lie in database"):
+    with pytest.raises(DistilhashError, match="query images lie in database"):
         list_split({**lists, "test": np.arange(49, 60)}, 60)
-    with pytest.raises(UserError, match="no database"):
+    with pytest.raises(DistilhashError, match="no database"):
         list_split({"train": lists["train"], "test": lists["test"]}, 60)
-    with pytest.raises(UserError, match="outside the images"):
+    with pytest.raises(DistilhashError, match="outside the images"):
         list_split(lists, 59)
 
 
@@ -144,7 +144,7 @@ def small(**changes: Any) -> Split:
     ],
 )
 def test_parts_that_contradict_each_other(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(DistilhashError, match=sentence):
         small(**changes)
 
 
@@ -165,8 +165,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("distilhash.artefact.os.fsync", full)
-    with pytest.raises(UserError, match=r"cannot write.*No space left"):
+    monkeypatch.setattr("distilhash.files.os.fsync", full)
+    with pytest.raises(DistilhashError, match=r"cannot write.*No space left"):
         small(seed=6).save(tmp_path / "split.json")
     assert Split.load(tmp_path / "split.json").seed == 5
     assert [file.name for file in tmp_path.iterdir()] == ["split.json"]
@@ -201,7 +201,7 @@ def test_an_edited_file_is_a_users_mistake(tmp_path: Path, changes: dict[str, An
     file = tmp_path / "split.json"
     small().save(file)
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(UserError):
+    with pytest.raises(DistilhashError):
         Split.load(file)
 
 
@@ -209,7 +209,7 @@ def test_an_edited_file_is_a_users_mistake(tmp_path: Path, changes: dict[str, An
 def test_what_is_no_split_file_is_a_users_mistake(tmp_path: Path, text: bytes) -> None:
     file = tmp_path / "split.json"
     file.write_bytes(text)
-    with pytest.raises(UserError, match="split"):
+    with pytest.raises(DistilhashError, match="split"):
         Split.load(file)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(DistilhashError, match="cannot be read"):
         Split.load(tmp_path / "absent.json")

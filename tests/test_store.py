@@ -7,10 +7,10 @@ import sqlite3
 import numpy as np
 import pytest
 
-from distilhash.errors import UserError
-from distilhash.search import Index
-from distilhash.search.photo_store import Photo, PhotoStore
-from distilhash.search.store import Store
+from distilhash.errors import DistilhashError
+from distilhash.photos.catalogue import Photo, PhotoStore
+from distilhash.retrieval import Index
+from distilhash.retrieval.store import Store
 
 CODES = np.random.default_rng(0).integers(0, 256, (40, 2), dtype=np.uint8) & np.array([255, 240], np.uint8)  # 12 bits
 PHOTO = Photo(1, "/a/b\udcff.jpg", 10, 20, b"content", None)
@@ -91,13 +91,13 @@ def test_a_second_writer_is_refused_and_readers_are_not(path):
     first, second = Store(path), Store(path)
     with first.writing():
         first.append(np.array([100]), CODES[:1])
-        with pytest.raises(UserError, match="another process is writing to this index"), second.writing():
+        with pytest.raises(DistilhashError, match="another process is writing to this index"), second.writing():
             raise AssertionError
         assert 100 not in second.codes()[0]
     assert second.changed()
     assert 100 in second.codes()[0]
     assert not second.changed()
-    with pytest.raises(UserError, match="another process"):
+    with pytest.raises(DistilhashError, match="another process"):
         second.claim()
     first.close()
     with second.writing():
@@ -147,7 +147,7 @@ TAMPERED = {
 @pytest.mark.parametrize("said", TAMPERED)
 def test_a_file_that_was_tampered_with_is_refused(said, path):
     TAMPERED[said](path)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(DistilhashError, match=said):
         read(path)
 
 
@@ -166,7 +166,7 @@ def test_damaged_bytes_end_in_an_index_or_in_one_sentence(path, tmp_path):
         try:
             found = read(broken)
             assert all(type(one) is type(other) for one, other in zip(found, before, strict=True))
-        except UserError:
+        except DistilhashError:
             refused += 1
     assert 20 < refused < 150
 
@@ -175,7 +175,7 @@ def test_an_index_where_nothing_can_be_written_is_read(path, monkeypatch):
     before = read(path)
     place = path.rename(path.with_name("a?b%20 \udcff"))
     with monkeypatch.context() as patch:
-        patch.setattr("distilhash.search.store.os.access", lambda *_: False)
+        patch.setattr("distilhash.retrieval.store.os.access", lambda *_: False)
         real = sqlite3.connect
         opened: list[str] = []
         patch.setattr(sqlite3, "connect", lambda name, **settings: opened.append(name) or real(name, **settings))
@@ -185,7 +185,10 @@ def test_an_index_where_nothing_can_be_written_is_read(path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with Index.open(tmp_path / "file" / "index") as index, pytest.raises(UserError, match="cannot make the folder"):
+    with (
+        Index.open(tmp_path / "file" / "index") as index,
+        pytest.raises(DistilhashError, match="cannot make the folder"),
+    ):
         index.add([1], np.ones((1, 8)))
-    with pytest.raises(UserError, match="the index cannot be used"):
+    with pytest.raises(DistilhashError, match="the index cannot be used"):
         Index.open(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distilhash.config import DistillConfig
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.training import targets
 from distilhash.training.targets import create_target
 
@@ -31,7 +31,9 @@ def target_of(features, rows=None, **changes):
 
 
 def test_unknown_losses_are_listed():
-    with pytest.raises(UserError, match=r"unknown distillation loss; got 'mse'; .*: prototypes, raw, standardised"):
+    with pytest.raises(
+        DistilhashError, match=r"unknown distillation loss; got 'mse'; .*: prototypes, raw, standardised"
+    ):
         target_of(features_of(), loss="mse")
 
 

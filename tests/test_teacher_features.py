@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from distilhash.config import InputConfig
-from distilhash.data.images import ArraySource
-from distilhash.data.preprocess import Preprocess, make_views
-from distilhash.errors import UserError
+from distilhash.data.sources import ArraySource
+from distilhash.data.transforms import Preprocess, make_views
+from distilhash.errors import DistilhashError
 from distilhash.training import teacher_features
 from distilhash.training.teacher_features import compute_teacher_features
 from tiny import INPUT, tiny_images, tiny_teacher
@@ -47,7 +47,7 @@ def chosen():
 
 
 def compute(directory, images=None, teacher=None, **options):
-    options = {"views": 2, "seed": 5, "framing": INPUT, "indices": chosen()} | options
+    options = {"views": 2, "seed": 5, "crop_mode": INPUT, "indices": chosen()} | options
     indices = options.pop("indices")
     return compute_teacher_features(images or tiny_images(60), indices, teacher or tiny_teacher(), directory, **options)
 
@@ -60,7 +60,7 @@ def test_features_are_the_teachers_own_of_the_images_and_their_views(tmp_path):
     images, teacher = tiny_images(60), tiny_teacher()
     features = compute(tmp_path / "cache", images, teacher, views=3)
     assert (features.shape, features.dtype) == ((3, COUNT, 24), np.float32)
-    pixels = Preprocess(dataclasses.replace(teacher.input, framing=INPUT.framing, margin=INPUT.margin))
+    pixels = Preprocess(dataclasses.replace(teacher.input, crop_mode=INPUT.crop_mode, margin=INPUT.margin))
     for view in range(3):
         views = make_views(chosen(), view, 5) if view else None
         with torch.inference_mode():
@@ -128,7 +128,7 @@ OTHERS = {
     "order": {"indices": chosen()[::-1]},
     "number of views": {"views": 3},
     "seed of the views": {"seed": 6},
-    "framing": {"framing": InputConfig(size=16)},
+    "crop_mode": {"crop_mode": InputConfig(size=16)},
 }
 
 
@@ -139,7 +139,7 @@ def test_a_cache_of_something_else_is_refused_and_kept(tmp_path, name):
     options = OTHERS[name]
     if name == "teacher's input":
         options["teacher"].input = dataclasses.replace(options["teacher"].input, size=20)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(DistilhashError) as error:
         compute(tmp_path, **options)
     assert "of another teacher, other images or views" in error.value.what
     assert error.value.got == f"{tmp_path}, of teacher tiny"
@@ -150,7 +150,7 @@ def test_a_cache_of_something_else_is_refused_and_kept(tmp_path, name):
 @pytest.mark.parametrize("text", ["not JSON", "[]", '{"key": 3}'])
 def test_a_damaged_cache_is_refused(tmp_path, text):
     (tmp_path / "cache.json").write_text(text)
-    with pytest.raises(UserError):
+    with pytest.raises(DistilhashError):
         compute(tmp_path)
 
 
@@ -176,12 +176,14 @@ def filled_meanwhile(monkeypatch):
 @pytest.mark.parametrize("fill", [no_room, filled_meanwhile])
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, monkeypatch, fill):
     fill(monkeypatch)
-    with pytest.raises(UserError, match=r"no room for the feature cache; got .* \(No space left on device\); .*--feat"):
+    with pytest.raises(
+        DistilhashError, match=r"no room for the feature cache; got .* \(No space left on device\); .*--feat"
+    ):
         compute(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="no room for the feature cache"):
+    with pytest.raises(DistilhashError, match="no room for the feature cache"):
         compute(tmp_path / "file" / "cache")

@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from distilhash.config import DistillConfig, HashConfig, InputConfig, as_dict
-from distilhash.data.images import ArraySource
-from distilhash.encoding import head_inputs
+from distilhash.data.sources import ArraySource
+from distilhash.inference import head_inputs
 from distilhash.models import Backbone, Teacher, create_hasher
 from distilhash.training.distill import distill
-from distilhash.training.hashing import check, train_hasher
+from distilhash.training.hash import check, train_hasher
 from distilhash.training.run import RunDirectory
 
 SIDE = 16
-INPUT = InputConfig(size=SIDE, framing="pad", margin=0.1)
+INPUT = InputConfig(size=SIDE, crop_mode="pad", margin=0.1)
 # 120 images: 24 held out, 3 steps of 32 in each of 3 epochs; every step is saved. In float32, so that runs are equal
 # on every machine: which precision is the fastest for so small a network is chance.
 DISTILL = DistillConfig(epochs=3, batch_size=32, prototypes=8, precision="float32", checkpoint_seconds=0)

@@ -1,50 +1,86 @@
-"""distilhash: distil an untouched image teacher without labels, hash the student, prove the trade-off, search.
+"""distilhash: distil a pretrained image teacher without labels, hash the student, measure the trade-off, and search.
 
-The verbs of the command line as functions; nothing heavy is imported before one of them is used.
+Every command of the command line is a function here (``distilhash.distill``, ``distilhash.index``, ...), with ``Index``
+and the configs beside them. Nothing heavy is imported before one of them is used.
 """
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-# Read by OpenMP when torch is loaded. Threads that wait by spinning take the core from whoever has work: with one
-# other busy process on two cores, training ran thirty times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from distilhash.errors import DistilhashError
 
-from distilhash.errors import UserError
+if TYPE_CHECKING:
+    from distilhash.api import (
+        check,
+        code,
+        demo,
+        distill,
+        encode,
+        evaluate,
+        export,
+        fit,
+        hash,
+        index,
+        profile,
+        reproduce,
+        search,
+        serve,
+    )
+    from distilhash.config import (
+        DemoConfig,
+        DistillConfig,
+        ExportConfig,
+        FitConfig,
+        HashConfig,
+        InputConfig,
+        ReproduceConfig,
+        StudentConfig,
+        TeacherConfig,
+    )
+    from distilhash.retrieval import Index
 
 __version__ = "0.1.0"
-__all__ = [
-    "UserError", "check", "code", "demo", "distill", "encode", "evaluate", "export", "fit", "hash", "index", "profile",
-    "reproduce", "search", "serve",
-]  # fmt: skip
 
+_COMMANDS = (
+    "check", "code", "demo", "distill", "encode", "evaluate", "export", "fit", "hash", "index", "profile", "reproduce",
+    "search", "serve",
+)  # fmt: skip
+_CONFIGS = (
+    "DemoConfig", "DistillConfig", "ExportConfig", "FitConfig", "HashConfig", "InputConfig", "ReproduceConfig",
+    "StudentConfig", "TeacherConfig",
+)  # fmt: skip
 _HOMES = {
-    "check": ("distilhash.stages", "check_images"),
-    "code": ("distilhash.search.verbs", "code"),
-    "demo": ("distilhash.comparison", "run_demo"),
-    "distill": ("distilhash.stages", "distill"),
-    "encode": ("distilhash.stages", "encode_images"),
-    "evaluate": ("distilhash.evaluation.protocol", "evaluate_files"),
-    "export": ("distilhash.exporting", "export_hasher"),
-    "fit": ("distilhash.fitting", "fit"),
-    "hash": ("distilhash.stages", "hash_images"),
-    "index": ("distilhash.search.verbs", "index"),
-    "profile": ("distilhash.stages", "profile_networks"),
-    "reproduce": ("distilhash.reproduction", "reproduce"),
-    "serve": ("distilhash.search.serving", "serve"),
+    **dict.fromkeys(_COMMANDS, "distilhash.api"),
+    **dict.fromkeys(_CONFIGS, "distilhash.config"),
+    "Index": "distilhash.retrieval",
 }
+_INTERIM = {
+    "check": ("distilhash.api", "check_images"),
+    "code": ("distilhash.photos.search", "code"),
+    "demo": ("distilhash.experiments.demo", "run_demo"),
+    "encode": ("distilhash.api", "encode_images"),
+    "evaluate": ("distilhash.evaluation.evaluate", "evaluate_files"),
+    "export": ("distilhash.deploy.export", "export_hasher"),
+    "fit": ("distilhash.training.fit", "fit"),
+    "hash": ("distilhash.api", "hash_images"),
+    "index": ("distilhash.photos.search", "index"),
+    "profile": ("distilhash.api", "profile_networks"),
+    "reproduce": ("distilhash.experiments.runner", "reproduce"),
+    "search": ("distilhash.photos.search", "search"),
+    "serve": ("distilhash.server.serve", "serve"),
+}
+# Not hash: it would shadow Python's own in `from distilhash import *`.
+__all__ = ["DistilhashError", *(name for name in _HOMES if name != "hash")]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    if name == "search":  # both the verb and the room that Index comes from: a package that can be called
-        import distilhash.search
-
-        return distilhash.search
     if name not in _HOMES:
         raise AttributeError(f"module 'distilhash' has no attribute {name!r}")
-    from importlib import import_module
+    home, own = _INTERIM.get(name, (_HOMES[name], name))
+    return getattr(import_module(home), own)
 
-    module, function = _HOMES[name]
-    return getattr(import_module(module), function)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

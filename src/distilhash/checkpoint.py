@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from distilhash.artefact import write_atomically, write_json
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
+from distilhash.files import write_atomically, write_json
 from distilhash.models import create_hasher, rebuild_backbone
 from distilhash.models.backbone import Backbone
 from distilhash.models.hasher import Hasher
@@ -33,7 +33,9 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict
     needed = int(sum(tensor.nbytes for tensor in flat.values()) * _HEADROOM)
     free = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
     if free < needed:  # said before anything is written, and with the figures
-        raise UserError(f"no room for {path}", f"{free >> 20} MiB free, {needed >> 20} MiB needed", "free some room")
+        raise DistilhashError(
+            f"no room for {path}", f"{free >> 20} MiB free, {needed >> 20} MiB needed", "free some room"
+        )
     # One entry: safetensors writes several in random order, and equal runs must end in equal bytes.
     header = {"distilhash": json.dumps({"format": FORMAT, "description": description}, sort_keys=True)}
     # Not save_file: that makes a temporary file of its own, which a kill would leave behind under a random name.
@@ -41,18 +43,20 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict
 
 
 def load_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the description of a file that :func:`save_tensors` wrote; UserError for any other file."""
+    """The tensors and the description of a file that :func:`save_tensors` wrote; DistilhashError for any other file."""
     if not path.is_file():
-        raise UserError(f"no {what} here", path, "name a directory or file that a distilhash stage wrote")
+        raise DistilhashError(f"no {what} here", path, "name a directory or file that a distilhash stage wrote")
     try:
         with safe_open(path, framework="pt") as handle:
             header = json.loads((handle.metadata() or {}).get("distilhash", "{}"))
             if header.get("format") != FORMAT:
-                raise UserError(f"this file is not a distilhash {what}", path, "name one that a distilhash stage wrote")
+                raise DistilhashError(
+                    f"this file is not a distilhash {what}", path, "name one that a distilhash stage wrote"
+                )
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a mapping)
         return tensors, header["description"]
     except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(
+        raise DistilhashError(
             f"{what} cannot be read: only safetensors files are loaded, never a pickle",
             f"{path} ({error})",
             "name a file that a distilhash stage wrote",
@@ -95,7 +99,7 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[s
     tensors, description = load_tensors(_model_file(Path(path)), "checkpoint")
     kind, wanted = description.get("kind"), " or ".join(kinds or ("student", "hasher"))
     if kind not in (kinds or ("student", "hasher")):
-        raise UserError(f"this checkpoint is not a {wanted}", f"a {kind} at {path}", f"name a {wanted}")
+        raise DistilhashError(f"this checkpoint is not a {wanted}", f"a {kind} at {path}", f"name a {wanted}")
     try:
         backbone = rebuild_backbone(description["architecture"])
         module: Backbone | Hasher = backbone
@@ -103,12 +107,14 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[s
             module = create_hasher(backbone, num_bits=int(description["bits"]))
             module.precision = str(description.get("precision", module.precision))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError("the checkpoint's description is damaged", f"{path} ({error!r})", "make it again") from error
+        raise DistilhashError(
+            "the checkpoint's description is damaged", f"{path} ({error!r})", "make it again"
+        ) from error
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise UserError(
+        raise DistilhashError(
             "the checkpoint is of another architecture than it says",
             f"{path}, {len(wrong)} tensors differ, first {', '.join(wrong[:3])}",
             "make it again",
@@ -122,4 +128,6 @@ def _model_file(path: Path) -> Path:
     for candidate in (path, path / "model.safetensors", path / "model" / "model.safetensors"):
         if candidate.is_file():
             return candidate
-    raise UserError("no checkpoint here", path, "name a run directory, its model/ directory or a model.safetensors")
+    raise DistilhashError(
+        "no checkpoint here", path, "name a run directory, its model/ directory or a model.safetensors"
+    )

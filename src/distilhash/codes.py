@@ -25,8 +25,8 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import ArrayLike, NDArray
 
-from distilhash.artefact import write_atomically
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
+from distilhash.files import write_atomically
 
 FORMAT = "distilhash.codes"
 VERSION = 1
@@ -39,13 +39,13 @@ Words = NDArray[np.uint64]
 def pack(codes_NK: ArrayLike) -> Bytes:
     """(N, P) bytes of these codes: bit 1 where an entry is above zero, so a hasher's real outputs may be given too.
 
-    Raises UserError unless the array is two-dimensional and free of NaN.
+    Raises DistilhashError unless the array is two-dimensional and free of NaN.
     """
     codes = np.asarray(codes_NK)
     if codes.ndim != 2:
-        raise UserError("codes must be an array of two dimensions, (images, bits)", f"shape {codes.shape}")
+        raise DistilhashError("codes must be an array of two dimensions, (images, bits)", f"shape {codes.shape}")
     if codes.dtype.kind == "f" and np.isnan(codes).any():
-        raise UserError("codes hold NaN, which has no sign", fix="look at the network's outputs")
+        raise DistilhashError("codes hold NaN, which has no sign", fix="look at the network's outputs")
     return np.packbits(codes > 0, axis=1)
 
 
@@ -66,21 +66,23 @@ def to_words(packed_NP: Bytes) -> Words:
 def packed_pair(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) -> tuple[Bytes, Bytes, int]:
     """Both sets of codes packed, and their number of bits; each may come as -1/+1 or as packed uint8.
 
-    ``num_bits`` is read off a -1/+1 side, and required where both sides are packed. Raises UserError for codes of
+    ``num_bits`` is read off a -1/+1 side, and required where both sides are packed. Raises DistilhashError for codes of
     different lengths, entries other than -1/+1, and packed bytes that do not fit ``num_bits``.
     """
     sides = {"query_codes": np.asarray(query), "database_codes": np.asarray(database)}
     for name, codes in sides.items():
         if codes.ndim != 2 or codes.shape[1] == 0:
-            raise UserError(f"{name} must be an array of two dimensions, (images, bits)", f"shape {codes.shape}")
+            raise DistilhashError(f"{name} must be an array of two dimensions, (images, bits)", f"shape {codes.shape}")
     lengths = {name: codes.shape[1] for name, codes in sides.items() if codes.dtype != np.uint8}
     if num_bits is None and not lengths:
-        raise UserError("packed codes (uint8) do not say how many bits they hold", fix="pass num_bits=")
+        raise DistilhashError("packed codes (uint8) do not say how many bits they hold", fix="pass num_bits=")
     if num_bits is None:
         num_bits = next(iter(lengths.values()))
     for name, length in lengths.items():
         if length != num_bits:
-            raise UserError("all codes must have the same number of bits", f"{length} in {name}, {num_bits} elsewhere")
+            raise DistilhashError(
+                "all codes must have the same number of bits", f"{length} in {name}, {num_bits} elsewhere"
+            )
     query_packed = _packed(sides["query_codes"], num_bits, "query_codes")
     return query_packed, _packed(sides["database_codes"], num_bits, "database_codes"), num_bits
 
@@ -89,7 +91,7 @@ def hamming(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) 
     """(Q, B) Hamming distances, in bits: uint8 up to 255 bits, uint16 beyond.
 
     Codes are -1/+1 or packed uint8; ``num_bits`` of two packed sides may be left out, and is then 8 bits a byte.
-    Raises UserError as packed_pair does.
+    Raises DistilhashError as packed_pair does.
     """
     query, database = np.asarray(query), np.asarray(database)
     if num_bits is None and query.dtype == database.dtype == np.uint8 and query.ndim == 2:
@@ -113,7 +115,7 @@ def _packed(codes: NDArray[Any], num_bits: int, name: str) -> Bytes:
         return _checked_packed(codes, num_bits, name)
     if codes.dtype.kind not in "if" or not (np.abs(codes) == 1).all():
         wrong = codes[np.abs(codes) != 1] if codes.dtype.kind in "if" else codes.ravel()
-        raise UserError(
+        raise DistilhashError(
             f"{name} must hold -1 and +1 only",
             f"{wrong[0]!s} ({codes.dtype})" if wrong.size else str(codes.dtype),
             "take np.where(outputs > 0, 1, -1), or pack them",
@@ -124,19 +126,19 @@ def _packed(codes: NDArray[Any], num_bits: int, name: str) -> Bytes:
 def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:
     """The same bytes, once it is sure that they are codes of this many bits with zeros behind them."""
     if packed.dtype != np.uint8 or packed.ndim != 2:
-        raise UserError(
+        raise DistilhashError(
             f"packed {name} must be uint8 of two dimensions, (images, bytes)", f"{packed.dtype} {packed.shape}"
         )
     if num_bits < 1:
-        raise UserError("the number of bits must be at least 1", num_bits)
+        raise DistilhashError("the number of bits must be at least 1", num_bits)
     if packed.shape[1] != -(-num_bits // 8):
-        raise UserError(
+        raise DistilhashError(
             f"packed {name} do not fit their number of bits",
             f"{packed.shape[1]} bytes a code for {num_bits} bits",
             f"{num_bits} bits take {-(-num_bits // 8)} bytes",
         )
     if num_bits % 8 and (packed[:, -1] & (0xFF >> num_bits % 8)).any():
-        raise UserError(f"packed {name} have bits set beyond their length of {num_bits}", fix="check num_bits")
+        raise DistilhashError(f"packed {name} have bits set beyond their length of {num_bits}", fix="check num_bits")
     return packed
 
 
@@ -144,7 +146,7 @@ def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:
 class CodeTable:
     """The codes of a set of images, with the name (and the label, where known) of each, and where they came from.
 
-    Raises UserError where the parts do not fit each other.
+    Raises DistilhashError where the parts do not fit each other.
     """
 
     packed: Bytes  # (N, P)
@@ -157,16 +159,18 @@ class CodeTable:
         """Check that the parts fit."""
         _checked_packed(self.packed, self.num_bits, "codes")
         if len(self.names) != len(self.packed):
-            raise UserError("a code table needs one name a code", f"{len(self.names)} names, {len(self.packed)} codes")
+            raise DistilhashError(
+                "a code table needs one name a code", f"{len(self.names)} names, {len(self.packed)} codes"
+            )
         if self.labels is None:
             return
         classes = self.labels.ndim == 1 and self.labels.dtype.kind in "iu"
         if not classes and not (self.labels.ndim == 2 and self.labels.dtype == np.uint8 and (self.labels <= 1).all()):
-            raise UserError(
+            raise DistilhashError(
                 "labels must be (N,) integer classes or (N, C) uint8 of 0/1", f"{self.labels.dtype} {self.labels.shape}"
             )
         if len(self.labels) != len(self.packed):
-            raise UserError(
+            raise DistilhashError(
                 "a code table needs one label a code", f"{len(self.labels)} labels, {len(self.packed)} codes"
             )
 
@@ -177,7 +181,7 @@ class CodeTable:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table to one file: whole or not at all, whatever happens meanwhile.
 
-        Raises UserError where the file cannot be written.
+        Raises DistilhashError where the file cannot be written.
         """
         # "surrogatepass": a file name on disk need not be valid Unicode, and must come back as it was.
         encoded = [name.encode("utf-8", "surrogatepass") for name in self.names]
@@ -200,9 +204,9 @@ class CodeTable:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CodeTable:
-        """The table in this file; UserError where there is none, or where it is not a whole and valid one."""
+        """The table in this file; DistilhashError where there is none, or where it is not a whole and valid one."""
         if not Path(path).is_file():
-            raise UserError("there is no code table at this path", path, "write one with: distilhash encode")
+            raise DistilhashError("there is no code table at this path", path, "write one with: distilhash encode")
         try:
             with safetensors.safe_open(path, framework="np") as file:
                 header = json.loads((file.metadata() or {}).get("distilhash", "{}"))
@@ -218,9 +222,11 @@ class CodeTable:
             return cls(tensors["packed"], int(header["num_bits"]), names, tensors.get("labels"), provenance)
         except KeyError as error:
             cause = f"{error.args[0]} is missing"
-        except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError, UserError) as error:
+        except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError, DistilhashError) as error:
             cause = str(error).removesuffix(".")
-        raise UserError("this file is not a code table", f"{path} ({cause})", "write it again with: distilhash encode")
+        raise DistilhashError(
+            "this file is not a code table", f"{path} ({cause})", "write it again with: distilhash encode"
+        )
 
 
 def _split_names(utf8: NDArray[Any], ends: NDArray[Any]) -> list[str]:

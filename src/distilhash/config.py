@@ -13,7 +13,7 @@ import math
 import operator
 from typing import Any, TypeVar
 
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,7 +36,7 @@ class Bounded:
     """What every config shares: a number outside the bounds of its setting is refused where the config is made."""
 
     def __post_init__(self) -> None:
-        """UserError names the setting, its bound and its meaning; None stands for a choice made elsewhere."""
+        """DistilhashError names the setting, its bound and its meaning; None stands for a choice made elsewhere."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             for bound, limit in field.metadata["bounds"].items():
@@ -44,7 +44,7 @@ class Bounded:
                 if value is not None and not (math.isfinite(value) and holds(value, limit)):
                     stage, name = type(self).__name__.removesuffix("Config").lower(), field.name.replace("_", " ")
                     text = field.metadata["help"]
-                    raise UserError(
+                    raise DistilhashError(
                         f"{stage} {name} must be {words} {limit}", value, f"it is: {text[0].lower()}{text[1:]}"
                     )
 
@@ -57,16 +57,16 @@ class InputConfig(Bounded):
     mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "Subtracted from RGB in [0, 1]")
     std: tuple[float, float, float] = setting(IMAGENET_STD, "Divides what is left")
     interpolation: str = setting("bilinear", '"bilinear" or "bicubic", both antialiased')
-    framing: str = setting(
+    crop_mode: str = setting(
         "crop", '"crop": a window of (1 - margin) of the image; "pad": the whole image, shifted by reflection'
     )
     margin: float = setting(
         0.125, '"crop": share of the image outside the window; "pad": largest shift as a share of the side'
     )
 
-    def framed_as(self, other: InputConfig) -> InputConfig:
-        """This input with the other's framing and margin, so that both networks see the same part of an image."""
-        return dataclasses.replace(self, framing=other.framing, margin=other.margin)
+    def with_crop_of(self, other: InputConfig) -> InputConfig:
+        """This input with the other's crop_mode and margin, so that both networks see the same part of an image."""
+        return dataclasses.replace(self, crop_mode=other.crop_mode, margin=other.margin)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class StudentConfig(Bounded):
     name: str = setting("v1", '"v1" or "v2"')
     size: int = setting(224, "Input side, pixels", least=1)
     stem: str = setting("published", '"published" (7x7/2 and pooling), or "small" or "tiny" for 32 to 64 pixels')
-    framing: str = setting("crop", '"crop": a window of the image (published); "pad": the whole image, shifted')
+    crop_mode: str = setting("crop", '"crop": a window of the image (published); "pad": the whole image, shifted')
     margin: float = setting(
         0.125, "Share of the side that the window leaves out, or the largest shift", least=0, below=0.5
     )
@@ -100,9 +100,9 @@ class DistillConfig(Bounded):
     loss: str = setting("prototypes", '"raw" (the paper), "standardised" or "prototypes"; see training/targets.py')
     epochs: int = setting(8, "Passes over the unlabelled images, count", least=1)
     batch_size: int = setting(128, "Images a step, count", least=1)
-    optimiser: str = setting("muon", '"muon" or "adamw" (one cycle of the rate), or "published" (Adam, constant rate)')
+    optimizer: str = setting("muon", '"muon" or "adamw" (one cycle of the rate), or "published" (Adam, constant rate)')
     learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published Adam", above=0)
-    kernel_rate: float = setting(0.02, "Peak rate of Muon on convolution kernels", above=0)
+    muon_lr: float = setting(0.02, "Peak rate of Muon on convolution kernels", above=0)
     weight_decay: float = setting(
         0.02, "Decoupled, on kernels and matrices only; with published Adam on every weight", least=0
     )
@@ -113,7 +113,9 @@ class DistillConfig(Bounded):
     precision: str = setting(
         "auto", '"float32", "bfloat16" (teacher and student; weights stay in float32), or "auto": the faster one here'
     )
-    held_out: int = setting(500, "Unlabelled images kept out of training, to measure agreement on, count", least=11)
+    validation_size: int = setting(
+        500, "Unlabelled images kept out of training, to measure agreement on, count", least=11
+    )
     seed: int = setting(0, "Of the initial weights, the views and the order of images", **_SEEDS)
     checkpoint_seconds: float = setting(
         30.0, "Least time between two saved states, seconds; 0 saves every step", least=0
@@ -133,9 +135,9 @@ class HashConfig(Bounded):
     bits: int = setting(64, "Length of a code, bits", least=1)
     epochs: int = setting(6, "Passes over the labelled training images, count", least=1)
     batch_size: int = setting(64, "Images a step, count", least=1)
-    optimiser: str = setting("muon", '"muon" or "adamw" (one cycle), or "published" (RMSprop, constant rate)')
+    optimizer: str = setting("muon", '"muon" or "adamw" (one cycle), or "published" (RMSprop, constant rate)')
     learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published RMSprop", above=0)
-    kernel_rate: float | None = setting(
+    muon_lr: float | None = setting(
         None, "Peak rate of Muon on convolution kernels; left out: 0.05, or 0.002 where they have learned already",
         above=0,
     )  # fmt: skip
@@ -229,11 +231,11 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], data: dict[str, Any]) -> T:
-    """The config of this kind from plain data; UserError names a field that it does not have."""
+    """The config of this kind from plain data; DistilhashError names a field that it does not have."""
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(fields))
     if unknown:
-        raise UserError(
+        raise DistilhashError(
             f"{kind.__name__} has no setting of this name", ", ".join(unknown), f"known: {', '.join(sorted(fields))}"
         )
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})

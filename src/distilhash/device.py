@@ -13,7 +13,7 @@ import os
 import re
 from typing import TYPE_CHECKING, TypeVar
 
-from distilhash.errors import UserError, unknown_name
+from distilhash.errors import DistilhashError, unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def choose(name: str | None) -> None:
 
 
 def current() -> torch.device:
-    """The device of this process. Errors: UserError for an unknown name, and where PyTorch does not see the device."""
+    """The device of this process. Errors: DistilhashError for an unknown name, and where PyTorch does not see the device."""
     import torch
 
     name = _wanted["device"] or os.environ.get(VARIABLE) or "auto"
@@ -49,7 +49,9 @@ def current() -> torch.device:
     seen = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= seen:
         many = f"{seen} of that kind" if seen else "none of that kind"
-        raise UserError("PyTorch does not see this device here", f"{name} where there are {many}", 'choose "auto"')
+        raise DistilhashError(
+            "PyTorch does not see this device here", f"{name} where there are {many}", 'choose "auto"'
+        )
     if device.type == "cuda":
         # By default cuDNN rounds the operands of float32 convolutions to 10 bits; float32 is what was asked for.
         # The older of two settings: with the newer one, torch.export refuses what convolutions and RNNs do differently.

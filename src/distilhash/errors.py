@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class UserError(Exception):
+class DistilhashError(ValueError):
     """A mistake that the user can mend: what is wrong, what was given, and what to do.
 
     The command line prints it as one sentence and exits with 2. ``what`` is required; ``got`` and ``fix`` are left out
@@ -22,7 +22,7 @@ class UserError(Exception):
         super().__init__("; ".join(parts) + ".")
 
 
-def unknown_name(kind: str, got: str, known: object) -> UserError:
+def unknown_name(kind: str, got: str, known: object) -> DistilhashError:
     """The error for a name that is not in a table: it lists the known ones (any iterable of strings)."""
     names = ", ".join(sorted(known))  # type: ignore[call-overload]
-    return UserError(f"unknown {kind}", repr(got), f"choose one of: {names}")
+    return DistilhashError(f"unknown {kind}", repr(got), f"choose one of: {names}")

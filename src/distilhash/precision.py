@@ -1,7 +1,7 @@
 """The arithmetic that networks run in: float32, or bfloat16 where the device multiplies it itself and it is faster.
 
 bfloat16 has the range of float32 and 8 of its 24 bits. Under it only convolutions and matrix products take rounded
-operands (torch.autocast); weights, statistics, losses and optimisers stay in float32. "auto" times a few passes of both
+operands (torch.autocast); weights, statistics, losses and optimizers stay in float32. "auto" times a few passes of both
 and keeps the faster one: whether bfloat16 pays depends on the processor and on the shapes, and where it is emulated it
 costs a factor. The device is that of the process (``device``). What was chosen is written down, so that a resumed run
 goes on in it.
@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distilhash.artefact import read_json, write_json
 from distilhash.device import current, on, sent, synchronise
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
+from distilhash.files import read_json, write_json
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 GAIN = 1.2  # a smaller one is not worth the lost digits, and may be noise
@@ -36,7 +36,7 @@ def arithmetic(precision: str) -> AbstractContextManager[object]:
 def settled(wanted: str, file: Path, network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
     """What is wanted, or for "auto" what ``file`` names; where there is none yet, the faster one is found and written.
 
-    ``network`` is timed in its mode (training or not) and left as it is. Errors: UserError for a damaged file.
+    ``network`` is timed in its mode (training or not) and left as it is. Errors: DistilhashError for a damaged file.
     """
     if wanted != "auto":
         return wanted
@@ -44,7 +44,7 @@ def settled(wanted: str, file: Path, network: nn.Module, shape_N3SS: tuple[int, 
         write_json(file, {"precision": fastest(network, shape_N3SS)})
     held = read_json(file, "choice of a precision")
     if not isinstance(held, dict) or held.get("precision") not in PRECISIONS[1:]:
-        raise UserError("this file does not name a precision", file, "start anew with --overwrite")
+        raise DistilhashError("this file does not name a precision", file, "start anew with --overwrite")
     return str(held["precision"])
 
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from distilhash.cli import checking, exporting, fitting, pipeline, searching, serving
 from distilhash.cli.flags import Refused, Verbs, to_stderr
 from distilhash.device import choose
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 VERBS: Verbs = {
     **pipeline.VERBS, **checking.VERBS, **exporting.VERBS, **fitting.VERBS, **searching.VERBS, **serving.VERBS,
@@ -28,13 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, 2 for the user's mistake, 130 for Ctrl-C; our own bugs raise."""
     options = _parser().parse_args(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images: they are reported in one line of our own
-    mistake: UserError | None = None
+    mistake: DistilhashError | None = None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
             if "device" in options:
                 choose(options.device)
             result = options.run(options)
-    except UserError as error:
+    except DistilhashError as error:
         result = Refused(None, error)
     except KeyboardInterrupt:
         kept = "nothing was written"

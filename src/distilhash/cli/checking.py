@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from distilhash.cli.flags import Refused, Verbs, to_stderr
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 
 def _declare_check(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def _declare_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_check(options: argparse.Namespace) -> Any:
-    from distilhash.stages import check_images
+    from distilhash.api import check_images
 
     found = check_images(options.images, say=(lambda text: None) if options.quiet else to_stderr)
     result = found if options.json else _told(found)
@@ -27,7 +27,7 @@ def _run_check(options: argparse.Namespace) -> Any:
         return result
     first, *others = found["problems"]
     more = f" (and {len(others)} more, listed above)" if others else ""
-    return Refused(result, UserError(f"training could not begin: {first}{more}"))
+    return Refused(result, DistilhashError(f"training could not begin: {first}{more}"))
 
 
 def _told(found: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ def _declare_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(options: argparse.Namespace) -> Any:
-    from distilhash.exporting import export_hasher
+    from distilhash.deploy.export import export_hasher
 
     report = export_hasher(
         options.hasher, options.output, options.images, config=settings(options, ExportConfig),

@@ -7,7 +7,7 @@ from typing import Any
 
 from distilhash.cli.flags import Verbs, add_device, add_run_directory, add_settings, run_options, settings
 from distilhash.config import FitConfig, StudentConfig, TeacherConfig
-from distilhash.presets import PHOTO_STUDENT
+from distilhash.experiments.presets import PHOTO_STUDENT
 
 
 def _declare_fit(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def _declare_fit(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_fit(options: argparse.Namespace) -> Any:
-    from distilhash.fitting import fit
+    from distilhash.training.fit import fit
 
     return fit(
         options.photos, options.output, config=settings(options, FitConfig),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 Declare = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], Any]
@@ -23,7 +23,7 @@ class Refused:
     """What a verb returns that has a result to print although it ends with the user's mistake (exit code 2)."""
 
     result: Any
-    mistake: UserError
+    mistake: DistilhashError
 
 
 def add_settings(

@@ -20,7 +20,7 @@ from distilhash.cli.flags import (
     to_stderr,
 )
 from distilhash.config import DemoConfig, DistillConfig, HashConfig, ReproduceConfig, StudentConfig, TeacherConfig
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 
 def _declare_demo(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +30,8 @@ def _declare_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_demo(options: argparse.Namespace) -> Any:
-    from distilhash.comparison import run_demo
-    from distilhash.evaluation.report import results_json, terminal_table
+    from distilhash.experiments.demo import run_demo
+    from distilhash.experiments.report import results_json, terminal_table
 
     arms = run_demo(settings(options, DemoConfig), options.output, **run_options(options))
     if options.json:
@@ -47,8 +47,8 @@ def _declare_reproduce(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_reproduce(options: argparse.Namespace) -> Any:
-    from distilhash.evaluation.matrix_text import markdown_table
-    from distilhash.reproduction import reproduce
+    from distilhash.experiments.matrix_text import markdown_table
+    from distilhash.experiments.runner import reproduce
 
     config = settings(options, ReproduceConfig)
     cells = reproduce(options.table, options.output, config=config, **run_options(options))
@@ -68,7 +68,7 @@ def _declare_distill(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_distill(options: argparse.Namespace) -> Any:
-    from distilhash.stages import distill
+    from distilhash.api import distill
 
     model = distill(
         options.images,
@@ -96,7 +96,7 @@ def _declare_hash(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_hash(options: argparse.Namespace) -> Any:
-    from distilhash.stages import hash_images
+    from distilhash.api import hash_images
 
     model = hash_images(
         options.images, options.output, options.backbone, config=settings(options, HashConfig),
@@ -130,13 +130,13 @@ def _declare_encode(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_encode(options: argparse.Namespace) -> Any:
-    from distilhash.exported import encode_exported, is_exported
+    from distilhash.deploy.runtime import encode_exported, is_exported
 
     if options.device and is_exported(options.hasher):
-        raise UserError("an exported hasher runs on the processor", f"--device {options.device}", "leave it out")
+        raise DistilhashError("an exported hasher runs on the processor", f"--device {options.device}", "leave it out")
     encode: Callable[..., Any] = encode_exported
     if options.precision or not is_exported(options.hasher):  # else there is no need of PyTorch, which stages imports
-        from distilhash.stages import encode_images
+        from distilhash.api import encode_images
 
         encode = functools.partial(encode_images, precision=options.precision)
     return encode(
@@ -153,7 +153,7 @@ def _declare_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_evaluate(options: argparse.Namespace) -> Any:
-    from distilhash.evaluation.protocol import evaluate_files
+    from distilhash.evaluation.evaluate import evaluate_files
 
     return evaluate_files(options.query, options.database, at=options.at, output=options.output)
 
@@ -172,13 +172,13 @@ def _declare_profile(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_profile(options: argparse.Namespace) -> Any:
-    from distilhash.stages import profile_networks
+    from distilhash.api import profile_networks
 
     return profile_networks(options.networks, bits=options.bits, size=options.size, seconds=options.seconds)
 
 
 def _run_list(options: argparse.Namespace) -> Any:
-    from distilhash.stages import known_names
+    from distilhash.api import known_names
 
     return known_names()
 

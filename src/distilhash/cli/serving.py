@@ -34,7 +34,7 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_serve(options: argparse.Namespace) -> Any:
-    from distilhash.search.serving import serve
+    from distilhash.server.serve import serve
 
     kept = os.environ.pop(TOKEN, None)  # the processes that meet foreign images do not inherit it
     token = kept if options.token is None else options.token

@@ -3,13 +3,13 @@
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.decode import UnreadableImage, decode_image
 from distilhash.data.folders import FolderSource
-from distilhash.data.images import ArraySource, ImageSource, Report, Subset, check, readable
 from distilhash.data.lists import ListSource
+from distilhash.data.loading import open_images
 from distilhash.data.mosaics import write_mosaics
-from distilhash.data.opening import open_images
 from distilhash.data.order import Batches, epoch_order
-from distilhash.data.preprocess import Preprocess, Views, make_views
+from distilhash.data.sources import ArraySource, ImageSource, Report, Subset, check, readable
 from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
+from distilhash.data.transforms import Preprocess, Views, make_views
 
 __all__ = [
     "ArraySource",

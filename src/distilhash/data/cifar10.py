@@ -29,9 +29,9 @@ import platformdirs
 from numpy.typing import NDArray
 from PIL import Image
 
-from distilhash.artefact import write_atomically
-from distilhash.data.images import ArraySource
-from distilhash.errors import UserError
+from distilhash.data.sources import ArraySource
+from distilhash.errors import DistilhashError
+from distilhash.files import write_atomically
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -63,7 +63,7 @@ def load_cifar10(cache: Path | None = None, progress: Say | None = None) -> Arra
 
     ``cache``: a folder to keep it in; otherwise that of the environment variable DISTILHASH_CACHE, or the user's
     cache folder. ``progress`` gets a sentence for each slow step. Names are cifar10/00000 and so on. Errors:
-    UserError where it can neither be found nor fetched, or not be kept.
+    DistilhashError where it can neither be found nor fetched, or not be kept.
     """
     say: Say = progress or (lambda _: None)
     folder = cache_folder(cache)
@@ -75,7 +75,7 @@ def load_cifar10(cache: Path | None = None, progress: Say | None = None) -> Arra
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
+        raise DistilhashError(
             "the cache folder cannot be made", f"{folder}: {error.strerror}", "set DISTILHASH_CACHE to another one"
         ) from error
     images, labels, origin = _fetched(folder, say)
@@ -84,7 +84,7 @@ def load_cifar10(cache: Path | None = None, progress: Say | None = None) -> Arra
     try:
         return _opened(folder)
     except _UnavailableError as error:
-        raise UserError("the CIFAR-10 just written cannot be read back", f"{folder}: {error}") from error
+        raise DistilhashError("the CIFAR-10 just written cannot be read back", f"{folder}: {error}") from error
 
 
 def cache_folder(cache: Path | None = None) -> Path:
@@ -112,7 +112,7 @@ def _opened(folder: Path) -> ArraySource:
             if not isinstance(kept, dict) or any(kept.get(name) != value for name, value in digests.items()):
                 raise _UnavailableError("the content is not what was written")
         else:  # put there by hand, or by a process that was stopped before its last line
-            with suppress(UserError):
+            with suppress(DistilhashError):
                 _write_source(source_file, digests, "found in the cache folder")
     except (OSError, ValueError, EOFError) as error:
         raise _UnavailableError(str(error)) from error
@@ -165,7 +165,7 @@ def _fetched(folder: Path, say: Say) -> tuple[NDArray[np.uint8], NDArray[np.int6
         except (_UnavailableError, OSError) as error:
             causes.append(f"{origin}: {error}")
             say(f"CIFAR-10 did not come that way ({error})")
-    raise UserError(
+    raise DistilhashError(
         "CIFAR-10 could not be fetched",
         "; ".join(causes),
         f"connect to the network, or put images.npy (uint8 {_SHAPE}) and labels.npy (int64, 60000) into {folder}, "

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from distilhash.data.pixels import pixels_of
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 from distilhash.runtime import release_memory
 
 # What sensors of 64 megapixels give. Below Pillow's own limit (89.5 million, which stays in force), so that ours is the
@@ -56,7 +56,7 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 
 
-class UnreadableImage(UserError):  # noqa: N818 (it says what the image is)
+class UnreadableImage(DistilhashError):  # noqa: N818 (it says what the image is)
     """An image file that cannot be decoded: which one, and why."""
 
     def __init__(self, name: str, reason: str) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distilhash.data.decode import EXTENSIONS, decode_image
-from distilhash.data.images import Labels
-from distilhash.errors import UserError
+from distilhash.data.sources import Labels
+from distilhash.errors import DistilhashError
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -69,7 +69,7 @@ class FolderSource(FileSource):
     """The images of a folder and of all folders below it, in the order of their relative paths.
 
     ``labelled``: the folders just below the root are the classes. Links are followed, each real folder is visited
-    once; names that begin with a dot are passed over. Errors: UserError where there is nothing to read, or where the
+    once; names that begin with a dot are passed over. Errors: DistilhashError where there is nothing to read, or where the
     folder is no labelled one.
     """
 
@@ -77,17 +77,19 @@ class FolderSource(FileSource):
         root = checked_folder(root)
         files = sorted(_image_files(root))
         if not files:
-            raise UserError("a folder holds no images", str(root), f"known endings: {' '.join(sorted(EXTENSIONS))}")
+            raise DistilhashError(
+                "a folder holds no images", str(root), f"known endings: {' '.join(sorted(EXTENSIONS))}"
+            )
         labels, class_names = _folder_classes(root, files) if labelled else (None, [])
         super().__init__(root, files, labels, class_names)
 
 
 def checked_folder(root: str | Path) -> Path:
-    """The folder as a path. Errors: UserError where there is none."""
+    """The folder as a path. Errors: DistilhashError where there is none."""
     path = Path(root).expanduser()
     if not path.is_dir():
         what = "a folder is wanted, and this is a file" if path.exists() else "there is no such folder"
-        raise UserError(what, str(root), "name a folder of images, or cifar10")
+        raise DistilhashError(what, str(root), "name a folder of images, or cifar10")
     return path
 
 
@@ -122,7 +124,7 @@ def _image_files(root: Path) -> Iterable[ImageFile]:
             seen.add((here.st_dev, here.st_ino))
             entries = [entry for entry in os.scandir(root / folder) if not entry.name.startswith(".")]
         except OSError as error:
-            raise UserError("a folder cannot be listed", f"{root / folder}: {error.strerror}") from error
+            raise DistilhashError("a folder cannot be listed", f"{root / folder}: {error.strerror}") from error
         for entry in entries:
             path = os.path.join(folder, entry.name)  # noqa: PTH118 (a relative string, not a place)
             status = _status(entry)
@@ -147,7 +149,7 @@ def _is_folder(status: os.stat_result | None) -> bool:
 def _folder_classes(root: Path, files: Sequence[ImageFile]) -> tuple[NDArray[np.int64], list[str]]:
     loose = [file.name for file in files if "/" not in file.name]
     if loose:
-        raise UserError(
+        raise DistilhashError(
             "in a labelled folder every image lies in the folder of its class",
             f"{len(loose)} images directly in {root}, such as {loose[0]}",
             "move them into class folders, or open the folder as unlabelled",
@@ -157,11 +159,11 @@ def _folder_classes(root: Path, files: Sequence[ImageFile]) -> tuple[NDArray[np.
     folders = {_described(entry.name, None).name for entry in os.scandir(root) if _is_folder(_status(entry))}
     empty = sorted(name for name in folders - set(class_names) if not name.startswith("."))
     if empty:
-        raise UserError(
+        raise DistilhashError(
             "a class folder holds no images", f"{', '.join(empty[:3])} in {root}", "fill it or take it away"
         )
     if len(class_names) < 2:
-        raise UserError(
+        raise DistilhashError(
             "a labelled folder needs images in two class folders or more", f"only {class_names[0]!r} in {root}"
         )
     number = {name: i for i, name in enumerate(class_names)}

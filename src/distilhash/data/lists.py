@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from distilhash.data.decode import EXTENSIONS
 from distilhash.data.folders import FileSource, ImageFile, checked_folder, image_file
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 LISTS = ("train.txt", "database.txt", "test.txt")
 
@@ -45,7 +45,7 @@ class ListSource(FileSource):
     """The images that the list files of a folder name, with their labels.
 
     ``lists`` gives the indices of each list's images, in the order of its lines, by the list's name without ending.
-    Labels are (N, C) uint8, or (N,) int64 classes where every line has exactly one 1. Errors: UserError with the
+    Labels are (N, C) uint8, or (N,) int64 classes where every line has exactly one 1. Errors: DistilhashError with the
     file and line.
     """
 
@@ -58,7 +58,7 @@ class ListSource(FileSource):
             missing = [path for path, file in zip(listed.paths, files, strict=True) if file is None]
             by_list = listed.among(np.array([file is None for file in files]))
             counts = ", ".join(f"{count:,} in {name}" for name, count in by_list.items() if count)
-            raise UserError(
+            raise DistilhashError(
                 "the list files name images that are not there",
                 f"{len(missing)} of {len(files)} missing under {root}: {', '.join(missing[:3])}",
                 f"put them there or take the lines out ({counts}); distilhash check {root} counts them",
@@ -71,7 +71,7 @@ class ListSource(FileSource):
 
 
 def read_lists(root: Path, names: Sequence[str] = LISTS) -> Listed:
-    """The list files of a folder. Errors: UserError with the file and line; whether an image exists is not asked."""
+    """The list files of a folder. Errors: DistilhashError with the file and line; whether an image exists is not asked."""
     label_of: dict[str, str] = {}
     lists: dict[str, NDArray[np.int64]] = {}
     position: dict[str, int] = {}
@@ -80,12 +80,12 @@ def read_lists(root: Path, names: Sequence[str] = LISTS) -> Listed:
         lines = _parse(root / name, columns)
         for path, labels in lines.items():
             if label_of.setdefault(path, labels) != labels:
-                raise UserError("two lists give one image different labels", f"{path} in {root / name}")
+                raise DistilhashError("two lists give one image different labels", f"{path} in {root / name}")
             position.setdefault(path, len(position))
         columns = len(next(iter(lines.values())).split())
         lists[Path(name).stem] = np.array([position[path] for path in lines], np.int64)
     if columns is None or columns < 2:
-        raise UserError("list files need two label columns or more", f"{columns or 0} in {root}")
+        raise DistilhashError("list files need two label columns or more", f"{columns or 0} in {root}")
     # Few images have labels that no other has: each text is read once.
     texts, of_image_N = np.unique(np.array(list(label_of.values())), return_inverse=True)
     rows = np.array([text.split() for text in texts.tolist()], np.uint8)
@@ -102,9 +102,9 @@ def _parse(file: Path, columns: int | None) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError("a list file cannot be read", f"{file}: {error.strerror}") from error
+        raise DistilhashError("a list file cannot be read", f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError("a list file is not UTF-8 text", f"{file}: {error}") from error
+        raise DistilhashError("a list file is not UTF-8 text", f"{file}: {error}") from error
     found: dict[str, str] = {}
     checked: dict[str, str] = {}  # labels as they stand in the file, and as they are kept
     for number, line in enumerate(text.split("\n"), start=1):
@@ -114,7 +114,7 @@ def _parse(file: Path, columns: int | None) -> dict[str, str]:
         match = _LINE.fullmatch(stripped)
         if match is None:
             where = f"line {number} of {file}"
-            raise UserError("a list line must begin with the path of an image", f"{stripped[:80]!r} in {where}")
+            raise DistilhashError("a list line must begin with the path of an image", f"{stripped[:80]!r} in {where}")
         path, labels = match[1], match[2] or ""
         if _PLAIN.fullmatch(path) is None:
             path = _inside(path, f"line {number} of {file}")
@@ -122,27 +122,27 @@ def _parse(file: Path, columns: int | None) -> dict[str, str]:
             checked[labels] = _labels(labels.split(), columns, f"line {number} of {file}")
             columns = len(labels.split())
         if path in found:
-            raise UserError(
+            raise DistilhashError(
                 "a list names one image twice", f"{path} in line {number} of {file}", "take one of the lines out"
             )
         found[path] = checked[labels]
     if not found:
-        raise UserError("a list file is empty", str(file))
+        raise DistilhashError("a list file is empty", str(file))
     return found
 
 
 def _labels(values: list[str], columns: int | None, where: str) -> str:
     """Labels as "0 1 0"; ``columns`` is how many there must be, None for any number."""
     if not values:
-        raise UserError("a list line must have labels after the path", where)
+        raise DistilhashError("a list line must have labels after the path", where)
     if columns is not None and len(values) != columns:
-        raise UserError(
+        raise DistilhashError(
             "a list line has another number of labels than those before it",
             f"{len(values)} instead of {columns} in {where}",
         )
     if not set(values) <= {"0", "1"}:
         wrong = next(value for value in values if value not in ("0", "1"))
-        raise UserError("labels in a list are 0 or 1", f"{wrong!r} in {where}")
+        raise DistilhashError("labels in a list are 0 or 1", f"{wrong!r} in {where}")
     return " ".join(values)
 
 
@@ -150,7 +150,7 @@ def _inside(text: str, where: str) -> str:
     """The path without ``.``; refused where it leaves the root. Links inside the root are its owner's business."""
     path = PurePosixPath(text.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", text) or "\0" in text:
-        raise UserError(
+        raise DistilhashError(
             "a list path must stay inside the folder of the list",
             f"{text!r} in {where}",
             "write it relative to that folder",

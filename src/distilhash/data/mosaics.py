@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distilhash.artefact import read_json, write_atomically, write_json
-from distilhash.data.images import ImageSource
 from distilhash.data.lists import LISTS
 from distilhash.data.order import SPLITS, random64, shuffled
-from distilhash.data.pipeline import cores, prefetch
-from distilhash.errors import UserError
+from distilhash.data.prefetch import cores, prefetch
+from distilhash.data.sources import ImageSource
+from distilhash.errors import DistilhashError
+from distilhash.files import read_json, write_atomically, write_json
 
 MARKER = "mosaics.json"  # the settings, and whether every mosaic is there
 TILES = 4
@@ -51,7 +51,7 @@ def write_mosaics(
     last. No image is under a query mosaic and under another one. ``repeat``: the probability with which each of the
     other three images is of the first one's class. With 0 a mosaic of ten classes has 3.4 of them on average, four
     pairs in five share one, and even a random ranking looks good; ``evaluation.metrics.relevant_share`` of the labels
-    tells. What was interrupted is continued, and what is finished is left as it is. Errors: UserError where the counts
+    tells. What was interrupted is continued, and what is finished is left as it is. Errors: DistilhashError where the counts
     do not fit, the images have no single labels or differ in size, or the folder holds something else.
     """
     folder = Path(folder).expanduser()
@@ -60,12 +60,12 @@ def write_mosaics(
         "repeat": repeat,
     }  # fmt: skip
     if min(query, train) < 1 or train > database:
-        raise UserError(
+        raise DistilhashError(
             "mosaics need a query, a training image, and a database with the training images in it",
             f"query {query}, train {train}, database {database}",
         )
     if not 0 <= repeat <= 1:
-        raise UserError("repeat is a probability", str(repeat), "choose a number from 0 to 1")
+        raise DistilhashError("repeat is a probability", str(repeat), "choose a number from 0 to 1")
     tiles_M4 = _drawn(images, query, database, seed, repeat)
     if _finished(folder, settings):
         return folder
@@ -95,14 +95,14 @@ def _drawn(images: ImageSource, query: int, database: int, seed: int, repeat: fl
     """(M, 4) indices of the images under each mosaic, the query mosaics first."""
     labels = images.labels
     if labels is None or labels.ndim != 1:
-        raise UserError(
+        raise DistilhashError(
             "mosaics are made of images with one label each", "images without" if labels is None else "more"
         )
     classes = int(labels.max()) + 1
     own = [shuffled(np.flatnonzero(labels == c), seed, SPLITS, _PURPOSE, c) for c in range(classes)]
     few = [c for c, indices in enumerate(own) if len(indices) < 2]
     if few:
-        raise UserError(
+        raise DistilhashError(
             "every class needs two images: one for queries, one for the database", f"too few in class {few[0]}"
         )
     cut = [max(1, round(QUERY_SHARE * len(indices))) for indices in own]
@@ -126,15 +126,17 @@ def _drawn(images: ImageSource, query: int, database: int, seed: int, repeat: fl
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether these very mosaics are all there; UserError where the folder holds something else."""
+    """Whether these very mosaics are all there; DistilhashError where the folder holds something else."""
     if not (folder / MARKER).exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError("mosaics need a folder of their own", f"{folder}, which holds something else")
+            raise DistilhashError("mosaics need a folder of their own", f"{folder}, which holds something else")
         return False
     kept = read_json(folder / MARKER, "description of mosaics")
     finished = isinstance(kept, dict) and kept.pop("finished", None)
     if kept != settings:
-        raise UserError("this folder holds other mosaics", str(folder), "choose another folder, or delete this one")
+        raise DistilhashError(
+            "this folder holds other mosaics", str(folder), "choose another folder, or delete this one"
+        )
     return finished is True
 
 
@@ -146,7 +148,7 @@ def _write_block(
     if len(absent):
         tiles = images.read(tiles_M4[absent].ravel())
         if len({tile.shape for tile in tiles}) > 1:
-            raise UserError("mosaics are made of images of one size", "images of several")
+            raise DistilhashError("mosaics are made of images of one size", "images of several")
         H, W = tiles[0].shape[:2]
         grid = np.asarray(tiles).reshape(len(absent), 2, 2, H, W, 3)
         mosaics = grid.transpose(0, 1, 3, 2, 4, 5).reshape(len(absent), 2 * H, 2 * W, 3)
@@ -167,6 +169,6 @@ def _write_png(file: Path, pixels_HW3: NDArray[np.uint8]) -> None:
         partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(
+        raise DistilhashError(
             f"cannot write {file}", error.strerror or error, "free some room; the same call goes on from here"
         ) from error

@@ -16,7 +16,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 # The purposes: one hash never serves two of them.
 VIEWS, ORDER, SPLITS, CALIBRATION = 1, 2, 3, 4
@@ -68,7 +68,7 @@ class Batches:
     def __post_init__(self) -> None:
         """Refuse an empty epoch."""
         if self.count < 1 or self.batch_size < 1:
-            raise UserError(
+            raise DistilhashError(
                 "an epoch needs at least one image and one image a step",
                 f"{self.count} images, {self.batch_size} a step",
             )

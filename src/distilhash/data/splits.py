@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distilhash.artefact import write_atomically
 from distilhash.data.order import SPLITS, shuffled
-from distilhash.errors import UserError, unknown_name
+from distilhash.errors import DistilhashError, unknown_name
+from distilhash.files import write_atomically
 
 # protocol -> (query, train, is the database all that is no query?) images a class
 CIFAR10_PROTOCOLS = {"cifar10": (100, 500, False), "cifar10-1": (100, 500, True), "cifar10-2": (1000, 5000, True)}
@@ -40,7 +40,7 @@ _MAX_BYTES = 256 << 20  # of a split file; the largest published one has a few m
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Indices of the images of each part, each ascending and int64. Errors: UserError where parts contradict."""
+    """Indices of the images of each part, each ascending and int64. Errors: DistilhashError where parts contradict."""
 
     protocol: str
     seed: int
@@ -58,23 +58,25 @@ class Split:
             indices = np.sort(np.asarray(getattr(self, part), np.int64))
             object.__setattr__(self, part, indices)
             if part != "validation" and indices.size == 0:
-                raise UserError(f"the split has no {part} images")
+                raise DistilhashError(f"the split has no {part} images")
             if indices.size and (indices[0] < 0 or indices[-1] >= self.num_images):
-                raise UserError(
+                raise DistilhashError(
                     f"an index of {part} lies outside the images",
                     f"{indices[0]}..{indices[-1]} for {self.num_images} images",
                 )
             if (indices[1:] == indices[:-1]).any():
-                raise UserError(f"{part} holds one image twice", str(indices[1:][indices[1:] == indices[:-1]][0]))
+                raise DistilhashError(f"{part} holds one image twice", str(indices[1:][indices[1:] == indices[:-1]][0]))
         for part in ("train", "database"):
             shared = np.intersect1d(self.query, getattr(self, part))
             if shared.size:
-                raise UserError(f"query images lie in {part}, too", f"{shared.size} of them, such as image {shared[0]}")
+                raise DistilhashError(
+                    f"query images lie in {part}, too", f"{shared.size} of them, such as image {shared[0]}"
+                )
         outside = np.setdiff1d(self.validation, self.train)
         if outside.size:
-            raise UserError("validation must be a part of train", f"image {outside[0]} outside it")
+            raise DistilhashError("validation must be a part of train", f"image {outside[0]} outside it")
         if self.fit.size == 0:
-            raise UserError("validation takes every training image", f"{self.train.size} of them")
+            raise DistilhashError("validation takes every training image", f"{self.train.size} of them")
 
     @property
     def fit(self) -> NDArray[np.int64]:
@@ -101,23 +103,23 @@ class Split:
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
-        """Write the split as JSON, whole or not at all. Errors: UserError where the disk refuses."""
+        """Write the split as JSON, whole or not at all. Errors: DistilhashError where the disk refuses."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         data |= {part: data[part].tolist() for part in _PARTS}
         write_atomically(Path(path), json.dumps(data))
 
     @classmethod
     def load(cls, path: str | Path) -> Split:
-        """The split of a file. Errors: UserError for a file that is missing, or is not a split in every detail."""
+        """The split of a file. Errors: DistilhashError for a file that is missing, or is not a split in every detail."""
         path = Path(path)
         try:
             if path.stat().st_size > _MAX_BYTES:
-                raise UserError("a split file is too large", f"{path}: {path.stat().st_size:,} bytes")
+                raise DistilhashError("a split file is too large", f"{path}: {path.stat().st_size:,} bytes")
             data = json.loads(path.read_bytes())
         except OSError as error:
-            raise UserError("a split file cannot be read", f"{path}: {error.strerror}") from error
+            raise DistilhashError("a split file cannot be read", f"{path}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise UserError("a split file is not JSON", f"{path}: {error}") from error
+            raise DistilhashError("a split file is not JSON", f"{path}: {error}") from error
         return cls(**_checked(data, path))
 
 
@@ -130,15 +132,15 @@ def cifar10_split(
     class_names: tuple[str, ...] = (),
     source: str = "",
 ) -> Split:
-    """A published CIFAR-10 protocol, drawn from all 60,000 images. Errors: UserError for other data or names."""
+    """A published CIFAR-10 protocol, drawn from all 60,000 images. Errors: DistilhashError for other data or names."""
     if protocol not in CIFAR10_PROTOCOLS:
         raise unknown_name("CIFAR-10 protocol", protocol, CIFAR10_PROTOCOLS)
     labels = np.asarray(labels_N)
     if labels.shape != (60_000,) or not np.array_equal(np.bincount(labels), np.full(10, 6000)):
-        raise UserError("the CIFAR-10 protocols need the labels of all 60,000 images", f"shape {labels.shape}")
+        raise DistilhashError("the CIFAR-10 protocols need the labels of all 60,000 images", f"shape {labels.shape}")
     num_query, num_train, database_is_rest = CIFAR10_PROTOCOLS[protocol]
     if not 0 <= validation_per_class < num_train:
-        raise UserError(f"validation takes 0 to {num_train - 1} images a class", str(validation_per_class))
+        raise DistilhashError(f"validation takes 0 to {num_train - 1} images a class", str(validation_per_class))
     query, train, validation, database = _Parts(), _Parts(), _Parts(), _Parts()
     for c in range(10):
         drawn = shuffled(np.flatnonzero(labels == c), seed, SPLITS, c)
@@ -172,16 +174,16 @@ def holdout_split(
 
     ``labels``: (N,) classes, drawn class by class, or (N, C) of 0/1, drawn from all images at once, since an image
     with several labels belongs to no one class. ``validation_share`` is a share of train. Each share is rounded, and
-    is at least one image. Errors: UserError for a class with fewer than three images, or a share outside (0, 1).
+    is at least one image. Errors: DistilhashError for a class with fewer than three images, or a share outside (0, 1).
     """
     labels = np.asarray(labels)
     if not (0 < query_share < 1 and 0 < validation_share < 1):
-        raise UserError("a share lies between 0 and 1", f"query {query_share}, validation {validation_share}")
+        raise DistilhashError("a share lies between 0 and 1", f"query {query_share}, validation {validation_share}")
     classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
     numbers, counts = np.unique(classes, return_counts=True)
     few = [class_names[c] if c < len(class_names) else f"class {c}" for c in numbers[counts < 3]]
     if few or len(numbers) == 0:
-        raise UserError(
+        raise DistilhashError(
             "every class needs three images: one to ask, one to train and one to choose by",
             f"too few in {', '.join(few[:5])}{', ...' if len(few) > 5 else ''}" if few else "no images",
             "add images or take the class away",
@@ -219,13 +221,13 @@ def list_split(
 ) -> Split:
     """The split that list files prescribe (``ListSource.lists``): test asks; validation is drawn from train.
 
-    Errors: UserError where a list is missing, the lists overlap as they must not, or the share is not in [0, 1).
+    Errors: DistilhashError where a list is missing, the lists overlap as they must not, or the share is not in [0, 1).
     """
     missing = sorted({"train", "database", "test"} - set(lists))
     if missing:
-        raise UserError("a split by lists needs train, database and test", f"no {', '.join(missing)}")
+        raise DistilhashError("a split by lists needs train, database and test", f"no {', '.join(missing)}")
     if not 0 <= validation_share < 1:
-        raise UserError("the validation share lies in [0, 1)", str(validation_share))
+        raise DistilhashError("the validation share lies in [0, 1)", str(validation_share))
     train = lists["train"]
     return Split(
         protocol="lists",
@@ -247,7 +249,7 @@ def _checked(data: Any, path: Path) -> dict[str, Any]:
     """The fields of a split from JSON that anyone may have edited."""
     names = {field.name for field in dataclasses.fields(Split)}
     if not isinstance(data, dict) or set(data) != names:
-        raise UserError("a file is not a split", str(path), f"its fields must be {', '.join(sorted(names))}")
+        raise DistilhashError("a file is not a split", str(path), f"its fields must be {', '.join(sorted(names))}")
 
     def is_integer(value: object) -> bool:
         return type(value) is int and -(2**62) < value < 2**62  # type() because True is an int, too
@@ -261,6 +263,6 @@ def _checked(data: Any, path: Path) -> dict[str, Any]:
     } | {part: isinstance(data[part], list) and all(map(is_integer, data[part])) for part in _PARTS}
     wrong = sorted(name for name, fine in sound.items() if not fine)
     if wrong:
-        raise UserError("a split file holds a value of the wrong type", f"{', '.join(wrong)} in {path}")
+        raise DistilhashError("a split file holds a value of the wrong type", f"{', '.join(wrong)} in {path}")
     arrays = {part: np.array(data[part], np.int64) for part in _PARTS}
     return {**data, **arrays, "class_names": tuple(data["class_names"])}

@@ -7,7 +7,7 @@ is the order of the database (a stable sort by distance). The published evaluati
 unstably, which is neither; where no two images tie, all three agree.
 
 All but the stable metrics are functions of counts alone: for each query and distance, the number of database images
-and of relevant ones (distilhash.evaluation.counting).
+and of relevant ones (distilhash.evaluation.counts).
 
 An image is relevant to a query of its own class, or, with labels of several classes, to one that shares a class.
 
@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distilhash.errors import UserError, unknown_name
-from distilhash.evaluation.counting import Retrieval
+from distilhash.errors import DistilhashError, unknown_name
+from distilhash.evaluation.counts import Retrieval
 from distilhash.evaluation.ties import expected_average_precision
 
 Floats = NDArray[np.float64]
@@ -83,12 +83,12 @@ def average_precision(
     "found": the relevant images within the cut (the published convention), "relevant": min(at, all relevant images).
     ``ties``: "expected" or "stable", see the module. Under "expected" with "found" the value is the expectation of
     the ratio, not the ratio of expectations. 0 where nothing relevant is found; the published code, too, counts a
-    query without any relevant image as 0. Raises UserError for arrays that do not fit, and unknown names.
+    query without any relevant image as 0. Raises DistilhashError for arrays that do not fit, and unknown names.
     """
     _check_name("ties", ties, TIES)
     _check_name("denominator", denominator, DENOMINATORS)
     if at is not None and (not isinstance(at, int | np.integer) or at < 1):
-        raise UserError("at= is the number of ranks that count, at least 1", at, "leave it out for all ranks")
+        raise DistilhashError("at= is the number of ranks that count, at least 1", at, "leave it out for all ranks")
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
     depth = retrieval.num_database if at is None else min(at, retrieval.num_database)
     if ties == "expected":
@@ -152,7 +152,9 @@ def precision_at_radius(
     """Mean precision within a Hamming radius, in bits; a query whose ball is empty counts 0."""
     curve = precision_recall(query_codes, database_codes, query_labels, database_labels, num_bits)
     if not 0 <= radius < len(curve.radius):
-        raise UserError("a Hamming radius lies between 0 and the number of bits", radius, f"0 to {curve.radius[-1]}")
+        raise DistilhashError(
+            "a Hamming radius lies between 0 and the number of bits", radius, f"0 to {curve.radius[-1]}"
+        )
     return float(curve.precision[radius])
 
 
@@ -174,9 +176,9 @@ def precision_at(
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
     rank_R = np.asarray(ranks)
     if rank_R.ndim != 1 or rank_R.dtype.kind not in "iu" or not len(rank_R):
-        raise UserError("ranks must be a list of integers", f"{rank_R.dtype} {rank_R.shape}")
+        raise DistilhashError("ranks must be a list of integers", f"{rank_R.dtype} {rank_R.shape}")
     if rank_R.min() < 1 or rank_R.max() > retrieval.num_database:
-        raise UserError(
+        raise DistilhashError(
             "ranks must lie between 1 and the size of the database",
             f"{rank_R.min()} to {rank_R.max()} of {retrieval.num_database}",
         )

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 WARM_UP_BATCHES = 2  # the first batches pay for allocation and for the choice of a kernel
 LEAST_BATCHES = 3  # a median of fewer is not one
@@ -86,7 +86,7 @@ def count_macs(module: nn.Module, size: int) -> int:
         with torch.inference_mode():
             shapes_only(torch.zeros(1, 3, size, size, device="meta"))
     except RuntimeError as error:
-        raise UserError(
+        raise DistilhashError(
             "the network does not take images of this side", f"{size} pixels", "give the side it was made for"
         ) from error
     return macs
@@ -107,11 +107,11 @@ def latencies(
     for size in sizes:
         _check_size(size)
     if batch_size < 1:
-        raise UserError("a batch holds at least one image", batch_size)
+        raise DistilhashError("a batch holds at least one image", batch_size)
     if not 0 < seconds < math.inf:
-        raise UserError("the time to measure for must be above zero seconds", seconds)
+        raise DistilhashError("the time to measure for must be above zero seconds", seconds)
     if len(modules) != len(sizes):
-        raise UserError("each module needs its input size", f"{len(modules)} modules and {len(sizes)} sizes")
+        raise DistilhashError("each module needs its input size", f"{len(modules)} modules and {len(sizes)} sizes")
     runs = [_batch(module, size, batch_size) for module, size in zip(modules, sizes, strict=True)]
     times: list[list[float]] = [[] for _ in runs]
     with _evaluating(modules), torch.inference_mode():
@@ -155,7 +155,7 @@ def profile(
 
 def _check_size(size: int) -> None:
     if size < 1:
-        raise UserError("the side of the input must be at least one pixel", size)
+        raise DistilhashError("the side of the input must be at least one pixel", size)
 
 
 def _batch(module: nn.Module, size: int, batch_size: int) -> Callable[[], None]:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distilhash.errors import UserError, unknown_name
+from distilhash.errors import DistilhashError, unknown_name
 
 
 def csq_loss(outputs_NK: Tensor, centres_NK: Tensor | np.ndarray, quantization_weight: float = 1e-4) -> Tensor:
@@ -31,7 +31,7 @@ def csq_loss(outputs_NK: Tensor, centres_NK: Tensor | np.ndarray, quantization_w
     u_NK = outputs_NK.float() if outputs_NK.element_size() < 4 else outputs_NK
     centres_NK = torch.as_tensor(centres_NK, dtype=u_NK.dtype, device=u_NK.device)
     if u_NK.ndim != 2 or u_NK.shape != centres_NK.shape or u_NK.numel() == 0:
-        raise UserError(
+        raise DistilhashError(
             "CSQ needs outputs (N, K) and one centre (N, K) for each image",
             f"outputs {tuple(u_NK.shape)} and centres {tuple(centres_NK.shape)}",
             "pick each image's centre first: centres_CK[classes], or multi_label_centres(labels_NC, centres_CK)",
@@ -49,7 +49,7 @@ def hadamard_centres(num_classes: int, num_bits: int) -> np.ndarray:
     """
     _check_counts(num_classes, num_bits)
     if not _hadamard_exists(num_classes, num_bits):
-        raise UserError(
+        raise DistilhashError(
             "Hadamard centres need a power of two of bits, and at most twice as many classes as bits",
             f"{num_classes} classes and {num_bits} bits",
             f"ask for {_hadamard_bits(num_classes, num_bits)} bits, or for 'bernoulli' centres",
@@ -92,7 +92,7 @@ def bernoulli_centres(num_classes: int, num_bits: int, seed: int = 0) -> np.ndar
         nearest_P = np.minimum(nearest_P, (num_bits - pool_PK @ pool_PK[chosen[c - 1]]) / 2)
         chosen[c] = nearest_P.argmax()
         if nearest_P[chosen[c]] == 0:
-            raise UserError(
+            raise DistilhashError(
                 "some classes would share a centre",
                 f"{num_classes} classes and {num_bits} bits",
                 "ask for more bits",
@@ -135,7 +135,7 @@ def multi_label_centres(
     """
     labels_NC, centres_CK = np.asarray(labels_NC), np.asarray(centres_CK)
     if labels_NC.ndim != 2 or centres_CK.ndim != 2 or labels_NC.shape[1] != len(centres_CK):
-        raise UserError(
+        raise DistilhashError(
             "the vote needs 0/1 labels (N, C) and centres (C, K) of the same classes",
             f"labels {labels_NC.shape} and centres {centres_CK.shape}",
         )
@@ -144,7 +144,7 @@ def multi_label_centres(
         tie_break_K = np.random.default_rng(seed).integers(0, 2, size=(num_bits,))
     tied_K = np.where(np.asarray(tie_break_K) > 0, 1, -1)
     if tied_K.shape != (num_bits,):
-        raise UserError(f"the tie-breaking centre needs {num_bits} bits, as the centres have", tied_K.shape)
+        raise DistilhashError(f"the tie-breaking centre needs {num_bits} bits, as the centres have", tied_K.shape)
     votes_NK = labels_NC.astype(np.float32) @ centres_CK.astype(np.float32)
     return np.where(votes_NK == 0, tied_K, np.sign(votes_NK)).astype(np.float32)
 
@@ -169,4 +169,6 @@ def _hadamard_bits(num_classes: int, num_bits: int) -> str:
 
 def _check_counts(num_classes: int, num_bits: int) -> None:
     if num_classes < 1 or num_bits < 1:
-        raise UserError("centres need at least one class and one bit", f"{num_classes} classes and {num_bits} bits")
+        raise DistilhashError(
+            "centres need at least one class and one bit", f"{num_classes} classes and {num_bits} bits"
+        )

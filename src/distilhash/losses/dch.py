@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 LARGEST_COSINE = 0.99  # log(d) has no finite gradient at d = 0
 SMALLEST_NORM = 1e-4  # of a product of two norms: an output of zeros is orthogonal to everything
@@ -31,13 +31,13 @@ def dch_loss(
     """
     labels_NC = torch.as_tensor(labels_NC, device=outputs_NK.device)
     if outputs_NK.ndim != 2 or labels_NC.ndim != 2 or len(outputs_NK) != len(labels_NC) or outputs_NK.numel() == 0:
-        raise UserError(
+        raise DistilhashError(
             "DCH needs outputs (N, K) and 0/1 labels (N, C) of the same images",
             f"outputs {tuple(outputs_NK.shape)} and labels {tuple(labels_NC.shape)}",
             "turn class numbers into 0/1 rows first, as torch.nn.functional.one_hot does",
         )
     if not gamma > 0 or not quantization_weight >= 0:
-        raise UserError(
+        raise DistilhashError(
             "DCH needs gamma > 0 and quantization_weight >= 0",
             f"gamma {gamma} and quantization_weight {quantization_weight}",
         )

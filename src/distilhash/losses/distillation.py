@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 
 def distillation_mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def distillation_mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     The gradient flows into both arguments: a frozen teacher's features carry none. Half precision is summed in float32.
     """
     if student_ND.ndim != 2 or student_ND.shape != teacher_ND.shape or student_ND.numel() == 0:
-        raise UserError(
+        raise DistilhashError(
             "distillation needs features (N, D) of one shape from student and teacher",
             f"student {tuple(student_ND.shape)} and teacher {tuple(teacher_ND.shape)}",
             "a linear bridge from the student's to the teacher's feature_dim makes them equal",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distilhash.config import InputConfig
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
 
 SHOWN = 3  # tensors that an error names of each kind
 
@@ -51,7 +51,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError("there is no such file of weights", path, "give a .safetensors, .pth or .pt file")
+        raise DistilhashError("there is no such file of weights", path, "give a .safetensors, .pth or .pt file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -72,8 +72,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _not_tensors(path: Path) -> UserError:
-    return UserError(
+def _not_tensors(path: Path) -> DistilhashError:
+    return DistilhashError(
         "this is not a file of plain tensors, and nothing else is loaded, pickled objects least of all",
         path,
         "save the state dict: torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...)",
@@ -81,7 +81,7 @@ def _not_tensors(path: Path) -> UserError:
 
 
 def load_checked(module: nn.Module, state: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:
-    """Load the state into the module; UserError, naming the first few tensors that do not fit, when it is another's.
+    """Load the state into the module; DistilhashError, naming the first few tensors that do not fit, when it is another's.
 
     assign=True adopts the tensors instead of copying them, which is how a module on the meta device gets its weights.
     """
@@ -99,7 +99,7 @@ def load_checked(module: nn.Module, state: Mapping[str, Tensor], what: str, *, a
         if names
     ]
     if complaints:
-        raise UserError(f"these weights are not those of {what}", "; ".join(complaints))
+        raise DistilhashError(f"these weights are not those of {what}", "; ".join(complaints))
     # An adopted tensor would bring its own type and strides along: half precision, or TensorFlow's order of a kernel.
     fitting = {name: state[name].to(tensor.dtype).contiguous() for name, tensor in own.items()}
     module.load_state_dict(fitting, assign=assign)

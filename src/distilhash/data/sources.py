@@ -1,0 +1,208 @@
+"""Where images come from: what every source has, arrays and parts of sources, and which images can be read.
+
+Every source has names, perhaps labels, a fingerprint, and read(); nothing else in the package opens an image file.
+
+Shapes: N images, n images of a batch, C classes, H, W sides in pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from distilhash.data.decode import UnreadableImage
+from distilhash.data.prefetch import cores, prefetch
+from distilhash.errors import DistilhashError
+
+Images = NDArray[np.uint8] | list[NDArray[np.uint8]]  # (n, H, W, 3), or n arrays (H, W, 3) of differing sizes
+Labels = NDArray[np.int64] | NDArray[np.uint8] | None  # (N,) classes, or (N, C) of 0/1
+
+CHECKED = 16  # images that a core looks at in one go
+
+
+class ImageSource(Protocol):
+    """What every source of images has."""
+
+    @property
+    def names(self) -> list[str]:
+        """N names, each one's identity in codes, splits and reports."""
+
+    @property
+    def labels(self) -> Labels:
+        """(N,) int64 classes, (N, C) uint8 of 0/1, or None."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """C names; none where there are no labels."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits: other images, other fingerprint."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether read() opens files, so that a single image may take much memory."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def read(self, indices: ArrayLike, least_side: int | None = None) -> Images:
+        """The images of these indices; ``least_side`` as in decode_image. Errors: UnreadableImage."""
+
+
+class ArraySource:
+    """Images that are already an array (in memory or memory-mapped): uint8 (N, H, W, 3)."""
+
+    decodes = False
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: ArrayLike | None = None,
+        names: Sequence[str] | None = None,
+        class_names: Sequence[str] = (),
+        fingerprint: str | None = None,
+    ) -> None:
+        """``fingerprint`` spares the hashing where the caller already knows it."""
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.size == 0:
+            raise DistilhashError("images must be uint8 of shape (N, H, W, 3)", f"{images.dtype} {images.shape}")
+        self.images = images
+        self.names = [f"{i:05d}" for i in range(len(images))] if names is None else list(names)
+        if len(self.names) != len(images):
+            raise DistilhashError("every image needs one name", f"{len(self.names)} names for {len(images)} images")
+        self.labels = checked_labels(labels, len(images))
+        self.class_names = list(class_names)
+        self._fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the pixels, their shape and the labels."""
+        if self._fingerprint is not None:
+            return self._fingerprint
+        digest = hashlib.sha256(f"{self.images.shape}".encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(b"" if self.labels is None else np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()[:16]
+
+    def read(self, indices: ArrayLike, least_side: int | None = None) -> NDArray[np.uint8]:
+        """The images of these indices, uint8 (n, H, W, 3), a copy."""
+        return self.images[np.asarray(indices, np.int64)]
+
+
+class Subset:
+    """Some images of a source, in the order of ``indices``."""
+
+    def __init__(self, source: ImageSource, indices: ArrayLike) -> None:
+        self.source = source
+        self.indices = np.asarray(indices, np.int64)
+        if self.indices.ndim != 1 or self.indices.size == 0:
+            raise DistilhashError("a subset needs at least one index, in one dimension", f"shape {self.indices.shape}")
+        if self.indices.min() < 0 or self.indices.max() >= len(source):
+            raise DistilhashError(
+                "an index lies outside the source",
+                f"{self.indices.min()}..{self.indices.max()} for {len(source)} images",
+            )
+        self.names = [source.names[i] for i in self.indices]
+        self.labels: Labels = None if source.labels is None else source.labels[self.indices]
+        self.class_names = source.class_names
+        self.decodes = source.decodes
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.indices)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the source's fingerprint and the indices."""
+        return hashlib.sha256(self.source.fingerprint.encode() + self.indices.tobytes()).hexdigest()[:16]
+
+    def read(self, indices: ArrayLike, least_side: int | None = None) -> Images:
+        """The images of these indices of the subset."""
+        return self.source.read(self.indices[np.asarray(indices, np.int64)], least_side)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Report:
+    """Which images of a source can be read."""
+
+    total: int
+    readable: NDArray[np.int64]  # indices
+    unreadable: list[tuple[str, str]]  # (name, reason)
+
+    def summary(self, shown: int = 3) -> str:
+        """One line for a person."""
+        if not self.unreadable:
+            return f"all {self.total} images can be read"
+        first = ", ".join(f"{name} ({reason})" for name, reason in self.unreadable[:shown])
+        more = ", ..." if len(self.unreadable) > shown else ""
+        return f"{len(self.unreadable)} of {self.total} images cannot be read and are left out: {first}{more}"
+
+
+def check(
+    source: ImageSource, progress: Callable[[int, int], object] | None = None, least_side: int | None = None
+) -> Report:
+    """Decode every image once, on every core; ``progress`` is called with (images done, images)."""
+    if isinstance(source, ArraySource):
+        return Report(total=len(source), readable=np.arange(len(source)), unreadable=[])
+    readable, unreadable = [], []
+
+    def reasons(block: range) -> list[str | None]:
+        """For each image, why it cannot be read."""
+        found: list[str | None] = []
+        for i in block:
+            try:
+                source.read([i], least_side)
+                found.append(None)
+            except UnreadableImage as error:
+                found.append(error.reason)
+        return found
+
+    threads = cores()
+    blocks = [range(start, min(start + CHECKED, len(source))) for start in range(0, len(source), CHECKED)]
+    looked = prefetch(reasons, blocks, ahead=2 * threads, threads=threads)
+    for block, found in zip(blocks, looked, strict=True):
+        for i, reason in zip(block, found, strict=True):
+            if reason is None:
+                readable.append(i)
+            else:
+                unreadable.append((source.names[i], reason))
+            if progress is not None:
+                progress(i + 1, len(source))
+    return Report(total=len(source), readable=np.array(readable, np.int64), unreadable=unreadable)
+
+
+def readable(
+    source: ImageSource, progress: Callable[[int, int], object] | None = None, least_side: int | None = None
+) -> tuple[ImageSource, Report]:
+    """The source without the images that cannot be read, and which those are. Errors: DistilhashError where none can."""
+    report = check(source, progress, least_side)
+    if len(report.readable) == 0:
+        name, reason = report.unreadable[0]
+        raise DistilhashError("none of the images can be read", f"{report.total} of them, such as {name} ({reason})")
+    return (Subset(source, report.readable) if report.unreadable else source), report
+
+
+def checked_labels(labels: ArrayLike | None, count: int) -> Labels:
+    """Labels as (N,) int64 or (N, C) uint8. Errors: DistilhashError on another shape or value."""
+    if labels is None:
+        return None
+    array = np.asarray(labels)
+    if array.ndim not in (1, 2) or len(array) != count or array.dtype.kind not in "iub":
+        raise DistilhashError(
+            "labels must be integers of shape (N,) or (N, C)", f"{array.dtype} {array.shape} for {count} images"
+        )
+    if array.size and (array.min() < 0 or (array.ndim == 2 and array.max() > 1)):
+        raise DistilhashError(
+            "labels must be 0, 1, ... (classes) or 0/1 (one column a class)", f"{array.min()}..{array.max()}"
+        )
+    return array.astype(np.int64) if array.ndim == 1 else array.astype(np.uint8)

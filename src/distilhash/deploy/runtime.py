@@ -1,0 +1,300 @@
+"""A hasher that was exported to ONNX, without PyTorch: images to codes on the CPU through ONNX Runtime.
+
+An exported directory holds ``config.json`` (the input, the number of bits, and a fingerprint of each model file),
+``model.onnx`` and ``model.int8.onnx``. All of it may come from a stranger. Before a model reaches the runtime its file
+is held to the config's fingerprint, its size to a limit, its inputs and outputs to the shapes that the config says, and
+it may refer to nothing outside itself: no tensors in other files, no operators from libraries, no subgraphs.
+
+Shapes: N images, n images of a batch, S side of the input in pixels, K bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilhash.codes import CodeTable, pack
+from distilhash.config import InputConfig, from_dict
+from distilhash.data.loading import open_readable, part_of
+from distilhash.data.prefetch import BATCH_PIXELS, cores, prefetch
+from distilhash.data.sources import ImageSource
+from distilhash.data.transforms import Preprocess
+from distilhash.errors import DistilhashError
+from distilhash.files import read_json
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+FORMAT = "distilhash.export/1"
+FLOAT, INT8 = "model.onnx", "model.int8.onnx"
+MAX_BYTES = 1 << 30  # of a model file; the largest teacher has 0.4 GB
+MAX_CONFIG_BYTES = 1 << 20
+MAX_SIDE, MAX_BITS = 4096, 1 << 16
+
+_AGAIN = "export the hasher again: distilhash export"
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether this is a directory that ``distilhash export`` wrote, whole or damaged."""
+    return Path(path).is_dir() and any((Path(path) / name).exists() for name in (FLOAT, INT8))
+
+
+def model_file(place: str | Path, *, int8: bool = False) -> Path | None:
+    """The model that a place means: an exported directory (float32, or ``int8``) or one of its two models by its path.
+
+    ``int8`` takes the int8 one beside a float32 one, too. None where the place is no exported hasher.
+    """
+    path = Path(place)
+    if path.name in (FLOAT, INT8) and (path.is_file() or is_exported(path.parent)):  # or it is missing, and told so
+        return path.with_name(INT8) if int8 else path
+    return path / (INT8 if int8 else FLOAT) if is_exported(path) else None
+
+
+class ExportedHasher:
+    """An exported hasher that is ready to run; :meth:`open` makes one."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, config: ExportedConfig, model: str, threads: int) -> None:
+        self.input, self.num_bits, self.threads = config.input, config.bits, threads
+        # Codes of int8 are another function's: a table of them is not to be searched with the other's by mistake.
+        self.fingerprint = config.hasher if model == FLOAT else f"{config.hasher}-int8"
+        # The weights that run, too: two exports of one hasher may have been calibrated on other images.
+        kind = "fp32" if model == FLOAT else "int8"
+        self.model_fingerprint = f"{config.hasher}-{kind}-{config.files[model]['sha256'][:16]}"
+        self._session = session
+
+    @classmethod
+    def open(cls, directory: str | Path, *, int8: bool = False, threads: int | None = None) -> ExportedHasher:
+        """The hasher in a directory that ``distilhash export`` wrote; ``threads``: left out, one for each core.
+
+        Errors: DistilhashError where the directory, its config or its model is damaged or not what it says.
+        """
+        if threads is not None and threads < 1:
+            raise DistilhashError("a hasher runs on at least one thread", threads)
+        config, model = ExportedConfig.load(Path(directory)), INT8 if int8 else FLOAT
+        content = checked_model(Path(directory) / model, config, model)
+        return cls(session_of(content), config, model, threads or cores())
+
+    def outputs(self, images: ImageSource, indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """The outputs (n, K) of ``images[indices]``, batch after batch, in that order.
+
+        As in ``encoding.outputs``, each thread takes a batch of its own all the way from the files to the outputs.
+        """
+        pixels = Preprocess(self.input)
+        size = max(1, min(BATCH_PIXELS // self.input.size**2, -(-len(indices) // self.threads)))
+
+        def outputs_of(block: NDArray[np.int64]) -> NDArray[np.float32]:
+            return self.run(pixels.planes(pixels.read(images, block)))
+
+        blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
+        return prefetch(outputs_of, blocks, ahead=2 * self.threads, threads=self.threads)
+
+    def run(self, images_N3SS: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs (N, K) of images that are preprocessed already."""
+        outputs_NK: NDArray[np.float32] = self._session.run(["outputs"], {"images": images_N3SS})[0]
+        return outputs_NK
+
+    def encode(
+        self,
+        images: ImageSource | Sequence[NDArray[np.uint8]],
+        indices: NDArray[np.int64] | None = None,
+        *,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> CodeTable:
+        """Codes of ``images[indices]`` (left out: of all), in that order: the sign of each output, packed.
+
+        ``images`` is a source, or uint8 arrays (H, W, 3) of any sizes, which are named by their place.
+        """
+        source: ImageSource = _Given(images) if isinstance(images, Sequence | np.ndarray) else images
+        chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+        say(f"encoding {len(chosen):,} images on {self.threads} threads")
+        packed = [pack(outputs_nK) for outputs_nK in self.outputs(source, chosen)]
+        return CodeTable(
+            packed=np.concatenate([np.empty((0, -(-self.num_bits // 8)), np.uint8), *packed]),
+            num_bits=self.num_bits,
+            names=[source.names[int(index)] for index in chosen],
+            labels=None if source.labels is None else np.asarray(source.labels)[chosen],
+            provenance={"images": source.fingerprint, "hasher": self.fingerprint},
+        )
+
+
+def encode_exported(
+    directory: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    int8: bool = False,
+    threads: int | None = None,
+    part: str = "all",
+    protocol: str = "cifar10",
+    split_seed: int = 0,
+    split: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write the code table of images, or of one part of their split; return what was written. Errors: DistilhashError."""
+    hasher = ExportedHasher.open(directory, int8=int8, threads=threads)
+    source = open_readable(images, labelled=part != "all", say=say)
+    chosen = part_of(source, images, part, protocol, split_seed, split, beside=Path(directory), say=say)
+    table = hasher.encode(source, chosen, say=say)
+    table.save(Path(output))
+    return {"codes": str(output), "images": len(chosen), "bits": table.num_bits}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedConfig:
+    """What ``config.json`` of an exported directory says."""
+
+    input: InputConfig
+    bits: int
+    hasher: str  # fingerprint of the checkpoint
+    files: dict[str, dict[str, Any]]  # name -> sha256 and bytes
+
+    @classmethod
+    def load(cls, directory: Path) -> ExportedConfig:
+        """The config of a directory; DistilhashError where it is missing, or wrong in any detail."""
+        path = directory / "config.json"
+        if path.is_file() and path.stat().st_size > MAX_CONFIG_BYTES:
+            raise DistilhashError("the config of an exported hasher is too large", path, _AGAIN)
+        data = read_json(path, "config of an exported hasher")
+        try:
+            if data["format"] != FORMAT:
+                raise ValueError(f"its format is {data['format']!r}")
+            config = cls(
+                input=_checked_input(data["input"]),
+                bits=_whole(data["bits"], 1, MAX_BITS),
+                hasher=str(data["hasher"]),
+                files={str(name): dict(about) for name, about in data["files"].items()},
+            )
+            Preprocess(config.input)
+            return config
+        except KeyError as error:
+            cause = f"{error.args[0]} is missing"
+        except (TypeError, ValueError, AttributeError, OverflowError, DistilhashError) as error:
+            cause = str(error).removesuffix(".")
+        raise DistilhashError("the config of an exported hasher is damaged", f"{path} ({cause})", _AGAIN)
+
+
+def checked_model(path: Path, config: ExportedConfig, model: str) -> bytes:
+    """The bytes of a model file, once they are known to be harmless and the config's. Errors: DistilhashError."""
+    onnx = package("onnx")
+    if not path.is_file():
+        raise DistilhashError("the exported hasher lacks a model", path, _AGAIN)
+    if path.stat().st_size > MAX_BYTES:
+        raise DistilhashError("a model file is too large", f"{path}: {path.stat().st_size:,} bytes", _AGAIN)
+    content = path.read_bytes()
+    expected = config.files.get(model, {}).get("sha256")
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise DistilhashError("a model file is not the one that its config names", path, _AGAIN)
+    try:
+        parsed = onnx.load_model_from_string(content)  # a parse alone: tensors in other files are not opened
+    except Exception as error:  # protobuf has several for the ways in which bytes are no model
+        raise DistilhashError("a model file is not ONNX", path, _AGAIN) from error
+    fault = _fault(parsed, config)
+    if fault:
+        raise DistilhashError("a model file is refused", f"{path} ({fault})", _AGAIN)
+    return content
+
+
+def session_of(content: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A model in ONNX Runtime, on the CPU. Errors: DistilhashError where the runtime refuses it."""
+    runtime = package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors
+    try:
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions share no base
+        reason = " ".join(str(error).split())
+        raise DistilhashError("ONNX Runtime refuses the model", reason, _AGAIN) from error
+
+
+def _fault(model: Any, config: ExportedConfig) -> str:
+    """What is wrong with a parsed model; empty where nothing is."""
+    graph = model.graph
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    tensors = [*graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))]
+    tensors += [tensor for attribute in attributes for tensor in attribute.tensors]
+    sparse = any(attribute.HasField("sparse_tensor") or attribute.sparse_tensors for attribute in attributes)
+    size = config.input.size
+    faults = {
+        "it has operators of its own": model.functions or any(n.domain not in ("", "ai.onnx") for n in graph.node),
+        "it has subgraphs": any(attribute.HasField("g") or attribute.graphs for attribute in attributes),
+        "it has sparse tensors": sparse or graph.sparse_initializer,
+        "its tensors lie in other files": any(tensor.data_location or tensor.external_data for tensor in tensors),
+    }
+    found = [fault for fault, there in faults.items() if there]
+    found += _misfit("input", graph.input, "images", [3, size, size])
+    found += _misfit("output", graph.output, "outputs", [config.bits])
+    return ", ".join(found)
+
+
+def _misfit(what: str, values: Any, name: str, shape: list[int]) -> list[str]:
+    """What is wrong with the inputs or outputs of a graph, which shall be one batch of this shape."""
+    if [value.name for value in values] != [name]:
+        return [f"its {what} is not {name!r} alone"]
+    kind = values[0].type.tensor_type
+    dims = kind.shape.dim
+    if kind.elem_type != 1 or not dims or dims[0].HasField("dim_value"):  # 1: float32
+        return [f"its {what} is not a batch of float32"]
+    if [dim.dim_value for dim in dims[1:]] != shape:
+        return [f"its {what} has another shape than the config says"]
+    return []
+
+
+def _checked_input(data: Any) -> InputConfig:
+    found = from_dict(InputConfig, dict(data))
+    _whole(found.size, 1, MAX_SIDE)
+    for numbers in (found.mean, found.std, (found.margin,) * 3):
+        if not isinstance(numbers, tuple) or len(numbers) != 3:
+            raise ValueError("mean and std need three numbers")
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise ValueError("a number of the input is not finite")
+    return found
+
+
+def _whole(value: Any, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:  # type() because True is an int, too
+        raise ValueError(f"{value!r} is not a whole number from {least} to {most}")
+    return value
+
+
+class _Given:
+    """Arrays in memory as a source; they may differ in size."""
+
+    decodes = False
+
+    def __init__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> None:
+        self.images, self.labels = images, None
+        self.names = [f"{i:05d}" for i in range(len(images))]
+        self.class_names: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes())
+        return digest.hexdigest()[:16]
+
+    def read(self, indices: Any, least_side: int | None = None) -> list[NDArray[np.uint8]]:
+        return [self.images[int(index)] for index in indices]
+
+
+def package(name: str) -> Any:
+    """A package of the extra "export"; DistilhashError where it is not installed."""
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise DistilhashError(
+            f"export and exported hashers need the package {name}", str(error), "pip install 'distilhash[export]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""The paper's comparison: which trials there are, how each is run, and the report that shows them."""

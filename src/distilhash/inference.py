@@ -1,0 +1,123 @@
+"""Images through a hasher to a table of packed codes.
+
+Legend: N images, n images of a batch, K bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distilhash.codes import CodeTable, pack
+from distilhash.data.prefetch import BATCH_PIXELS, through
+from distilhash.data.sources import ImageSource
+from distilhash.data.transforms import Preprocess
+from distilhash.device import current, larger, on, sent
+from distilhash.models.backbone import Backbone
+from distilhash.models.fold import folded
+from distilhash.models.hasher import Hasher
+from distilhash.precision import usable
+
+SAY_SECONDS = 5.0
+
+
+def encode(
+    images: ImageSource,
+    indices: np.ndarray,
+    hasher: Hasher,
+    *,
+    precision: str | None = None,
+    provenance: dict[str, Any] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> CodeTable:
+    """Codes of ``images[indices]``, in that order: the sign of each output, packed. Zero counts as -1.
+
+    ``precision`` is that of the backbone; left out: the one it was trained in, where the processor multiplies it.
+    """
+    packed, done, said = [], 0, time.monotonic()
+    for outputs_nK in outputs(images, indices, hasher, precision=precision):
+        packed.append(pack(outputs_nK))
+        done += len(outputs_nK)
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            say(f"encoded {done:,}/{len(indices):,}")
+    return table(np.concatenate(packed), images, indices, hasher.num_bits, provenance or {})
+
+
+def outputs(
+    images: ImageSource,
+    indices: np.ndarray,
+    hasher: Hasher,
+    *,
+    precision: str | None = None,
+    device: torch.device | None = None,
+) -> Iterator[np.ndarray]:
+    """The hasher's outputs (n, K) of ``images[indices]``, batch after batch, in that order.
+
+    ``device`` left out: the one of this process.
+    """
+    device = device or current()
+    return _through(images, indices, hasher.backbone, hasher.head, precision or usable(hasher.precision), device)
+
+
+def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
+    """What the head of a hasher on this backbone is given of ``images[indices]``: features (N, D), none below zero."""
+    return np.concatenate(list(_through(images, indices, backbone, nn.Identity(), "float32", current())))
+
+
+def _through(
+    images: ImageSource, indices: np.ndarray, backbone: Backbone, head: nn.Module, precision: str, device: torch.device
+) -> Iterator[np.ndarray]:
+    """Backbone, ReLU and head of ``images[indices]``, batch after batch, in that order."""
+    pixels = Preprocess(backbone.input)
+    backbone.eval()
+    head.eval()
+    shared = device.type != "cpu"
+    network = on(folded(backbone, precision=precision), device)
+    head = on(head, device)
+    parts = 1 if shared else torch.get_num_threads()
+    size = max(1, min(larger(device) * BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // parts)))
+
+    def batch_of(block: np.ndarray) -> Tensor:
+        return sent(pixels.tensor(pixels.read(images, block)), device)
+
+    def outputs_of(batch_N3SS: Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            found: np.ndarray = head(torch.relu(network(batch_N3SS))).cpu().numpy()
+        return found
+
+    blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
+    return through(batch_of, outputs_of, blocks, shared=shared)
+
+
+def encode_features(
+    features_ND: np.ndarray,
+    images: ImageSource,
+    indices: np.ndarray,
+    hasher: Hasher,
+    *,
+    provenance: dict[str, Any] | None = None,
+) -> CodeTable:
+    """The same where the backbone's features of ``images[indices]`` are known already: only the head runs."""
+    with torch.inference_mode():
+        features = torch.from_numpy(np.array(features_ND)).to(hasher.head.weight.device)
+        outputs_NK = hasher.head(torch.relu(features)).cpu().numpy()
+    return table(pack(outputs_NK), images, indices, hasher.num_bits, provenance or {})
+
+
+def table(
+    packed: np.ndarray, images: ImageSource, indices: np.ndarray, num_bits: int, provenance: dict[str, Any]
+) -> CodeTable:
+    """A code table with the names and labels of these images."""
+    return CodeTable(
+        packed=packed,
+        num_bits=num_bits,
+        names=[images.names[int(index)] for index in indices],
+        labels=None if images.labels is None else np.asarray(images.labels)[indices],
+        provenance={"images": images.fingerprint, **provenance},
+    )

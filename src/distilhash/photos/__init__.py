@@ -1,0 +1,1 @@
+"""Folders of photographs: scanned, encoded, kept up to date in an index, and searched."""

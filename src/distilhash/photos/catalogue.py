@@ -1,0 +1,86 @@
+"""The photographs of an index: which file an id is, in the state in which it was read, or why it has no code.
+
+Paths are absolute, and kept as the bytes that the operating system has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from distilhash.retrieval.store import Store
+
+
+class Photo(NamedTuple):
+    """A file, as it was when it was last read."""
+
+    id: int
+    path: str
+    size: int  # bytes
+    changed_ns: int  # time of last change, nanoseconds
+    content: bytes | None  # hash of the content; None where it could not be read
+    failure: str | None  # why it has no code
+
+
+_KINDS: tuple[Any, ...] = (int, bytes, int, int, (bytes, type(None)), (str, type(None)))
+
+
+class PhotoStore(Store):
+    """A store whose ids are photographs."""
+
+    def photos(self) -> list[Photo]:
+        """Every file that was read, by id."""
+        return [self._photo(row) for row in self.rows("SELECT * FROM photos ORDER BY id")]
+
+    def photos_of(self, ids: Iterable[int]) -> dict[int, Photo]:
+        """The files of these ids, by id; those that are none are left out."""
+        found = {}
+        for identity in ids:
+            for row in self.rows("SELECT * FROM photos WHERE id = ?", (identity,)):
+                found[identity] = self._photo(row)
+        return found
+
+    def page(self, after: int, limit: int) -> list[Photo]:
+        """The first files with a code whose ids are greater, by id."""
+        query = "SELECT * FROM photos WHERE id > ? AND failure IS NULL ORDER BY id LIMIT ?"
+        return [self._photo(row) for row in self.rows(query, (after, limit))]
+
+    def roots(self) -> list[str]:
+        """The folders that were indexed."""
+        return [self._path(path) for (path,) in self.rows("SELECT path FROM roots ORDER BY path")]
+
+    def put_roots(self, roots: Iterable[str]) -> None:
+        """Remember that these folders were indexed. Inside writing(), as all that follow."""
+        self.many("INSERT OR IGNORE INTO roots VALUES (?)", ((os.fsencode(root),) for root in roots))
+
+    def put_photos(self, photos: Iterable[Photo]) -> None:
+        """Add files, or replace what is known of those whose id is there."""
+        values = ([photo.id, os.fsencode(photo.path), *photo[2:]] for photo in photos)
+        self.many("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def next_id(self) -> int:
+        """The first id that no file has had."""
+        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'photos'")
+        ((highest,),) = rows or [(0,)]
+        if not isinstance(highest, int) or highest < 0:
+            raise self.damaged("its count of photos is none")
+        return highest + 1
+
+    def drop_photos(self, photos: Iterable[Photo]) -> None:
+        """Forget files and their codes."""
+        gone = list(photos)
+        self.withdraw(np.array([photo.id for photo in gone if photo.failure is None], np.int64))
+        self.many("DELETE FROM photos WHERE id = ?", ((photo.id,) for photo in gone))
+
+    def _photo(self, row: tuple[Any, ...]) -> Photo:
+        if not all(isinstance(value, kind) for value, kind in zip(row, _KINDS, strict=True)):
+            raise self.damaged("a photo has values of a wrong type")
+        return Photo(row[0], self._path(row[1]), *row[2:])
+
+    def _path(self, path: Any) -> str:
+        if not isinstance(path, bytes) or b"\0" in path or not path:
+            raise self.damaged("a path is none")
+        return os.fsdecode(path)

@@ -1,0 +1,1 @@
+"""An index of photographs over HTTP: a page, and the same answers as JSON."""

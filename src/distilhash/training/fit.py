@@ -1,0 +1,194 @@
+"""From a folder of photos without labels to a hasher: distil a student on them, then hash it without labels.
+
+    teacher_features/    of every photo and view
+    distill/             the student
+    hash-itq/ or hash-pseudo/
+    model/               the hasher of the last of these
+
+A stage that is whole is not done again, so a run that was stopped goes on. A student needs something to learn from:
+fewer than FEW photos are hashed with the frozen teacher itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilhash.api import new_hasher, new_student, open_teacher
+from distilhash.checkpoint import load_hasher, load_student, save_model
+from distilhash.config import FitConfig, StudentConfig, TeacherConfig, as_dict
+from distilhash.data.loading import open_readable
+from distilhash.data.sources import ImageSource
+from distilhash.device import current
+from distilhash.errors import unknown_name
+from distilhash.experiments.presets import PHOTO_STUDENT, Stages, fit_stages
+from distilhash.files import read_json
+from distilhash.inference import head_inputs
+from distilhash.losses import hash_centres
+from distilhash.models import Backbone, Hasher, Teacher
+from distilhash.models.backbone import fingerprint_of
+from distilhash.training import distill as distillation
+from distilhash.training import hash as hashing
+from distilhash.training.run import RunDirectory
+from distilhash.training.teacher_features import compute_teacher_features
+from distilhash.training.unlabelled import (
+    AUTO,
+    METHODS,
+    SAMPLE,
+    PseudoLabelled,
+    itq_hasher,
+    pseudo_classes,
+)
+
+FEW = 500  # photos: fewer are no training set for a network from scratch
+
+
+def fit(
+    photos: str | Path,
+    output: str | Path,
+    *,
+    config: FitConfig | None = None,
+    teacher: TeacherConfig | None = None,
+    student: StudentConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Make a hasher of a folder of photos, with all folders below it; no label is read. Errors: DistilhashError.
+
+    Result: "hasher" (its model directory), "backbone", "method", "photos", "bits", and of a distilled student
+    "overlap_at_10": the share of the teacher's ten nearest photos that the student has, too, on photos held out.
+    """
+    config, teacher, student = config or FitConfig(), teacher or TeacherConfig(), student or PHOTO_STUDENT
+    if config.method not in METHODS:
+        raise unknown_name("label-free method", config.method, METHODS)
+    images = open_readable(photos, labelled=False, quiet=quiet)
+    plan = fit_stages(config, len(images), teacher, student)
+    current()
+    teacher_network = open_teacher(teacher)
+    if len(images) >= FEW:  # what can be refused is refused here, before a directory is made, or deleted
+        distillation.check(plan.distill, len(images))
+        new_student(student, config.seed)
+        if _method(config) == "pseudo":
+            hash_centres(config.clusters, config.bits, config.seed, kind=plan.hash.centres)
+    settings = {
+        "stage": "fit", "images": images.fingerprint, "teacher": as_dict(teacher), "student": as_dict(student),
+        "fit": as_dict(config),
+    }  # fmt: skip
+    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite, quiet=quiet)
+    with run:
+        fit_images(images, teacher_network, plan, config, run)
+    return _summary(run.path)
+
+
+def fit_images(
+    images: ImageSource, teacher: Teacher, plan: Stages, config: FitConfig, run: RunDirectory
+) -> tuple[Hasher, dict[str, Any]]:
+    """The hasher of these images and its description; what is in the run directory already is not done again."""
+    if not run.finished:
+        hasher, description = _Fit(images, teacher, plan, config, run).hasher()
+        save_model(run.path / "model", hasher, description)
+    return load_hasher(run.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    images: ImageSource
+    teacher: Teacher
+    plan: Stages
+    config: FitConfig
+    run: RunDirectory
+
+    @property
+    def indices(self) -> np.ndarray:
+        return np.arange(len(self.images))
+
+    def hasher(self) -> tuple[Hasher, dict[str, Any]]:
+        method = _method(self.config)
+        if len(self.images) < FEW:
+            self.run.say(
+                f"{len(self.images):,} photos are too few to distil a student on (fewer than {FEW}): "
+                f"the frozen teacher {self.teacher.name} is hashed by ITQ"
+            )
+            stage = self._stage("hash-itq")
+            if not stage.finished:
+                self._rotate(stage, self.teacher, self._teacher_features()[0])
+        elif method == "itq":
+            student = self._student()
+            stage = self._stage("hash-itq")
+            if not stage.finished:
+                chosen = np.random.default_rng((self.config.seed, 14)).permutation(self.indices)[:SAMPLE]
+                self._rotate(stage, student, head_inputs(self.images, np.sort(chosen), student))
+        else:
+            student = self._student()
+            stage = self._stage("hash-pseudo")
+            if not stage.finished:
+                self._cluster(stage, student)
+        return load_hasher(stage.path)
+
+    def _student(self) -> Backbone:
+        stage = self._stage("distill")
+        if not stage.finished:
+            student = new_student(self.plan.student, self.config.seed)
+            distillation.distill(
+                self.images, self.indices, self.teacher, student, self.plan.distill, stage, features=self._features
+            )
+        return load_student(stage.path)[0]
+
+    def _rotate(self, stage: RunDirectory, backbone: Backbone, features_ND: np.ndarray) -> None:
+        hasher = itq_hasher(backbone, features_ND, self.config.bits, self.config.seed)
+        stage.say(f"hash itq {self.config.bits} bits: fitted to {min(len(features_ND), SAMPLE):,} photos")
+        description = {
+            "kind": "hasher", "architecture": backbone.architecture, "bits": self.config.bits,
+            "images": self.images.fingerprint, "settings": as_dict(self.config),
+        }  # fmt: skip
+        save_model(stage.path / "model", hasher, description | self._about("itq", backbone))
+
+    def _cluster(self, stage: RunDirectory, student: Backbone) -> None:
+        features_ND = self._teacher_features(student)[0]
+        classes_N = pseudo_classes(features_ND, self.config.clusters, self.config.seed)
+        images = PseudoLabelled(self.images, self.indices, classes_N)
+        hasher = new_hasher(student, self.plan.hash)
+        about = self._about("pseudo", student) | {"clusters": len(images.class_names)}
+        hashing.train_hasher(images, self.indices, hasher, self.plan.hash, stage, about=about)
+
+    def _about(self, method: str, backbone: Backbone) -> dict[str, Any]:
+        """What a checkpoint says of its making."""
+        name = f"the frozen {backbone.name}" if isinstance(backbone, Teacher) else f"a distilled {backbone.name}"
+        return {
+            "label_free": method, "labelled_images": 0, "unlabelled_images": len(self.images), "backbone": name,
+            "backbone_fingerprint": fingerprint_of(backbone), "teacher": self.teacher.name,
+        }  # fmt: skip
+
+    def _teacher_features(self, student: Backbone | None = None) -> np.ndarray:
+        """(V, N, D) as distillation reads them, framed as the student is, or those of the teacher's own crop_mode."""
+        distill = self.plan.distill
+        return compute_teacher_features(
+            self.images, self.indices, self.teacher, self._features, crop_mode=student.input if student else None,
+            views=distill.views if student else 1, seed=distill.seed, precision=distill.precision, say=self.run.say,
+        )  # fmt: skip
+
+    @property
+    def _features(self) -> Path:
+        return self.run.path / "teacher_features"
+
+    def _stage(self, name: str) -> RunDirectory:
+        settings = {"fit": as_dict(self.config), "student": as_dict(self.plan.student), "stage": name}
+        return RunDirectory(self.run.path / name, settings, resume=True, quiet=self.run.quiet)
+
+
+def _method(config: FitConfig) -> str:
+    return AUTO if config.method == "auto" else config.method
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    about = read_json(path / "model" / "config.json", "hasher")
+    found = {
+        "hasher": str(path / "model"), "backbone": about["backbone"], "method": about["label_free"],
+        "photos": about["unlabelled_images"], "bits": about["bits"],
+    }  # fmt: skip
+    agreement = [line["overlap_at_10"] for line in RunDirectory.metrics_in(path / "distill") if "overlap_at_10" in line]
+    return found | ({"overlap_at_10": agreement[-1]} if agreement else {})
