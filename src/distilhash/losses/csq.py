@@ -23,10 +23,18 @@ from distilhash.errors import DistilhashError, unknown_name
 
 
 def csq_loss(outputs_NK: Tensor, centres_NK: Tensor | np.ndarray, quantization_weight: float = 1e-4) -> Tensor:
-    """Central similarity plus the weighted quantization loss, L_C + lambda L_Q, a scalar.
+    """Central similarity plus the weighted quantization loss, L_C + lambda L_Q.
 
-    outputs_NK are the network's outputs before tanh; centres_NK holds the centre (-1/+1) of each image. Half precision
-    is computed in float32.
+    Args:
+        outputs_NK: the network's outputs before tanh; half precision is computed in float32.
+        centres_NK: the centre (-1/+1) of each image.
+        quantization_weight: lambda.
+
+    Returns:
+        A scalar tensor.
+
+    Raises:
+        DistilhashError: the two differ in shape, or are empty.
     """
     u_NK = outputs_NK.float() if outputs_NK.element_size() < 4 else outputs_NK
     centres_NK = torch.as_tensor(centres_NK, dtype=u_NK.dtype, device=u_NK.device)
@@ -43,9 +51,17 @@ def csq_loss(outputs_NK: Tensor, centres_NK: Tensor | np.ndarray, quantization_w
 
 
 def hadamard_centres(num_classes: int, num_bits: int) -> np.ndarray:
-    """The first C rows of Sylvester's H and then of -H (Algorithm 1), (C, K): any two differ in K/2 bits, or in all.
+    """The first C rows of Sylvester's H and then of -H (Algorithm 1): any two differ in K/2 bits, or in all.
 
-    num_bits must be a power of two and num_classes at most 2 * num_bits.
+    Args:
+        num_classes: C, at most 2 * num_bits.
+        num_bits: K, a power of two.
+
+    Returns:
+        (C, K) float32 of -1/+1.
+
+    Raises:
+        DistilhashError: no such matrix exists for these counts.
     """
     _check_counts(num_classes, num_bits)
     if not _hadamard_exists(num_classes, num_bits):
@@ -59,10 +75,12 @@ def hadamard_centres(num_classes: int, num_bits: int) -> np.ndarray:
 
 
 def spread_hadamard_centres(num_classes: int, num_bits: int) -> np.ndarray:
-    """Hadamard centres in an order that wastes no bit, (C, K): as far apart as the first C rows, with distinct columns.
+    """Hadamard centres in an order that wastes no bit: as far apart as the first C rows, with distinct columns.
 
-    The first 10 rows have only 16 distinct columns at any length: at 64 bits, each question is asked four times. The
+    The first 10 rows have only 16 distinct columns at any length, so at 64 bits each column occurs four times. The
     rows 1, 2, 4, ..., K/2 generate all others, so with them in front, log2(K) classes already have K distinct columns.
+
+    Args, returns and errors as in :func:`hadamard_centres`.
     """
     hadamard_centres(num_classes, num_bits)  # refuses what does not exist
     rows_RK = hadamard_centres(2 * num_bits, num_bits)
@@ -72,10 +90,21 @@ def spread_hadamard_centres(num_classes: int, num_bits: int) -> np.ndarray:
 
 
 def bernoulli_centres(num_classes: int, num_bits: int, seed: int = 0) -> np.ndarray:
-    """Fair coin flips, chosen far apart (Algorithm 1's other branch), (C, K), for any length.
+    """Fair coin flips, chosen far apart (Algorithm 1's other branch), for any length.
 
-    Each centre in turn is the candidate farthest from those already chosen, out of one seeded pool: all codes where
-    they are few, else 4096 draws or 2 for each class.
+    Each centre in turn is the candidate farthest from those already chosen, out of one seeded pool: all codes up to 12
+    bits, else 4096 draws or 2 for each class.
+
+    Args:
+        num_classes: C.
+        num_bits: K.
+        seed: random seed of the pool.
+
+    Returns:
+        (C, K) float32 of -1/+1.
+
+    Raises:
+        DistilhashError: so few bits that two classes would share a centre.
     """
     _check_counts(num_classes, num_bits)
     rng = np.random.default_rng(seed)
@@ -116,7 +145,20 @@ CENTRES: dict[str, Callable[[int, int, int], np.ndarray]] = {
 
 
 def hash_centres(num_classes: int, num_bits: int, seed: int = 0, kind: str = "auto") -> np.ndarray:
-    """One code of -1/+1 for each class, (C, K) float32; kind is a key of CENTRES, the seed is of Bernoulli draws."""
+    """One code of -1/+1 for each class.
+
+    Args:
+        num_classes: C.
+        num_bits: K.
+        seed: random seed of Bernoulli draws.
+        kind: a key of CENTRES.
+
+    Returns:
+        (C, K) float32 of -1/+1.
+
+    Raises:
+        DistilhashError: an unknown kind, or counts for which this kind does not exist.
+    """
     if kind not in CENTRES:
         raise unknown_name("kind of centres", kind, CENTRES)
     return CENTRES[kind](num_classes, num_bits, seed)
@@ -128,10 +170,21 @@ def multi_label_centres(
     seed: int = 0,
     tie_break_K: np.ndarray | Tensor | None = None,
 ) -> np.ndarray:
-    """The bitwise majority vote of the centres of each image's labels, (N, K) float32 of -1/+1.
+    """The bitwise majority vote of the centres of each image's labels.
 
-    Tied bits are those of one fixed centre: tie_break_K (-1/+1, or 0/1), or coin flips of the seed. An image without a
-    label ties in every bit, and so it gets that centre, as in the published code.
+    An image without a label ties in every bit and gets the tie-breaking centre, as in the published code.
+
+    Args:
+        labels_NC: 0/1 labels.
+        centres_CK: one centre of -1/+1 for each class.
+        seed: random seed of the tie-breaking centre, where none is given.
+        tie_break_K: the centre (-1/+1, or 0/1) that decides tied bits.
+
+    Returns:
+        (N, K) float32 of -1/+1.
+
+    Raises:
+        DistilhashError: labels, centres and tie-breaking centre do not fit each other.
     """
     labels_NC, centres_CK = np.asarray(labels_NC), np.asarray(centres_CK)
     if labels_NC.ndim != 2 or centres_CK.ndim != 2 or labels_NC.shape[1] != len(centres_CK):

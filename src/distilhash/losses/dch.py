@@ -23,11 +23,19 @@ SMALLEST_NORM = 1e-4  # of a product of two norms: an output of zeros is orthogo
 def dch_loss(
     outputs_NK: Tensor, labels_NC: Tensor | np.ndarray, gamma: float = 20.0, quantization_weight: float = 0.1
 ) -> Tensor:
-    """The Cauchy cross-entropy plus the weighted Cauchy quantization loss (eq. 8 and 9), a scalar.
+    """The Cauchy cross-entropy plus the weighted Cauchy quantization loss (eq. 8 and 9).
 
-    outputs_NK are the network's real outputs, before the sign; two images are similar where they share a label of
-    labels_NC (0/1). gamma is the scale of the Cauchy distribution in bits of Hamming distance. Half precision is
-    computed in float32.
+    Args:
+        outputs_NK: the network's real outputs, before the sign; half precision is computed in float32.
+        labels_NC: 0/1 labels; two images are similar where they share a label.
+        gamma: scale of the Cauchy distribution, bits of Hamming distance.
+        quantization_weight: lambda.
+
+    Returns:
+        A scalar tensor.
+
+    Raises:
+        DistilhashError: shapes do not fit, or a parameter is out of range.
     """
     labels_NC = torch.as_tensor(labels_NC, device=outputs_NK.device)
     if outputs_NK.ndim != 2 or labels_NC.ndim != 2 or len(outputs_NK) != len(labels_NC) or outputs_NK.numel() == 0:
