@@ -101,12 +101,27 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The rows and columns that were planned, in the order of the tables; empty: the trials are the plan."""
+
+    arms: Sequence[str] = ()
+    frameworks: Sequence[str] = ()
+    bits: Sequence[int] = ()
+
+
+PAPER = Grid(
+    arms=("teacher_finetuned", "teacher_frozen", "distilled", "scratch"), frameworks=("csq", "dch"), bits=(16, 32, 48, 64)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything that the page shows; a part that is empty is left out of it."""
 
     title: str
     subtitle: str = ""  # the argument, in a sentence or two
     trials: Sequence[Trial]
+    grid: Grid = Grid()  # what was planned; entries of it that are not done are shown as missing
     training: Sequence[tuple[str, str, Sequence[Curve]]] = ()  # figure title, name of y, curves by epoch
     examples: Sequence[tuple[str, Sequence[Example]]] = ()  # arm, its queries
     provenance: Mapping[str, str] = field(default_factory=dict)  # "command" is set apart as code
