@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from distilhash.api import new_hasher, new_student
 from distilhash.checkpoint import load_hasher, load_student
 from distilhash.data.loading import open_readable, split_of
 from distilhash.data.sources import ImageSource
@@ -26,6 +25,7 @@ from distilhash.inference import encode
 from distilhash.models import Backbone
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
+from distilhash.training.networks import new_hasher, new_student
 from distilhash.training.run import RunDirectory
 
 SEED = 3

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from distilhash.api import new_hasher
 from distilhash.checkpoint import load_hasher, load_student
 from distilhash.codes import pack
 from distilhash.config import DemoConfig, FitConfig
@@ -32,6 +31,7 @@ from distilhash.experiments import presets
 from distilhash.experiments.arms import framed_teacher
 from distilhash.inference import encode, head_inputs
 from distilhash.training import hash as hashing
+from distilhash.training.networks import new_hasher
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 from distilhash.training.unlabelled import PseudoLabelled, itq, pseudo_classes

@@ -15,7 +15,6 @@ import json
 import sys
 from pathlib import Path
 
-from distilhash.api import new_hasher, new_student
 from distilhash.config import HashConfig, ReproduceConfig
 from distilhash.data import write_mosaics
 from distilhash.data.cifar10 import load_cifar10
@@ -25,6 +24,7 @@ from distilhash.evaluation.evaluate import evaluate_tables
 from distilhash.experiments.presets import TABLES
 from distilhash.experiments.runner import reproduce
 from distilhash.inference import encode
+from distilhash.training.networks import new_hasher, new_student
 
 TRAIN, QUERY, DATABASE, BITS = 3_000, 500, 9_000, 48
 

@@ -30,7 +30,6 @@ if "--default-threads" in sys.argv:  # torch before distilhash, which would tell
 
 import numpy as np
 
-from distilhash.api import new_hasher, new_student
 from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, as_dict
 from distilhash.data import prefetch as pipeline
 from distilhash.data.cifar10 import load_cifar10
@@ -42,6 +41,7 @@ from distilhash.models import winograd
 from distilhash.models.teacher import TEACHERS, Teacher, rebuild_teacher
 from distilhash.training import distill, teacher_features
 from distilhash.training import hash as hashing
+from distilhash.training.networks import new_hasher, new_student
 from distilhash.training.run import RunDirectory
 from sidebyside import paced
 

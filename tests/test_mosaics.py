@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilhash.api import hash_images, new_hasher, new_student
+from distilhash.api import hash_images
 from distilhash.checkpoint import load_hasher
 from distilhash.codes import CodeTable, pack
 from distilhash.config import HashConfig, StudentConfig
@@ -19,6 +19,7 @@ from distilhash.evaluation import mean_average_precision, relevant_share
 from distilhash.evaluation.evaluate import evaluate_tables
 from distilhash.inference import encode
 from distilhash.losses import hash_centres
+from distilhash.training.networks import new_hasher, new_student
 from tiny import tiny_images
 
 COUNTS = {"train": 30, "query": 20, "database": 70}

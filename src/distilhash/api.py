@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from distilhash.checkpoint import load_hasher, load_model, load_student
 from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, TeacherConfig, as_dict
@@ -34,8 +33,6 @@ from distilhash.models import (
     TEACHERS,
     Backbone,
     Hasher,
-    Student,
-    Teacher,
     create_hasher,
     create_student,
     create_teacher,
@@ -45,6 +42,7 @@ from distilhash.precision import PRECISIONS, usable
 from distilhash.runtime import keep_memory
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
+from distilhash.training.networks import is_teacher, new_hasher, new_student, open_backbone, open_teacher
 from distilhash.training.optim import OPTIMIZERS
 from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS
@@ -216,7 +214,7 @@ def _network(name: str, bits: int, size: int | None) -> Backbone | Hasher:
         raise DistilhashError("the input size must be at least 1 pixel", size)
     if name in STUDENTS:
         return create_hasher(create_student(name, size or InputConfig().size), num_bits=bits)
-    if _is_teacher(name):
+    if is_teacher(name):
         return create_hasher(create_teacher(name, size=size), num_bits=bits)
     if Path(name).exists():
         return load_model(name)[0]
@@ -246,47 +244,8 @@ def known_names() -> dict[str, list[str]]:
 
 
 def _warn_of_seen_queries(backbone: str, source: ImageSource, split: Split, run: RunDirectory) -> None:
-    if backbone in STUDENTS or _is_teacher(backbone):
+    if backbone in STUDENTS or is_teacher(backbone):
         return
     seen = load_student(backbone)[1]
     if seen.get("images") == source.fingerprint and seen.get("queries") != fingerprint_of_indices(split.query):
         run.say("the student was distilled on this split's queries, too: numbers measured on them will be optimistic")
-
-
-def open_teacher(config: TeacherConfig, *, trainable: bool = False) -> Teacher:
-    """The teacher of a config, frozen unless it is to be fine-tuned."""
-    return create_teacher(config.name, weights=config.weights, size=config.size, trainable=trainable)
-
-
-def new_student(config: StudentConfig, seed: int) -> Student:
-    """A student with the initial weights of a seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if config.crop_mode not in CROP_MODES:
-            raise unknown_name("crop_mode", config.crop_mode, CROP_MODES)
-        student_input = InputConfig(size=config.size, crop_mode=config.crop_mode, margin=config.margin)
-        return create_student(config.name, size=config.size, stem=config.stem, input=student_input)
-
-
-def new_hasher(backbone: Backbone, config: HashConfig) -> Any:
-    """A hasher on a backbone, its head initialised by the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed + 2)
-        return create_hasher(backbone, num_bits=config.bits, freeze_backbone=config.freeze_backbone)
-
-
-def open_backbone(name: str, student: StudentConfig, teacher: TeacherConfig, config: HashConfig) -> Backbone:
-    """A distilled student on disk, a student from scratch, or a teacher (trainable unless the backbone is frozen)."""
-    if name in STUDENTS:
-        return new_student(dataclasses.replace(student, name=name), config.seed)
-    if _is_teacher(name):
-        return create_teacher(name, weights=teacher.weights, size=teacher.size, trainable=not config.freeze_backbone)
-    if Path(name).exists():
-        return load_student(name)[0]
-    known = [*STUDENTS, *TEACHERS, "timm/NAME", "a distilled student's run directory"]
-    raise unknown_name("backbone", name, known)
-
-
-def _is_teacher(name: str) -> bool:
-    """Whether a name is a teacher's and no path: names go first, so ./v1 or ./timm is how a folder is meant."""
-    return name.startswith(("torchvision/", "timm/", "pip/"))

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from distilhash.api import new_hasher, new_student, open_teacher
 from distilhash.checkpoint import load_hasher, load_student
 from distilhash.codes import CodeTable
 from distilhash.config import as_dict
@@ -32,6 +31,7 @@ from distilhash.inference import encode, encode_features
 from distilhash.models import Backbone, Hasher, Teacher
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
+from distilhash.training.networks import new_hasher, new_student, open_teacher
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from distilhash.api import new_hasher, new_student, open_teacher
 from distilhash.checkpoint import load_hasher, load_student, save_model
 from distilhash.config import FitConfig, StudentConfig, TeacherConfig, as_dict
 from distilhash.data.loading import open_readable
@@ -32,6 +31,7 @@ from distilhash.models import Backbone, Hasher, Teacher
 from distilhash.models.backbone import fingerprint_of
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
+from distilhash.training.networks import new_hasher, new_student, open_teacher
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 from distilhash.training.unlabelled import (
