@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilhash.retrieval import Index
-from distilhash.retrieval.backends import numpy_nearest, wanted_cells
+from distilhash.retrieval.backends import lists_for, numpy_nearest
 from sidebyside import Side, Work, compare
 
 CODES, BITS, QUERIES, TOP = 1_000_000, 64, 1_000, 10
@@ -179,27 +179,27 @@ def searched(count: int, name: str, batch: int) -> None:
     )  # fmt: skip
 
 
-def index_cells(count: int) -> None:
+def index_ivf(count: int) -> None:
     """The approximate engine against FAISS's own binary IVF with as many lists and probes."""
     data = drawn(count)
     quantizer = faiss.IndexBinaryFlat(BITS)
-    peer = faiss.IndexBinaryIVF(quantizer, BITS, wanted_cells(count))
+    peer = faiss.IndexBinaryIVF(quantizer, BITS, lists_for(count))
     began = time.perf_counter()
     peer.train(data.codes)
     peer.add_with_ids(data.codes, data.ids)
     peer_made = time.perf_counter() - began
-    index = Index.open(":memory:", num_bits=BITS, engine="cells")
+    index = Index.open(":memory:", num_bits=BITS, engine="ivf")
     began = time.perf_counter()
     index.add(data.ids, data.codes)
     found = index.search(data.queries, TOP)[1]
     made = time.perf_counter() - began
-    assert index._cells is not None
-    peer.nprobe = index._cells.probed
+    assert index._ivf is not None
+    peer.nprobe = index._ivf.nprobe
     row(
-        "index_cells", "IndexBinaryIVF", "queries/s", count,
+        "index_ivf", "IndexBinaryIVF", "queries/s", count,
         lambda: rate(QUERIES, lambda: peer.search(data.queries, TOP)),
         lambda: rate(QUERIES, lambda: index.search(data.queries, TOP)),
-        cells=wanted_cells(count), probed=peer.nprobe, recall=recall(data, found),
+        lists=lists_for(count), nprobe=peer.nprobe, recall=recall(data, found),
         peer_recall=recall(data, peer.search(data.queries, TOP)[0]), made_seconds=made, peer_made_seconds=peer_made,
     )  # fmt: skip
 
@@ -243,7 +243,7 @@ def recall(data: Drawn, distances: NDArray[np.int32]) -> float:
     return float(((checked >= 0) & (checked <= exact[:, -1:])).mean())
 
 
-FUNCTIONS = (index_add, index_add_file, index_remove, index_search, index_search_one, index_cells, index_open)
+FUNCTIONS = (index_add, index_add_file, index_remove, index_search, index_search_one, index_ivf, index_open)
 
 
 def at_a_million(function: Callable[[int], None]) -> Callable[[Path], None]:

@@ -13,8 +13,7 @@ import pytest
 
 from distilhash.codes import pack
 from distilhash.errors import DistilhashError
-from distilhash.retrieval import Index
-from distilhash.retrieval import backends as engine
+from distilhash.retrieval import Index, backends
 
 
 def drawn(draw, count: int, bits: int, tied: bool = True):
@@ -62,9 +61,9 @@ def same(index: Index, held: dict[int, np.ndarray], queries) -> None:
 def either(request, monkeypatch):
     """FAISS, and what takes its place."""
     if request.param == "numpy":
-        monkeypatch.setattr(engine, "keeps_order", lambda: False)
+        monkeypatch.setattr(backends, "keeps_order", lambda: False)
     else:
-        assert engine.keeps_order()
+        assert backends.keeps_order()
     return request.param
 
 
@@ -243,18 +242,18 @@ def test_threads_search_while_another_adds():
     assert not wrong
 
 
-class TestCells:
+class TestIvf:
     """The approximate engine."""
 
-    def test_every_cell_probed_is_exact_search(self, monkeypatch):
-        monkeypatch.setattr(engine, "CELLS_A_MILLION", 10_000)
+    def test_every_list_probed_is_exact_search(self, monkeypatch):
+        monkeypatch.setattr(backends, "LISTS_PER_MILLION", 10_000)
         draw = np.random.default_rng(0)
         codes, held = drawn(draw, 1500, 24), dict[int, np.ndarray]()
-        with Index.open(":memory:", engine="cells") as index:
+        with Index.open(":memory:", engine="ivf") as index:
             index.add(np.arange(0, 2000, 2), codes[:1000])
             held |= dict(zip(range(0, 2000, 2), codes[:1000], strict=True))
             for change in range(3):
-                ids, distances = index.search(codes[:6], 9)  # here it has 10 cells, and all are probed
+                ids, distances = index.search(codes[:6], 9)  # here it has 10 lists, and all are probed
                 expected = plain_search(held, codes[:6], 9)
                 assert np.array_equal(distances, expected[1])
                 assert [len(set(row)) for row in ids.tolist()] == [9] * 6
@@ -269,51 +268,51 @@ class TestCells:
                         del held[number + 200 * change]
 
     def test_few_probes_find_most(self, monkeypatch):
-        monkeypatch.setattr(engine, "CELLS_A_MILLION", 10_000)
-        monkeypatch.setattr(engine, "LEAST_PROBED", 8)
-        monkeypatch.setattr(engine, "LEAST_RECALL", 0.8)
+        monkeypatch.setattr(backends, "LISTS_PER_MILLION", 10_000)
+        monkeypatch.setattr(backends, "MIN_NPROBE", 8)
+        monkeypatch.setattr(backends, "MIN_RECALL", 0.8)
         codes = drawn(np.random.default_rng(0), 8000, 64)
-        with Index.open(":memory:", engine="cells") as index, Index.open(":memory:") as exact:
+        with Index.open(":memory:", engine="ivf") as index, Index.open(":memory:") as exact:
             for each in (index, exact):
                 each.add(np.arange(8000), codes)
             found, all_found = index.search(codes[:50], 5)[1], exact.search(codes[:50], 5)[1]
         assert (found[:, 0] == 0).all()
         assert 0.8 < (found == all_found).mean() <= 1
 
-    def test_so_many_cells_are_probed_that_a_sample_finds_its_nearest(self, monkeypatch):
-        monkeypatch.setattr(engine, "CELLS_A_MILLION", 10_000)
-        monkeypatch.setattr(engine, "LEAST_PROBED", 1)
+    def test_so_many_lists_are_probed_that_a_sample_finds_its_nearest(self, monkeypatch):
+        monkeypatch.setattr(backends, "LISTS_PER_MILLION", 10_000)
+        monkeypatch.setattr(backends, "MIN_NPROBE", 1)
         draw = np.random.default_rng(0)
         clustered = draw.choice([-1, 1], (40, 64))[draw.integers(40, size=6000)]  # copies of forty codes
         scattered = draw.choice([-1, 1], (6000, 64))
         probed = {}
         for name, codes in (("clustered", clustered), ("scattered", scattered)):
-            monkeypatch.setattr(engine, "EXACT_UP_TO", 100)
+            monkeypatch.setattr(backends, "EXACT_UP_TO", 100)
             with Index.open(":memory:") as index, Index.open(":memory:", engine="exact") as exact:
                 for each in (index, exact):
                     each.add(np.arange(6000), codes)
                 found, expected = index.search(codes[:200])[1], exact.search(codes[:200])[1]
-                probed[name] = index._cells.probed
-                assert (index._filled is not None) == (name == "clustered")
+                probed[name] = index._ivf.nprobe
+                assert (index._ivf_search is not None) == (name == "clustered")
             assert np.mean(found <= expected[:, -1:]) >= 0.999
         assert probed["clustered"] <= 2
         assert probed["scattered"] > 30
 
-    def test_the_file_of_cells_is_used_only_for_its_own_codes(self, tmp_path, monkeypatch):
-        path, cells = tmp_path / "index", tmp_path / "index.cells"
+    def test_the_file_of_lists_is_used_only_for_its_own_codes(self, tmp_path, monkeypatch):
+        path, saved = tmp_path / "index", tmp_path / "index.ivf"
         codes = drawn(np.random.default_rng(0), 300, 16)
         trained: list[int] = []
-        train = engine.Cells.train
+        train = backends.IvfLists.train
 
         def counted(codes_BP):
             trained.append(len(codes_BP))
             return train(codes_BP)
 
-        monkeypatch.setattr(engine.Cells, "train", counted)
+        monkeypatch.setattr(backends.IvfLists, "train", counted)
 
         def opened() -> list[int]:
             trained.clear()
-            with Index.open(path, engine="cells") as index:
+            with Index.open(path, engine="ivf") as index:
                 index.search(codes[:2])
             return list(trained)
 
@@ -321,43 +320,43 @@ class TestCells:
             index.add(np.arange(300), codes)
         assert opened() == [300]
         assert opened() == []
-        with Index.open(path, engine="cells") as index:
+        with Index.open(path, engine="ivf") as index:
             index.search(codes[:2])
-            index.remove([5])  # the cells follow, and are kept on closing
+            index.remove([5])  # the lists follow, and are saved on closing
         assert opened() == []
         with Index.open(path) as index:  # behind their back
             index.add([5], codes[:1])
         assert opened() == [300]
-        sound = cells.read_bytes()
+        sound = saved.read_bytes()
         for damaged in (b"", sound[:-1], sound[:-4] + b"\xff\xff\xff\x7f", b"x" * len(sound)):
-            cells.write_bytes(damaged)
+            saved.write_bytes(damaged)
             assert opened() == [300]
-            assert Path(cells).read_bytes() == sound
+            assert Path(saved).read_bytes() == sound
 
-    def test_many_codes_go_into_cells_by_themselves(self, monkeypatch):
-        monkeypatch.setattr(engine, "EXACT_UP_TO", 100)
-        monkeypatch.setattr(engine, "WORTH", 1)
+    def test_many_codes_go_into_lists_by_themselves(self, monkeypatch):
+        monkeypatch.setattr(backends, "EXACT_UP_TO", 100)
+        monkeypatch.setattr(backends, "MAX_PROBED_SHARE", 1)
         codes = drawn(np.random.default_rng(0), 120, 16)
         with Index.open(":memory:") as index:
             index.add(np.arange(100), codes[:100])
             index.search(codes[:1])
-            assert index._cells is None
+            assert index._ivf is None
             index.add(np.arange(100, 120), codes[100:])
             assert index.search(codes[:1], 1)[1].tolist() == [[0]]
-            assert index._cells is not None
+            assert index._ivf is not None
 
     def test_without_faiss_it_is_refused_and_exact_search_goes_on(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "faiss", None)
-        monkeypatch.setattr(engine, "EXACT_UP_TO", 0)
-        engine.keeps_order.cache_clear()
+        monkeypatch.setattr(backends, "EXACT_UP_TO", 0)
+        backends.keeps_order.cache_clear()
         try:
-            for name in ("cells", "exact", "auto"):
+            for name in ("ivf", "exact", "auto"):
                 with Index.open(":memory:", engine=name) as index:
                     index.add([1], ONE)
-                    if name != "cells":
+                    if name != "ivf":
                         assert index.search(ONE, 1)[0].tolist() == [[1]]
                     else:
                         with pytest.raises(DistilhashError, match=r"pip install 'distilhash\[search\]'"):
                             index.search(ONE, 1)
         finally:
-            engine.keeps_order.cache_clear()
+            backends.keeps_order.cache_clear()

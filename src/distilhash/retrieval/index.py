@@ -1,12 +1,11 @@
-"""An index of binary codes by id: added, removed, searched by Hamming distance; in memory, or in one file.
+"""An index of binary codes by id: add, remove, search by Hamming distance; in memory or in one file.
 
-In memory the codes lie in the order of their ids, and that is what a search scans; the file (``search.store``) is the
-truth that they are read from. Opening a million codes is reading 16 MB, so an exact index keeps nothing else on disk.
-An approximate one keeps its cells beside the file (``FILE.cells``), bound to the codes they were made of.
+In memory the codes lie in the order of their ids, and a search scans that array. Every change makes new arrays, so a
+search may go on in those that it has. The file (``retrieval.store``) is the truth that they are read from: a million
+codes of 64 bits are 16 MB, so an exact index keeps nothing else on disk. An approximate one keeps its IVF lists beside
+the file (``FILE.ivf``), bound to their codes. One file, as one class keeps arrays, lists and file in step.
 
-No torch is imported.
-
-Shapes: N codes, n of them added, Q queries, K bits, P = ceil(K / 8) bytes.
+Shapes: N codes, n of them new or asked for, Q queries, K bits, P = ceil(K / 8) bytes.
 """
 
 from __future__ import annotations
@@ -14,45 +13,49 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distilhash.codes import Bytes, packed_pair
 from distilhash.errors import DistilhashError, unknown_name
-from distilhash.retrieval import backends as engine
-from distilhash.retrieval.store import Store
-from distilhash.retrieval.table import Ids, Table
+from distilhash.retrieval import backends
+from distilhash.retrieval.store import Ids, Store
 
 ENGINES = {
-    "auto": "exact up to four million codes, beyond cells where they find 999 of 1,000 and are faster (with FAISS)",
+    "auto": "exact up to four million codes, beyond IVF where its recall is 0.999 and it is faster (needs FAISS)",
     "exact": "every code is compared",
-    "cells": "the codes of the nearest cells are compared: approximate",
+    "ivf": "the codes of the nearest IVF lists are compared: approximate",
 }
 
 
 class Index:
     """Codes by id. Open it with Index.open(), and close it, or use it as a context manager.
 
-    It may be used from several threads. What another process writes to the file is seen by the next call.
+    It is safe to use from several threads. What another process writes to the file is seen by the next call.
     """
 
-    def __init__(self, store: Store | None, num_bits: int | None, engine_name: str) -> None:
-        self._store, self._engine, self._mutex = store, engine_name, threading.RLock()
+    def __init__(self, store: Store | None, num_bits: int | None, engine: str) -> None:
+        self._store, self._engine, self._mutex = store, engine, threading.RLock()
         self._num_bits = num_bits
-        self._table = Table(np.empty(0, np.int64), np.empty((0, 0), np.uint8))
-        self._cells: engine.Cells | None = None
-        self._filled: engine.CellSearch | None = None
-        self._saved_truth = ""
+        self._ids, self._codes = np.empty(0, np.int64), np.empty((0, 0), np.uint8)
+        self._ivf: backends.IvfLists | None = None
+        self._ivf_search: backends.IvfSearch | None = None
+        self._saved_fingerprint = ""  # of the codes to which the saved IVF lists belong
         self._reload()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], num_bits: int | None = None, *, engine: str = "auto") -> Index:
-        """The index in a file (made by the first add() where there is none), or an empty one for ":memory:".
+        """Open an index file (made by the first add() where there is none), or an empty index in memory.
 
-        ``num_bits`` is needed only where the first codes to be added are packed. ``engine``: a name of ENGINES.
-        Errors: DistilhashError for a file that is not an index, or is one of other bits.
+        Args:
+            path: the file, or ":memory:".
+            num_bits: length of the codes; needed only where the first codes to be added are packed.
+            engine: a name of ENGINES.
+
+        Raises:
+            DistilhashError: the file is not an index, is damaged, or holds codes of another length.
         """
         if engine not in ENGINES:
             raise unknown_name("engine", engine, ENGINES)
@@ -64,11 +67,11 @@ class Index:
         """The number of codes."""
         with self._mutex:
             self._refresh()
-            return len(self._table)
+            return len(self._ids)
 
     @property
     def num_bits(self) -> int | None:
-        """Length of the codes, bits; None while nothing says it."""
+        """Length of the codes in bits; None while unknown."""
         return self._num_bits
 
     @property
@@ -76,13 +79,18 @@ class Index:
         """All ids (N,), ascending."""
         with self._mutex:
             self._refresh()
-            return self._table.ids.copy()
+            return self._ids.copy()
 
     def add(self, ids: ArrayLike, codes: ArrayLike) -> None:
-        """Add codes (n, K) of -1/+1 or packed (n, P) under new ids (n,), each at least 0.
+        """Add codes under new ids; on an error nothing is changed. Each call copies the arrays: add many at once.
 
-        Errors: DistilhashError for an id that is there already or comes twice, and for codes of another length; nothing is
-        changed then.
+        Args:
+            ids: (n,) whole numbers of at least 0.
+            codes: (n, K) of -1/+1, or packed (n, P).
+
+        Raises:
+            DistilhashError: an id is in the index already or comes twice, the codes have another length, another
+                process is writing, or the disk refuses.
         """
         new_ids, array = checked_ids(ids), np.asarray(codes)
         with self._mutex:
@@ -90,98 +98,112 @@ class Index:
             packed = self._packed(array, "codes")
             if len(packed) != len(new_ids):
                 raise DistilhashError("every code needs one id", f"{len(new_ids)} ids, {len(packed)} codes")
-            ascending = bool((new_ids[1:] > new_ids[:-1]).all())
-            if not ascending:
+            if not (new_ids[1:] > new_ids[:-1]).all():
                 order = np.argsort(new_ids)
                 new_ids, packed = new_ids[order], packed[order]
                 twice = np.flatnonzero(new_ids[1:] == new_ids[:-1])
                 if twice.size:
                     raise DistilhashError("an id is given twice", int(new_ids[twice[0]]))
-            there = self._table.held(new_ids)
+            there = new_ids[self._rows(new_ids) >= 0]
             if there.size:
                 raise DistilhashError("an id is in the index already", int(there[0]), "remove it first")
+            num_bits = self._num_bits or _inferred_bits(array)
             if self._store is not None:
                 with self._store.writing():
-                    self._store.describe(num_bits=str(self._num_bits or self._inferred(array)))
+                    self._store.describe(num_bits=str(num_bits))
                     self._store.append(new_ids, packed)
-            self._num_bits = self._num_bits or self._inferred(array)
-            if self._cells is not None:
-                self._cells.cell_of = np.append(self._cells.cell_of, self._cells.assign(packed))
-            moved = self._table.insert(new_ids, packed)
-            if self._cells is not None and moved is not None:
-                self._cells.cell_of = self._cells.cell_of[moved]
-            self._filled = None
+            self._num_bits = num_bits
+            if self._ivf is not None:
+                self._ivf.list_of = np.append(self._ivf.list_of, self._ivf.assign(packed))
+            behind = not len(self._ids) or not len(new_ids) or new_ids[0] > self._ids[-1]
+            self._ids = np.append(self._ids, new_ids)
+            self._codes = np.concatenate([self._codes.reshape(-1, packed.shape[1]), packed])
+            self._take(slice(None) if behind else np.argsort(self._ids, kind="stable"))
 
     def remove(self, ids: ArrayLike) -> None:
-        """Remove codes. Errors: DistilhashError for an id that is not there; nothing is changed then."""
+        """Remove the codes of these ids; on an error nothing is changed.
+
+        Raises:
+            DistilhashError: an id is not in the index, another process is writing, or the disk refuses.
+        """
         gone = np.unique(checked_ids(ids))
         with self._mutex:
             self._begin_change()
-            positions = self._table.positions(gone)
-            missing = gone[positions < 0]
-            if missing.size:
-                raise DistilhashError("an id is not in the index", int(missing[0]))
+            keep = np.ones(len(self._ids), np.bool_)
+            keep[self._known_rows(gone)] = False
             if self._store is not None:
                 with self._store.writing():
                     self._store.withdraw(gone)
-            keep = np.ones(len(self._table), np.bool_)
-            keep[positions] = False
-            self._table.keep(keep)
-            if self._cells is not None:
-                self._cells.cell_of = self._cells.cell_of[keep]
-            self._filled = None
+            self._take(keep)
             if self._store is not None:
-                self._store.tidy(self._table.ids, self._table.codes)
+                self._store.tidy(self._ids, self._codes)
 
     def search(self, codes: ArrayLike, top: int = 10) -> tuple[Ids, NDArray[np.int32]]:
-        """Ids (Q, top) and distances (Q, top) of the nearest codes, by (distance, id); -1 where there are fewer.
+        """Top-k: the nearest codes to each query, by (distance, id).
 
-        ``codes``: (Q, K) of -1/+1, or packed (Q, P). Errors: DistilhashError.
+        Args:
+            codes: queries (Q, K) of -1/+1, or packed (Q, P).
+            top: results per query.
+
+        Returns:
+            Ids (Q, top) and distances (Q, top) in bits; -1 where there are fewer codes.
+
+        Raises:
+            DistilhashError: the queries are not codes of this index's length, or ``top`` is below 1.
         """
         if top < 1:
             raise DistilhashError("the number of hits must be at least 1", top)
         with self._mutex:
             self._refresh()
             queries = self._packed(np.asarray(codes), "queries")
-            kept_ids, kept_codes = self._table.ids, self._table.codes
-            cells = self._ready_cells() if len(self._table) and self._approximate else None
-        # Outside the lock: a change makes new arrays or writes behind the end of these.
-        positions, distances = cells.nearest(queries, top) if cells else engine.nearest(kept_codes, queries, top)
+            kept_ids, kept_codes = self._ids, self._codes
+            ivf = self._ready_ivf() if len(self._ids) and self._wants_ivf else None
+        # Outside the lock: a change makes new arrays.
+        positions, distances = ivf.nearest(queries, top) if ivf else backends.nearest(kept_codes, queries, top)
         missing = positions < 0
         if not missing.any():
             return kept_ids[positions], distances
         return np.where(missing, -1, kept_ids[positions] if len(kept_ids) else -1), distances
 
     def radius(self, codes: ArrayLike, r: int) -> list[tuple[Ids, NDArray[np.int32]]]:
-        """For each query the ids and distances of all codes at most ``r`` bits away, by (distance, id); exact."""
+        """All codes at most ``r`` bits away from each query; always exact.
+
+        Args:
+            codes: queries (Q, K) of -1/+1, or packed (Q, P).
+            r: radius in bits.
+
+        Returns:
+            For each query ids and distances, by (distance, id).
+
+        Raises:
+            DistilhashError: the queries are not codes of this index's length, or ``r`` is negative.
+        """
         if r < 0:
             raise DistilhashError("the radius must be at least 0", r)
         with self._mutex:
             self._refresh()
-            queries, kept_ids, kept_codes = (
-                self._packed(np.asarray(codes), "queries"),
-                self._table.ids,
-                self._table.codes,
-            )
-        return [(kept_ids[found], away) for found, away in engine.within(kept_codes, queries, r)]
+            queries = self._packed(np.asarray(codes), "queries")
+            kept_ids, kept_codes = self._ids, self._codes
+        return [(kept_ids[found], away) for found, away in backends.within(kept_codes, queries, r)]
 
     def codes_of(self, ids: ArrayLike) -> Bytes:
-        """The packed codes (n, P) of these ids. Errors: DistilhashError for an id that is not there."""
+        """The packed codes (n, P) of these ids (n,).
+
+        Raises:
+            DistilhashError: an id is not in the index.
+        """
         wanted = checked_ids(ids)
         with self._mutex:
             self._refresh()
-            positions = self._table.positions(wanted)
-            if (positions < 0).any():
-                raise DistilhashError("an id is not in the index", int(wanted[positions < 0][0]))
-            return self._table.codes[positions]
+            return self._codes[self._known_rows(wanted)]
 
     def close(self) -> None:
-        """Keep the cells for the next time, and close the file."""
+        """Save the IVF lists, if any, and close the file."""
         with self._mutex:
             if self._store is None:
                 return
-            if self._cells is not None and self._store.exists:
-                self._save_cells()
+            if self._store.exists:
+                self._save_ivf()
             self._store.close()
             self._store = None
 
@@ -189,16 +211,9 @@ class Index:
         """The index itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close it."""
         self.close()
-
-    @property
-    def _approximate(self) -> bool:
-        many = len(self._table) > engine.EXACT_UP_TO
-        return self._engine == "cells" or (self._engine == "auto" and many and engine.has_faiss())
 
     def _refresh(self) -> None:
         if self._store is not None and self._store.changed():
@@ -215,8 +230,8 @@ class Index:
             self._store.close()
             raise DistilhashError("the index holds codes of another length", f"{bits} bits, {self._num_bits} wanted")
         self._num_bits = bits or self._num_bits
-        self._cells = self._filled = None
-        self._table = Table(*self._store.codes())
+        self._ivf = self._ivf_search = None
+        self._ids, self._codes = self._store.codes()
 
     def _begin_change(self) -> None:
         if self._store is None:
@@ -228,51 +243,78 @@ class Index:
                 "this index belongs to its photos", self._store.path, "change it with: distilhash index"
             )
 
+    def _rows(self, ids: Ids) -> NDArray[np.int64]:
+        """The row (n,) of each id in the arrays; -1 for one that is not there."""
+        if len(self._ids) == 0:
+            return np.full(len(ids), -1, np.int64)
+        rows = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        return np.where(self._ids[rows] == ids, rows, -1)
+
+    def _known_rows(self, ids: Ids) -> NDArray[np.int64]:
+        rows = self._rows(ids)
+        if (rows < 0).any():
+            raise DistilhashError("an id is not in the index", int(ids[rows < 0][0]))
+        return rows
+
+    def _take(self, rows: Any) -> None:
+        """Keep these rows (a slice, mask or permutation) of the ids, their codes and their lists."""
+        width = self._codes.shape[1]
+        if width:  # moving each code as one item is several times faster than byte by byte
+            items = self._codes.view(np.uint64 if width == 8 else f"V{width}")[:, 0]
+            self._codes = items[rows].view(np.uint8).reshape(-1, width)
+        self._ids = self._ids[rows]
+        if self._ivf is not None:
+            self._ivf.list_of = self._ivf.list_of[rows]
+        self._ivf_search = None
+
     def _packed(self, array: NDArray[np.generic], name: str) -> Bytes:
-        bits = self._num_bits or self._inferred(array)
+        bits = self._num_bits or _inferred_bits(array)
         try:
             packed = packed_pair(array, np.empty((0, -(-bits // 8)), np.uint8), bits)[0]
         except DistilhashError as error:
-            raise DistilhashError(
-                error.what.replace("query_codes", name), error.got.replace("query_codes", name), error.fix
-            ) from None
+            parts = (part.replace("query_codes", name) for part in (error.what, error.got, error.fix))
+            raise DistilhashError(*parts) from None
         return np.ascontiguousarray(packed)
 
-    def _inferred(self, array: NDArray[np.generic]) -> int:
-        if array.dtype == np.uint8:
-            raise DistilhashError(
-                "packed codes (uint8) do not say how many bits they hold", fix="pass num_bits= to Index.open"
-            )
-        return array.shape[1] if array.ndim == 2 and array.shape[1] else 1
+    @property
+    def _wants_ivf(self) -> bool:
+        many = len(self._ids) > backends.EXACT_UP_TO
+        return self._engine == "ivf" or (self._engine == "auto" and many and backends.has_faiss())
 
-    def _ready_cells(self) -> engine.CellSearch | None:
-        if self._filled is None or self._cells is None:
-            if self._cells is None and self._store is not None:
-                self._saved_truth = engine.truth_of(self._table.ids, self._table.codes)
-                self._cells = engine.Cells.load(self._cells_path(), self._saved_truth, self._table.codes)
-            if self._cells is None or not self._cells.fits(self._table.codes):
-                self._saved_truth, self._cells = "", engine.Cells.train(self._table.codes)
-                self._save_cells()
-            if self._engine == "auto" and not self._cells.pay:
+    def _ready_ivf(self) -> backends.IvfSearch | None:
+        """The approximate search over the current codes, loaded or trained; None where exact search is as fast."""
+        if self._ivf_search is None or self._ivf is None:
+            codes = self._codes
+            if self._ivf is None and self._store is not None:
+                self._saved_fingerprint = backends.fingerprint_of_codes(self._ids, codes)
+                self._ivf = backends.IvfLists.load(self._ivf_path(self._store), self._saved_fingerprint, codes)
+            if self._ivf is None or not self._ivf.enough_for(len(codes)):
+                self._saved_fingerprint, self._ivf = "", backends.IvfLists.train(codes)
+                self._save_ivf()
+            if self._engine == "auto" and not self._ivf.faster_than_exact:
                 return None
-            self._filled = self._cells.filled(self._table.codes)
-        return self._filled
+            self._ivf_search = self._ivf.filled(codes)
+        return self._ivf_search
 
-    def _cells_path(self) -> Path:
-        assert self._store is not None
-        return self._store.path.with_name(self._store.path.name + ".cells")
-
-    def _save_cells(self) -> None:
-        if self._store is None or self._cells is None:
+    def _save_ivf(self) -> None:
+        if self._store is None or self._ivf is None:
             return
-        truth = engine.truth_of(self._table.ids, self._table.codes)
-        if truth != self._saved_truth:
-            self._cells.save(self._cells_path(), truth)
-            self._saved_truth = truth
+        fingerprint = backends.fingerprint_of_codes(self._ids, self._codes)
+        if fingerprint != self._saved_fingerprint:
+            self._ivf.save(self._ivf_path(self._store), fingerprint)
+            self._saved_fingerprint = fingerprint
+
+    @staticmethod
+    def _ivf_path(store: Store) -> Path:
+        return store.path.with_name(store.path.name + ".ivf")
 
 
 def checked_ids(ids: ArrayLike) -> Ids:
-    """Ids as (n,) int64. Errors: DistilhashError for anything but whole numbers of at least 0."""
+    """Ids as an int64 array (n,).
+
+    Raises:
+        DistilhashError: they are not whole numbers from 0 to 2^63 - 1.
+    """
     array = np.asarray(ids)
     if array.size == 0 and array.ndim <= 1:
         return np.empty(0, np.int64)
@@ -281,3 +323,11 @@ def checked_ids(ids: ArrayLike) -> Ids:
     if array.min() < 0 or (array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max):
         raise DistilhashError("ids must lie in 0 .. 2^63 - 1", f"{array.min()} .. {array.max()}")
     return array.astype(np.int64, copy=False)
+
+
+def _inferred_bits(codes: NDArray[np.generic]) -> int:
+    if codes.dtype == np.uint8:
+        raise DistilhashError(
+            "packed codes (uint8) do not say how many bits they hold", fix="pass num_bits= to Index.open"
+        )
+    return codes.shape[1] if codes.ndim == 2 and codes.shape[1] else 1

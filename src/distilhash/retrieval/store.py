@@ -1,14 +1,15 @@
-"""The file of an index: one SQLite database in WAL mode, which alone is the truth; whatever is faster is made from it.
+"""The file of an index: one SQLite database in WAL mode. Everything else (arrays, IVF lists) is derived from it.
 
-``log`` holds the codes: a row adds or withdraws a block of ids, and the last word about an id counts. So adding a
-million codes writes a few large blocks instead of a million rows, and removing writes the ids alone. A log that is
-mostly history, or mostly small blocks, is written anew. ``photos`` says which file an id is, in the state in which it
-was read, or why it has no code; ``roots`` the folders that were indexed; ``meta`` the number of bits and the encoder.
+Table ``log`` holds the codes: a row adds or withdraws a block of ids, and the last entry of an id counts. So adding a
+million codes writes a few large blocks instead of a million rows, and removing writes ids alone. A log that is mostly
+history, or mostly small blocks, is compacted. ``photos`` says which file an id is, as it was when it was read, or why
+it has no code; ``roots`` the folders that were indexed; ``meta`` the number of bits and the hasher.
 
-The file may come from anywhere: its schema must be ours to the letter (so no trigger or view runs), and every value is
-checked as it is read. Every change is a transaction. NumPy only: no torch is imported.
+The file is untrusted: its schema must equal ours exactly (so no trigger or view runs), and every value is checked as
+it is read. Every change is a transaction. There is one writer at a time: it holds an OS lock on ``FILE.lock``, which
+a killed process releases; the empty lock file alone means nothing.
 
-Shapes: N codes, n codes of a block, K bits, P = ceil(K / 8) bytes.
+Shapes: N codes, n of a block, K bits, P = ceil(K / 8) bytes.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 
 from distilhash.codes import Bytes
 from distilhash.errors import DistilhashError
-from distilhash.retrieval.lock import WriterLock
-from distilhash.retrieval.table import Ids
 
-APPLICATION = 0x64686978  # "dhix", by which a file is known as ours
+Ids = NDArray[np.int64]
+
+APPLICATION_ID = 0x64686978  # "dhix"
 VERSION = 1
 BLOCK = 1 << 18  # codes
-SMALL_BLOCKS = 1_000  # so many blocks of less than as many codes on average are written anew as large ones
-PAGE_BYTES, WAL_PAGES = 32_768, 1_024  # large pages for large blocks; the log is folded into the file every 32 MiB
-MOST_BITS = 1 << 16
+SMALL_BLOCKS = 1_000  # so many blocks of fewer than as many codes on average are compacted
+PAGE_BYTES, WAL_PAGES = 32_768, 1_024  # large pages for large blocks; a checkpoint every 32 MiB
+MAX_BITS = 1 << 16
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE log (seq INTEGER PRIMARY KEY, withdrawn INTEGER NOT NULL, ids BLOB NOT NULL, codes BLOB NOT NULL)",
@@ -44,11 +46,16 @@ SCHEMA = (
 
 
 class Store:
-    """An index file. Nothing is created before the first change. Errors: DistilhashError for a file that is not an index."""
+    """An index file. Nothing is created before the first change.
+
+    Raises:
+        DistilhashError: the file is not an index, is damaged, or was written by another version.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: WriterLock | None = None
+        # Not thread-local: any thread of the process that claimed the index may release it.
+        self._lock = filelock.FileLock(path.with_name(path.name + ".lock"), timeout=0, thread_local=False)
         self._database: sqlite3.Connection | None = None
         self._seen = 0
         if path.exists():
@@ -61,19 +68,27 @@ class Store:
         return self._database is not None
 
     def about(self) -> dict[str, str]:
-        """What ``meta`` says: "num_bits", "encoder" (its fingerprint), "encoder_path"."""
+        """The table ``meta``: "num_bits", "encoder" (the hasher's fingerprint), "encoder_path".
+
+        Raises:
+            DistilhashError: the file is damaged.
+        """
         found = {}
         for key, value in self.rows("SELECT key, value FROM meta"):
             if not isinstance(key, str) or not isinstance(value, str):
                 raise self.damaged("meta holds something other than text")
             found[key] = value
         bits = found.get("num_bits", "1")
-        if not (bits.isascii() and bits.isdigit() and 1 <= int(bits[:9]) <= MOST_BITS):
+        if not (bits.isascii() and bits.isdigit() and 1 <= int(bits[:9]) <= MAX_BITS):
             raise self.damaged(f"its number of bits is {bits[:20]!r}")
         return found
 
     def codes(self) -> tuple[Ids, Bytes]:
-        """The ids (N,), ascending, and their packed codes (N, P)."""
+        """All ids (N,), ascending, and their packed codes (N, P).
+
+        Raises:
+            DistilhashError: the file is damaged.
+        """
         bits = int(self.about().get("num_bits", "8"))
         width, spare = -(-bits // 8), 0xFF >> (bits % 8 or 8)
         ids, codes, withdrawn = [np.empty(0, np.int64)], [np.empty((0, width), np.uint8)], [np.empty(0, np.bool_)]
@@ -93,20 +108,22 @@ class Store:
         all_ids, all_codes = np.concatenate(ids), np.concatenate(codes)
         if all_ids.size and all_ids.min() < 0:
             raise self.damaged("an id is negative")
-        return _last_word(all_ids, all_codes, np.concatenate(withdrawn))
+        return _latest(all_ids, all_codes, np.concatenate(withdrawn))
 
     def changed(self) -> bool:
-        """Whether somebody else has written since codes() was last called."""
+        """Whether another process has written since codes() was last called."""
         if self._database is None:
             return self.path.exists()
         return self._version() != self._seen
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """A transaction: all that is written inside is kept, or on any error none of it.
+        """A transaction: everything written inside is kept, or on any error nothing.
 
-        The first one takes the writer's lock, which is held until close(). Errors: DistilhashError where another process
-        writes, or the disk refuses.
+        The first one takes the writer's lock, which is held until close().
+
+        Raises:
+            DistilhashError: another process is writing, or the disk refuses.
         """
         with self._explained():
             self.claim()
@@ -121,36 +138,53 @@ class Store:
                 raise
 
     def claim(self) -> None:
-        """Become the writer, before there is anything to write; make the file where there is none."""
-        if self._lock is None:
+        """Take the writer's lock, before there is anything to write; create the file where there is none.
+
+        Raises:
+            DistilhashError: another process is writing, or the place cannot be written to.
+        """
+        if not self._lock.is_locked:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise DistilhashError(
                     "cannot make the folder of the index", f"{self.path} ({error.strerror})"
                 ) from error
-            self._lock = WriterLock(self.path)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise DistilhashError(
+                    "another process is writing to this index", self.path, "wait until it has ended, then try again"
+                ) from None
+            except OSError as error:
+                raise DistilhashError(
+                    "cannot write beside the index", f"{self._lock.lock_file} ({error.strerror})"
+                ) from error
         if self._database is None:
             with self._explained():
                 self._connect(create=True)
 
     def describe(self, **values: str) -> None:
-        """Put entries of ``meta``. Inside writing(), as all that follow."""
+        """Set entries of ``meta``. Call it inside writing(), like append, withdraw, clear and many."""
         self.many("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
     def append(self, ids: Ids, packed: Bytes) -> None:
-        """Add codes; the caller has made sure that no id is there yet."""
+        """Add packed codes (n, P) under ids (n,), none of which may be there yet."""
         blocks = range(0, len(ids), BLOCK)
         rows = ((0, _bytes(ids[i : i + BLOCK], "<i8"), _bytes(packed[i : i + BLOCK], "u1")) for i in blocks)
         self.many("INSERT INTO log (withdrawn, ids, codes) VALUES (?, ?, ?)", rows)
 
     def withdraw(self, ids: Ids) -> None:
-        """Remove the codes of these ids."""
+        """Remove the codes of these ids (n,)."""
         if len(ids):
             self.many("INSERT INTO log (withdrawn, ids, codes) VALUES (1, ?, X'')", [(_bytes(ids, "<i8"),)])
 
     def tidy(self, ids: Ids, packed: Bytes) -> bool:
-        """Write the log anew, as what is in it now, where it has become mostly history or mostly small blocks."""
+        """Compact the log to its current ids (N,) and codes (N, P) where it is mostly history or small blocks.
+
+        Returns:
+            Whether that was worth it.
+        """
         ((blocks, lines),) = self.rows("SELECT count(*), total(length(ids)) / 8 FROM log")
         if lines <= 2 * len(ids) + BLOCK and (blocks < SMALL_BLOCKS or lines / blocks > SMALL_BLOCKS):
             return False
@@ -160,22 +194,24 @@ class Store:
         return True
 
     def clear(self) -> None:
-        """Forget every code and every file."""
+        """Delete every code, every photo, and meta."""
         for table in ("log", "photos", "meta"):
             self.many(f"DELETE FROM {table}", [()])
 
     def close(self) -> None:
-        """Fold the log into the file and let the next writer in."""
+        """Checkpoint and close the file, and release the writer's lock."""
         if self._database is not None:
             self._database.close()
             self._database = None
-        if self._lock is not None:
+        if self._lock.is_locked:
+            # Before the release: whoever opened it meanwhile sees that it is unlinked, and opens a new one.
+            with contextlib.suppress(OSError):  # Windows refuses to delete an open file
+                Path(self._lock.lock_file).unlink()
             self._lock.release()
-            self._lock = None
 
     def _connect(self, create: bool = False) -> None:
         place, log = str(self.path), self.path.with_name(self.path.name + "-wal")
-        # Where nothing can be written SQLite cannot share its log with a writer; but there is no writer, either.
+        # Where nothing can be written SQLite cannot create the shared memory of WAL; but there is no writer, either.
         alone = not create and not os.access(self.path.parent, os.W_OK) and not log.exists()
         if alone:
             place = self.path.absolute().as_uri() + "?immutable=1"
@@ -188,10 +224,10 @@ class Store:
             schema = _schema_of(database)
             if not schema and create:
                 _create(database)
-            elif not schema:  # killed before its first transaction: nothing is in it yet
+            elif not schema:  # its writer was killed before the first transaction
                 database.close()
                 return
-            elif database.execute("PRAGMA application_id").fetchone() != (APPLICATION,):
+            elif database.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 raise DistilhashError("this file is not an index", self.path, "name one that distilhash index wrote")
             elif database.execute("PRAGMA user_version").fetchone() != (VERSION,):
                 raise DistilhashError("this index was written by another version", self.path, "make it again")
@@ -207,19 +243,19 @@ class Store:
         return int(version)
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        """What a query finds; nothing where there is no file yet."""
+        """The rows of a query; none where there is no file yet."""
         if self._database is None:
             return []
         with self._explained():
             return self._database.execute(query, values).fetchall()
 
     def many(self, statement: str, rows: Iterable[Any]) -> None:
-        """Run a statement for each row of values. Inside writing()."""
+        """Run a statement for each row of values."""
         assert self._database is not None, "outside writing()"
         self._database.executemany(statement, rows)
 
     def damaged(self, why: str) -> DistilhashError:
-        """The error for a file that says it is an index, and is not a sound one."""
+        """The error for an index file with wrong contents."""
         return DistilhashError("the index is damaged", f"{self.path} ({why})", "make it again with: distilhash index")
 
     @contextlib.contextmanager
@@ -242,7 +278,7 @@ def _create(database: sqlite3.Connection) -> sqlite3.Connection:
     database.execute("BEGIN IMMEDIATE")
     for statement in SCHEMA:
         database.execute(statement)
-    database.execute(f"PRAGMA application_id = {APPLICATION}")
+    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     database.execute(f"PRAGMA user_version = {VERSION}")
     database.execute("COMMIT")
     return database
@@ -252,8 +288,8 @@ def _schema_of(database: sqlite3.Connection) -> set[tuple[Any, ...]]:
     return set(database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall())
 
 
-def _last_word(ids: Ids, codes: Bytes, withdrawn: NDArray[np.bool_]) -> tuple[Ids, Bytes]:
-    """The codes of the ids that were not withdrawn since they were last added, by id."""
+def _latest(ids: Ids, codes: Bytes, withdrawn: NDArray[np.bool_]) -> tuple[Ids, Bytes]:
+    """The last entry of each id, without those that are withdrawn, by id."""
     if not (ids[1:] > ids[:-1]).all():
         order = np.argsort(ids, kind="stable")
         last = np.append(ids[order][1:] != ids[order][:-1], True)
