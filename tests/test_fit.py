@@ -12,8 +12,7 @@ import pytest
 import distilhash
 from distilhash import cli
 from distilhash.checkpoint import load_hasher
-from distilhash.config import FitConfig, StudentConfig, TeacherConfig
-from distilhash.experiments.presets import fit_stages
+from distilhash.config import FitConfig, StudentConfig
 from distilhash.inference import encode
 from distilhash.models import Student, Teacher, create_teacher
 from distilhash.training import distill as distillation
@@ -30,7 +29,7 @@ FIT = ("--bits", BITS, "--epochs", 1, "--views", 1, "--batch-size", 16, "--clust
        "--precision", "float32", "--teacher-size", 32, "--student-size", 32, "--student-stem", "small")  # fmt: skip
 CONFIG = FitConfig(bits=BITS, epochs=1, views=1, batch_size=32, clusters=4, hash_epochs=1, precision="float32",
                    checkpoint_seconds=0)  # fmt: skip
-PLAN = fit_stages(CONFIG, 120, TeacherConfig(), StudentConfig(size=32, stem="small"))
+PLAN = fitting.fit_plan(CONFIG, 120, StudentConfig(size=32, stem="small"))
 
 
 def answer(capsys, *words: object):
@@ -97,7 +96,7 @@ def test_no_label_is_read_and_a_stopped_fit_ends_in_the_same_bytes(tmp_path, mon
 
 def test_the_epochs_follow_the_number_of_photos():
     def epochs(count: int, **given: int) -> int:
-        return fit_stages(FitConfig(**given), count, TeacherConfig(), StudentConfig()).distill.epochs
+        return fitting.fit_plan(FitConfig(**given), count, StudentConfig()).distill.epochs
 
     assert [epochs(count) for count in (500, 1000, 2000, 5000, 100_000)] == [40, 40, 20, 8, 8]
     assert epochs(500, epochs=3) == 3

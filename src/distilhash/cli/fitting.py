@@ -6,8 +6,7 @@ import argparse
 from typing import Any
 
 from distilhash.cli.flags import Verbs, add_device, add_run_directory, add_settings, run_options, settings
-from distilhash.config import FitConfig, StudentConfig, TeacherConfig
-from distilhash.experiments.presets import PHOTO_STUDENT
+from distilhash.config import PHOTO_STUDENT, FitConfig, StudentConfig, TeacherConfig
 
 
 def _declare_fit(parser: argparse.ArgumentParser) -> None:

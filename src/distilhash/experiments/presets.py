@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-from distilhash.config import DemoConfig, DistillConfig, FitConfig, HashConfig, StudentConfig, TeacherConfig
-
-# By the time that training takes: its maps begin with 16 pixels a side, where those of 224 begin with 56.
-PHOTO_STUDENT = StudentConfig(size=64, stem="small")
-FIT_SHOWN, FIT_EPOCHS = 40_000, (8, 40)  # photos shown to a student over all epochs, and the bounds of the epochs
+from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,22 +37,6 @@ def demo_stages(config: DemoConfig) -> Stages:
         distill=DistillConfig(epochs=config.distill_epochs, batch_size=256, seed=config.seed),
         hash=HashConfig(bits=config.bits, epochs=config.hash_epochs, batch_size=128, seed=config.seed),
         arms=(("distilled", "csq"), ("scratch", "csq"), ("teacher_frozen", "csq"), ("distilled", "dch")),
-    )
-
-
-def fit_stages(config: FitConfig, count: int, teacher: TeacherConfig, student: StudentConfig) -> Stages:
-    """Label-free hashing of ``count`` photos: the fewer there are, the more often each is shown."""
-    epochs = config.epochs or min(max(round(FIT_SHOWN / count), FIT_EPOCHS[0]), FIT_EPOCHS[1])
-    shared: dict[str, Any] = {
-        "batch_size": config.batch_size, "precision": config.precision, "seed": config.seed,
-        "checkpoint_seconds": config.checkpoint_seconds,
-    }  # fmt: skip
-    return Stages(
-        teacher=teacher,
-        student=student,
-        distill=DistillConfig(epochs=epochs, views=config.views, **shared),
-        hash=HashConfig(framework="csq", bits=config.bits, epochs=config.hash_epochs, **shared),
-        arms=(("distilled", "csq"),),
     )
 
 

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 
 from distilhash.checkpoint import load_hasher, load_student, save_model
-from distilhash.config import FitConfig, StudentConfig, TeacherConfig, as_dict
+from distilhash.config import PHOTO_STUDENT, DistillConfig, FitConfig, HashConfig, StudentConfig, TeacherConfig, as_dict
 from distilhash.data.loading import open_readable
 from distilhash.data.sources import ImageSource
 from distilhash.device import current
 from distilhash.errors import unknown_name
-from distilhash.experiments.presets import PHOTO_STUDENT, Stages, fit_stages
 from distilhash.files import read_json
 from distilhash.inference import head_inputs
 from distilhash.losses import hash_centres
@@ -44,6 +43,30 @@ from distilhash.training.unlabelled import (
 )
 
 FEW = 500  # photos: fewer are no training set for a network from scratch
+PHOTOS_SHOWN, EPOCHS = 40_000, (8, 40)  # photos shown to a student over all epochs, and the bounds of the epochs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitPlan:
+    """The student of a fit and the settings of its two stages."""
+
+    student: StudentConfig
+    distill: DistillConfig
+    hash: HashConfig  # of the pseudo-classes
+
+
+def fit_plan(config: FitConfig, count: int, student: StudentConfig) -> FitPlan:
+    """The stages for ``count`` photos: the fewer there are, the more often each is shown."""
+    epochs = config.epochs or min(max(round(PHOTOS_SHOWN / count), EPOCHS[0]), EPOCHS[1])
+    shared: dict[str, Any] = {
+        "batch_size": config.batch_size, "precision": config.precision, "seed": config.seed,
+        "checkpoint_seconds": config.checkpoint_seconds,
+    }  # fmt: skip
+    return FitPlan(
+        student=student,
+        distill=DistillConfig(epochs=epochs, views=config.views, **shared),
+        hash=HashConfig(framework="csq", bits=config.bits, epochs=config.hash_epochs, **shared),
+    )
 
 
 def fit(
@@ -66,7 +89,7 @@ def fit(
     if config.method not in METHODS:
         raise unknown_name("label-free method", config.method, METHODS)
     images = open_readable(photos, labelled=False, quiet=quiet)
-    plan = fit_stages(config, len(images), teacher, student)
+    plan = fit_plan(config, len(images), student)
     current()
     teacher_network = open_teacher(teacher)
     if len(images) >= FEW:  # what can be refused is refused here, before a directory is made, or deleted
@@ -85,7 +108,7 @@ def fit(
 
 
 def fit_images(
-    images: ImageSource, teacher: Teacher, plan: Stages, config: FitConfig, run: RunDirectory
+    images: ImageSource, teacher: Teacher, plan: FitPlan, config: FitConfig, run: RunDirectory
 ) -> tuple[Hasher, dict[str, Any]]:
     """The hasher of these images and its description; what is in the run directory already is not done again."""
     if not run.finished:
@@ -98,7 +121,7 @@ def fit_images(
 class _Fit:
     images: ImageSource
     teacher: Teacher
-    plan: Stages
+    plan: FitPlan
     config: FitConfig
     run: RunDirectory
 
