@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilhash.codes import hamming, pack
+from distilhash.codes import CodeTable, hamming, pack
 from distilhash.errors import DistilhashError
 from distilhash.evaluation import (
     average_precision,
@@ -19,8 +19,10 @@ from distilhash.evaluation import (
     precision_at,
     precision_at_radius,
     precision_recall,
+    relevant_share,
 )
 from distilhash.evaluation import counts as counting
+from distilhash.evaluation.evaluate import RANKS, evaluate_tables
 from distilhash.evaluation.ties import _hypergeometric, _sums, expected_average_precision
 
 PARITY = json.loads((Path(__file__).parent / "data" / "metrics_parity.json").read_text())["metrics"]
@@ -324,6 +326,34 @@ def test_blocks_of_queries_are_one_answer_and_memory_does_not_grow_with_their_nu
     tracemalloc.stop()
     assert peak < 1_500_000  # all distances at once would be 7,500,000 bytes
     assert len(whole) == 1500
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize(("bits", "database"), [(1, 6), (16, 2000), (70, 300)])
+def test_the_metrics_of_one_scan_are_those_of_each_function(bits, database, multi_label, monkeypatch):
+    monkeypatch.setattr(counting, "BLOCK", 3)
+    codes = case(bits, queries=8, database=database, bits=bits, multi_label=multi_label)
+    query, images = (
+        CodeTable(pack(rows), bits, [f"{side}{i}" for i in range(len(rows))], labels.astype(np.uint8))
+        for side, rows, labels in zip("qd", codes[:2], codes[2:], strict=True)
+    )
+    found = evaluate_tables(query, images, at=5)
+    expected = {
+        "relevant_share": relevant_share(*codes[2:]),
+        "precision_at_radius_2": precision_at_radius(*codes, radius=min(2, bits)),
+        "map_at_all": mean_average_precision(*codes),
+        "map_at_5": mean_average_precision(*codes, at=5),
+        "stable_map_at_all": mean_average_precision(*codes, ties="stable"),
+        "stable_map_at_5": mean_average_precision(*codes, at=5, ties="stable"),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert set(found) - set(expected) == {"queries", "database", "bits", "curve"}
+    ranks = [rank for rank in RANKS if rank <= database]
+    assert found["curve"]["n"] == ranks
+    assert found["curve"]["precision_at_n"] == pytest.approx(precision_at(*codes, ranks).precision, rel=1e-12)
+    by_radius = precision_recall(*codes)
+    assert found["curve"]["precision"] == pytest.approx(by_radius.precision, rel=1e-12)
+    assert found["curve"]["recall"] == pytest.approx(by_radius.recall, rel=1e-12)
 
 
 CODES, LABELS = np.array([[1, -1], [1, 1], [-1, 1]]), np.array([0, 1, 0])

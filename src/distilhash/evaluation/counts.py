@@ -1,40 +1,47 @@
-"""How many images, and how many relevant ones, lie at each Hamming distance from a query: what the metrics are made of.
+"""One pass over the database for all retrieval metrics: images and relevant images at each Hamming distance.
 
-The counts are taken a query at a time, so memory grows with the database and never with queries x database. NumPy only,
-unless much is counted (``compiled``).
+Queries are taken in blocks, so memory grows with the database and never with queries x database.
 
-Shapes: Q queries, B database images, K bits, C classes, W words of 64 bits, L words of labels, T = K + 1 distances.
+Shapes: Q queries, q queries of a block, B database images, K bits, C classes, W words of 64 bits, T = K + 1 distances.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distilhash.codes import distance_dtype, packed_pair, to_words
 from distilhash.errors import DistilhashError
-from distilhash.evaluation.compiled import kernel
 
 Integers = NDArray[np.int64]
 
-BLOCK = 1024  # queries whose counts are held at once
+BLOCK = 256  # queries whose counts are held at once
+
+
+class Counts(NamedTuple):
+    """What the metrics of one block of queries are made of.
+
+    The last two are of the ranking where ties keep the order of the database, cut after each of D ranks.
+    """
+
+    items: Integers  # (q, T) database images at each distance
+    hits: Integers  # (q, T) relevant ones among them
+    stable_hits: Integers  # (q, D) relevant images within each cut
+    stable_sums: NDArray[np.float64]  # (q, D) sum of the precisions at the ranks of these
 
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """Checked arrays, in the form in which they are counted."""
+    """Checked codes and labels, in the form in which they are counted."""
 
     query_words: NDArray[np.uint64]  # (Q, W)
-    database_words: NDArray[np.uint64]  # (W, B): a column of words is read in one run
+    database_words: NDArray[np.uint64]  # (W, B): each row of words is contiguous
     num_bits: int
-    query_labels: NDArray[np.uint64]  # (Q, L): a class, or words of label bits
-    database_labels: NDArray[np.uint64]  # (L, B)
-    classes: bool  # the labels are classes: relevant is what is equal, and not what shares a bit
-    relevant: Callable[[int], NDArray[np.intp]]  # query -> its relevant database images, in ascending order
+    relevant: Callable[[int], NDArray[np.intp]]  # query -> indices of its relevant database images
 
     @classmethod
     def checked(
@@ -45,7 +52,18 @@ class Retrieval:
         database_labels: ArrayLike,
         num_bits: int | None,
     ) -> Retrieval:
-        """The arrays as average_precision takes them. Raises DistilhashError for arrays that do not fit."""
+        """Check that the arrays fit each other.
+
+        Args:
+            query_codes: (Q, K) of -1/+1, or packed uint8.
+            database_codes: (B, K) of -1/+1, or packed uint8.
+            query_labels: (Q,) integer classes, or (Q, C) of 0/1.
+            database_labels: (B,) or (B, C), as the queries'.
+            num_bits: K; needed where both sides are packed.
+
+        Raises:
+            DistilhashError: the arrays are empty or do not fit each other.
+        """
         query, database, num_bits = packed_pair(query_codes, database_codes, num_bits)
         labels = [np.asarray(query_labels), np.asarray(database_labels)]
         for name, packed, label in zip(("query", "database"), (query, database), labels, strict=True):
@@ -56,7 +74,7 @@ class Retrieval:
                     f"{name}_labels must have one row a code", f"shape {label.shape} for {len(packed)} codes"
                 )
         words_WB = np.ascontiguousarray(to_words(database).T)
-        return cls(to_words(query), words_WB, num_bits, *_relevance(*labels))
+        return cls(to_words(query), words_WB, num_bits, relevance(*labels))
 
     @property
     def num_queries(self) -> int:
@@ -68,45 +86,60 @@ class Retrieval:
         """B."""
         return int(self.database_words.shape[1])
 
-    def rankings(self) -> Iterator[tuple[NDArray[Any], NDArray[np.intp]]]:
-        """For each query the distances (B,), in a buffer that the next query overwrites, and its relevant images."""
-        differing_B = np.empty(self.num_database, np.uint64)
-        bits_B = np.empty(self.num_database, np.uint8)
-        distance_B = np.empty(self.num_database, distance_dtype(self.num_bits))
-        for query, words in enumerate(self.query_words):
-            np.bitwise_count(np.bitwise_xor(self.database_words[0], words[0], out=differing_B), out=distance_B)
-            for word, column_B in zip(words[1:], self.database_words[1:], strict=True):
-                np.bitwise_count(np.bitwise_xor(column_B, word, out=differing_B), out=bits_B)
-                distance_B += bits_B
-            yield distance_B, self.relevant(query)
+    def blocks(self, stable_cuts: Integers | None = None) -> Iterator[Counts]:
+        """Scan the database once for each query and count, one block of queries after the other.
 
-    def counts(self) -> Iterator[tuple[Integers, Integers]]:
-        """For each block of queries, (Q, T) database images and relevant ones at each distance."""
-        distances = self.num_bits + 1
-        loop = kernel(self.num_queries * self.num_database)
-        if loop:
-            for start in range(0, self.num_queries, BLOCK):
-                block = slice(start, start + BLOCK)
-                counted = np.zeros((2, len(self.query_words[block]), distances), np.int64)
-                loop(
-                    self.query_words[block], self.database_words, self.query_labels[block], self.database_labels,
-                    self.classes, *counted,
-                )  # fmt: skip
-                yield counted[0], counted[1]
-            return
-        items: list[Integers] = []
-        hits: list[Integers] = []
-        index_B = np.empty(self.num_database, np.intp)
-        for query, (distance_B, relevant) in enumerate(self.rankings(), start=1):
-            items.append(_histogram(distance_B, distances, index_B))
-            hits.append(_histogram(distance_B[relevant], distances, index_B))
-            if len(items) == BLOCK or query == self.num_queries:
-                yield np.array(items), np.array(hits)
-                items, hits = [], []
+        Args:
+            stable_cuts: (D,) ranks at which the stable ranking is cut; it takes a sort of each query's distances, which
+                is most of the time, so the default is none.
+        """
+        bins = self.num_bits + 1
+        cut_D = np.empty(0, np.int64) if stable_cuts is None else stable_cuts
+        buffers = _Buffers.of(self.num_database, self.num_bits)
+        for start in range(0, self.num_queries, BLOCK):
+            block = range(start, min(start + BLOCK, self.num_queries))
+            counts = Counts(
+                items=np.empty((len(block), bins), np.int64),
+                hits=np.empty((len(block), bins), np.int64),
+                stable_hits=np.empty((len(block), len(cut_D)), np.int64),
+                stable_sums=np.empty((len(block), len(cut_D))),
+            )
+            for row, query in enumerate(block):
+                distance_B = self._distances(self.query_words[query], buffers)
+                relevant = self.relevant(query)
+                counts.items[row] = _histogram(distance_B, bins, buffers)
+                counts.hits[row] = _histogram(distance_B[relevant], bins, buffers)
+                if len(cut_D):
+                    counts.stable_hits[row], counts.stable_sums[row] = _stable(distance_B, relevant, cut_D)
+            yield counts
+
+    def _distances(self, words_W: NDArray[np.uint64], buffers: _Buffers) -> NDArray[Any]:
+        """(B,) Hamming distances of one query, in a buffer that the next call overwrites."""
+        differing_B, distance_B = buffers.differing, buffers.distance
+        np.bitwise_count(np.bitwise_xor(self.database_words[0], words_W[0], out=differing_B), out=distance_B)
+        for word, column_B in zip(words_W[1:], self.database_words[1:], strict=True):
+            distance_B += np.bitwise_count(np.bitwise_xor(column_B, word, out=differing_B))
+        return distance_B
 
 
-def _histogram(distance_n: NDArray[Any], bins: int, index_B: NDArray[np.intp]) -> Integers:
-    """(bins,) how often each distance occurs; ``index_B`` is a buffer at least as long as the distances.
+class _Buffers(NamedTuple):
+    """Memory of one scan, which every query uses again: fresh pages would take as long as the counting."""
+
+    differing: NDArray[np.uint64]  # (B,)
+    distance: NDArray[Any]  # (B,)
+    pair: NDArray[np.uint16]  # (B // 2,)
+    positions: NDArray[np.intp]  # (B // 2,)
+
+    @classmethod
+    def of(cls, num_database: int, num_bits: int) -> _Buffers:
+        return cls(
+            np.empty(num_database, np.uint64), np.empty(num_database, distance_dtype(num_bits)),
+            np.empty(num_database // 2, np.uint16), np.empty(num_database // 2, np.intp),
+        )  # fmt: skip
+
+
+def _histogram(distance_n: NDArray[Any], bins: int, buffers: _Buffers) -> Integers:
+    """(bins,) how often each distance occurs.
 
     The time of bincount goes by the number of entries, so where there are many, each entry is a pair of distances.
     """
@@ -114,25 +147,44 @@ def _histogram(distance_n: NDArray[Any], bins: int, index_B: NDArray[np.intp]) -
         return np.bincount(distance_n, minlength=bins)
     paired = len(distance_n) // 2 * 2
     pairs = distance_n[:paired].view(np.uint16)  # a + 256 b, in either order: both are counted alike
-    index = index_B[: len(pairs)]
-    index[:] = pairs - (pairs >> 8) * np.uint16(256 - bins)  # a + bins * b
+    pair, index = buffers.pair[: len(pairs)], buffers.positions[: len(pairs)]
+    np.right_shift(pairs, 8, out=pair)
+    np.multiply(pair, 256 - bins, out=pair)
+    np.subtract(pairs, pair, out=index)  # a + bins * b
     counts = np.bincount(index, minlength=bins**2).reshape(bins, bins)
     found: Integers = counts.sum(axis=0) + counts.sum(axis=1)
     found[distance_n[paired:]] += 1
     return found
 
 
-def _relevance(
-    query_labels: NDArray[Any], database_labels: NDArray[Any]
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], bool, Callable[[int], NDArray[np.intp]]]:
-    """The last four fields of a Retrieval."""
+def _stable(
+    distance_B: NDArray[Any], relevant: NDArray[np.intp], cut_D: Integers
+) -> tuple[Integers, NDArray[np.float64]]:
+    """One row of the last two of Counts."""
+    is_relevant_B = np.zeros(len(distance_B), bool)
+    is_relevant_B[relevant] = True
+    ranks = np.flatnonzero(is_relevant_B[np.argsort(distance_B, kind="stable")]) + 1
+    sums = np.append(0, np.cumsum(np.arange(1, len(ranks) + 1) / ranks))
+    hits_D = np.searchsorted(ranks, cut_D, side="right")
+    return hits_D, sums[hits_D]
+
+
+def relevance(query_labels: NDArray[Any], database_labels: NDArray[Any]) -> Callable[[int], NDArray[np.intp]]:
+    """The function from a query to the indices of its relevant images: of its class, or sharing a class with it.
+
+    Args:
+        query_labels: (Q,) integer classes, or (Q, C) of 0/1.
+        database_labels: (B,) or (B, C), as the queries'.
+
+    Raises:
+        DistilhashError: the labels are neither, or do not fit each other.
+    """
     both = (query_labels, database_labels)
     if all(labels.ndim == 1 and labels.dtype.kind in "iu" for labels in both):
         order = np.argsort(database_labels, kind="stable")
         start_Q = np.searchsorted(database_labels, query_labels, side="left", sorter=order)
         stop_Q = np.searchsorted(database_labels, query_labels, side="right", sorter=order)
-        query_Q, database_B = (labels.astype(np.int64).view(np.uint64) for labels in both)
-        return query_Q[:, None], database_B[None], True, lambda query: order[start_Q[query] : stop_Q[query]]
+        return lambda query: order[start_Q[query] : stop_Q[query]]
     if any(labels.ndim != 2 or not np.isin(labels, (0, 1)).all() for labels in both):
         raise DistilhashError(
             "labels must be (N,) integer classes, or (N, C) of 0/1, the same for queries and database",
@@ -143,13 +195,13 @@ def _relevance(
             "query and database labels must have the same classes",
             f"{query_labels.shape[1]} and {database_labels.shape[1]} columns",
         )
-    query_QL, database_BL = (to_words(np.packbits(labels != 0, axis=1)) for labels in both)
-    database_LB = np.ascontiguousarray(database_BL.T)
+    query_QW, database_BW = (to_words(np.packbits(labels != 0, axis=1)) for labels in both)
+    database_WB = np.ascontiguousarray(database_BW.T)
 
     def sharing_a_class(query: int) -> NDArray[np.intp]:
         shared_B = np.zeros(len(database_labels), bool)
-        for word, column_B in zip(query_QL[query], database_LB, strict=True):
+        for word, column_B in zip(query_QW[query], database_WB, strict=True):
             shared_B |= (column_B & word) != 0
         return np.flatnonzero(shared_B)
 
-    return query_QL, database_LB, False, sharing_a_class
+    return sharing_a_class

@@ -6,25 +6,24 @@ within each distance, in closed form (distilhash.evaluation.ties; nothing is dra
 is the order of the database (a stable sort by distance). The published evaluation (satoru2001/CUKDFIR @ d9a60ee) sorts
 unstably, which is neither; where no two images tie, all three agree.
 
-All but the stable metrics are functions of counts alone: for each query and distance, the number of database images
-and of relevant ones (distilhash.evaluation.counts).
+Every function here is one scan of the database for each query (distilhash.evaluation.counts);
+distilhash.evaluation.evaluate takes all metrics from a single one.
 
 An image is relevant to a query of its own class, or, with labels of several classes, to one that shares a class.
 
-Shapes: Q queries, B database images, K bits, C classes, T = K + 1 distances.
+Shapes: Q queries, q queries of a block, B database images, K bits, C classes, T = K + 1 distances, R ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distilhash.errors import DistilhashError, unknown_name
-from distilhash.evaluation.counts import Retrieval
-from distilhash.evaluation.ties import expected_average_precision
+from distilhash.evaluation.counts import Counts, Retrieval
+from distilhash.evaluation.ties import expected_average_precision, stable_average_precision
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -60,7 +59,10 @@ def mean_average_precision(
     num_bits: int | None = None,
     denominator: str = "found",
 ) -> float:
-    """Mean over the queries of average_precision, which see; a query without any relevant image counts 0."""
+    """Mean of average_precision over the queries; a query without any relevant image counts 0.
+
+    Args, Raises: as average_precision.
+    """
     arrays = (query_codes, database_codes, query_labels, database_labels)
     return float(average_precision(*arrays, at, ties, num_bits=num_bits, denominator=denominator).mean())
 
@@ -76,39 +78,51 @@ def average_precision(
     num_bits: int | None = None,
     denominator: str = "found",
 ) -> Floats:
-    """(Q,) average precision of each query: the mean of the precisions at the ranks of relevant images.
+    """Average precision of each query: the mean of the precisions at the ranks of relevant images.
 
-    Codes: (N, K) of -1/+1, or packed uint8 with ``num_bits``. Labels: (N,) integer classes, or (N, C) of 0/1.
-    ``at``: only the first ``at`` ranks count; None: all. ``denominator``: what the sum of precisions is divided by;
-    "found": the relevant images within the cut (the published convention), "relevant": min(at, all relevant images).
-    ``ties``: "expected" or "stable", see the module. Under "expected" with "found" the value is the expectation of
-    the ratio, not the ratio of expectations. 0 where nothing relevant is found; the published code, too, counts a
-    query without any relevant image as 0. Raises DistilhashError for arrays that do not fit, and unknown names.
+    Args:
+        query_codes: (Q, K) of -1/+1, or packed uint8.
+        database_codes: (B, K) of -1/+1, or packed uint8.
+        query_labels: (Q,) integer classes, or (Q, C) of 0/1.
+        database_labels: (B,) or (B, C), as the queries'.
+        at: ranks that count; None: all.
+        ties: "expected" or "stable", see the module. Under "expected" with "found" the value is the expectation of the
+            ratio, not the ratio of expectations.
+        num_bits: K; needed where both sides are packed.
+        denominator: what the sum of precisions is divided by. "found": the relevant images within ``at`` (the
+            published convention); "relevant": min(at, all relevant images).
+
+    Returns:
+        (Q,) values from 0 to 1; 0 where nothing relevant is found, as in the published code.
+
+    Raises:
+        DistilhashError: arrays that do not fit each other, or an unknown option.
     """
     _check_name("ties", ties, TIES)
     _check_name("denominator", denominator, DENOMINATORS)
-    if at is not None and (not isinstance(at, int | np.integer) or at < 1):
-        raise DistilhashError("at= is the number of ranks that count, at least 1", at, "leave it out for all ranks")
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
-    depth = retrieval.num_database if at is None else min(at, retrieval.num_database)
+    depth = depth_of(at, retrieval.num_database)
     if ties == "expected":
-        return np.concatenate(
-            [expected_average_precision(*counts, depth, denominator) for counts in retrieval.counts()]
-        )
-    scores = np.zeros(retrieval.num_queries)
-    for query, (distance_B, relevant) in enumerate(retrieval.rankings()):
-        ranks = _stable_ranks(distance_B, relevant)
-        found = int(np.searchsorted(ranks, depth, side="right"))
-        if found:
-            total = np.sum(np.arange(1, found + 1) / ranks[:found])
-            scores[query] = total / (found if denominator == "found" else min(depth, len(ranks)))
-    return scores
+        scores = [expected_average_precision(c.items, c.hits, depth, denominator) for c in retrieval.blocks()]
+    else:
+        scores = [
+            stable_average_precision(c.stable_sums[:, 0], c.stable_hits[:, 0], c.hits.sum(axis=1), depth, denominator)
+            for c in retrieval.blocks(np.array([depth]))
+        ]
+    return np.concatenate(scores)
 
 
 def relevant_share(query_labels: ArrayLike, database_labels: ArrayLike) -> float:
-    """Mean share of the database that is relevant to a query: what a random ranking scores, short of the first ranks.
+    """Mean share of the database that is relevant to a query: about the mAP@all of a random ranking.
 
-    Labels as in average_precision. mAP@5000 of a random ranking lies some thousandths above.
+    mAP@5000 of a random ranking lies some thousandths above.
+
+    Args:
+        query_labels: (Q,) integer classes, or (Q, C) of 0/1.
+        database_labels: (B,) or (B, C), as the queries'.
+
+    Raises:
+        DistilhashError: labels that do not fit each other.
     """
     query, database = np.asarray(query_labels), np.asarray(database_labels)
     blank_Q1, blank_B1 = (np.zeros((len(np.atleast_1d(labels)), 1), np.uint8) for labels in (query, database))
@@ -126,18 +140,16 @@ def precision_recall(
 ) -> RadiusCurve:
     """Precision and recall of all images within each Hamming radius 0..K, averaged over the queries.
 
-    No ties to break: a ball holds a distance whole. A query whose ball is empty counts as precision 0, as is usual in
-    the hashing literature, and one without any relevant image as recall 0. Arrays and errors as in average_precision.
+    There are no ties to break: a ball holds all images of a distance or none. A query whose ball is empty counts as
+    precision 0, as is usual in the hashing literature, and one without any relevant image as recall 0.
+
+    Args, Raises: as average_precision.
     """
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
-    precision = np.zeros(retrieval.num_bits + 1)
-    recall = np.zeros(retrieval.num_bits + 1)
-    for items_QT, relevant_QT in retrieval.counts():
-        hits_QT = relevant_QT.cumsum(axis=1)
-        precision += (hits_QT / np.maximum(items_QT.cumsum(axis=1), 1)).sum(axis=0)
-        recall += (hits_QT / np.maximum(hits_QT[:, -1:], 1)).sum(axis=0)
-    radius = np.arange(retrieval.num_bits + 1)
-    return RadiusCurve(radius, precision / retrieval.num_queries, recall / retrieval.num_queries)
+    sums_2T = np.zeros((2, retrieval.num_bits + 1))
+    for counts in retrieval.blocks():
+        sums_2T += ball_sums(counts)
+    return RadiusCurve(np.arange(retrieval.num_bits + 1), *sums_2T / retrieval.num_queries)
 
 
 def precision_at_radius(
@@ -149,7 +161,14 @@ def precision_at_radius(
     *,
     num_bits: int | None = None,
 ) -> float:
-    """Mean precision within a Hamming radius, in bits; a query whose ball is empty counts 0."""
+    """Mean precision within a Hamming radius; a query whose ball is empty counts 0.
+
+    Args: as average_precision, and
+        radius: 0 to K, bits.
+
+    Raises:
+        DistilhashError: as average_precision; a radius outside these bounds.
+    """
     curve = precision_recall(query_codes, database_codes, query_labels, database_labels, num_bits)
     if not 0 <= radius < len(curve.radius):
         raise DistilhashError(
@@ -168,9 +187,13 @@ def precision_at(
     ties: str = "expected",
     num_bits: int | None = None,
 ) -> RankCurve:
-    """Precision and recall of the first N images of the ranking, for each N in ``ranks``, averaged over the queries.
+    """Precision and recall of the first images of the ranking, averaged over the queries.
 
-    ``ranks``: (R,) integers from 1 to B. ``ties`` and the arrays as in average_precision.
+    Args: as average_precision, and
+        ranks: (R,) integers from 1 to B.
+
+    Raises:
+        DistilhashError: as average_precision; ranks outside these bounds.
     """
     _check_name("ties", ties, TIES)
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
@@ -182,34 +205,50 @@ def precision_at(
             "ranks must lie between 1 and the size of the database",
             f"{rank_R.min()} to {rank_R.max()} of {retrieval.num_database}",
         )
-    hits, recall = np.zeros(len(rank_R)), np.zeros(len(rank_R))
-    for hits_R, num_relevant in _hits_at(retrieval, rank_R, ties):
-        hits += hits_R
-        recall += hits_R / max(num_relevant, 1)
-    return RankCurve(rank_R.astype(np.int64), hits / rank_R / retrieval.num_queries, recall / retrieval.num_queries)
+    hits_R, recall_R = np.zeros((2, len(rank_R)))
+    for counts in retrieval.blocks(rank_R if ties == "stable" else None):
+        hits_qR = counts.stable_hits if ties == "stable" else expected_hits(counts, rank_R)
+        hits_R += hits_qR.sum(axis=0)
+        recall_R += (hits_qR / np.maximum(counts.hits.sum(axis=1, keepdims=True), 1)).sum(axis=0)
+    return RankCurve(rank_R.astype(np.int64), hits_R / rank_R / retrieval.num_queries, recall_R / retrieval.num_queries)
+
+
+def depth_of(at: int | None, num_database: int) -> int:
+    """The number of ranks that count.
+
+    Args:
+        at: the caller's; None: all.
+        num_database: B.
+
+    Raises:
+        DistilhashError: ``at`` is not an integer above zero.
+    """
+    if at is not None and (not isinstance(at, int | np.integer) or at < 1):
+        raise DistilhashError("at= is the number of ranks that count, at least 1", at, "leave it out for all ranks")
+    return num_database if at is None else min(at, num_database)
+
+
+def ball_sums(counts: Counts) -> Floats:
+    """(2, T) precision and recall within each Hamming radius, summed over the queries of a block."""
+    hits_qT = counts.hits.cumsum(axis=1)
+    precision_T = (hits_qT / np.maximum(counts.items.cumsum(axis=1), 1)).sum(axis=0)
+    recall_T = (hits_qT / np.maximum(hits_qT[:, -1:], 1)).sum(axis=0)
+    return np.stack([precision_T, recall_T])
+
+
+def expected_hits(counts: Counts, rank_R: NDArray[np.integer]) -> Floats:
+    """(q, R) expected number of relevant images among the first of the ranking, over all orders of ties.
+
+    Within a tie group each place is relevant with the same probability, so the expectation is linear in the rank.
+    """
+    rows = []
+    for items_T, hits_T in zip(counts.items, counts.hits, strict=True):
+        held = items_T > 0
+        knots, values = np.append(0, items_T[held].cumsum()), np.append(0, hits_T[held].cumsum())
+        rows.append(np.interp(rank_R, knots, values))
+    return np.array(rows)
 
 
 def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         raise unknown_name(kind, name, known)
-
-
-def _stable_ranks(distance_B: NDArray[Any], relevant: NDArray[np.intp]) -> Integers:
-    """Ranks (from 1, ascending) of the relevant images where ties keep the order of the database."""
-    is_relevant_B = np.zeros(len(distance_B), bool)
-    is_relevant_B[relevant] = True
-    return np.flatnonzero(is_relevant_B[np.argsort(distance_B, kind="stable")]) + 1
-
-
-def _hits_at(retrieval: Retrieval, rank_R: Integers, ties: str) -> Iterator[tuple[NDArray[Any], int]]:
-    """For each query, (R,) relevant images within each rank, and all that there are."""
-    if ties == "stable":
-        for distance_B, relevant in retrieval.rankings():
-            yield np.searchsorted(_stable_ranks(distance_B, relevant), rank_R, side="right"), len(relevant)
-        return
-    for items_QT, relevant_QT in retrieval.counts():
-        for items_T, hits_T in zip(items_QT, relevant_QT, strict=True):
-            held = items_T > 0
-            # Within a tie group each place is relevant with the same probability: the expectation is linear in rank.
-            knots, values = np.append(0, items_T[held].cumsum()), np.append(0, hits_T[held].cumsum())
-            yield np.interp(rank_R, knots, values), int(values[-1])

@@ -1,4 +1,4 @@
-"""Average precision in expectation over all orders of tied images, in closed form and from counts alone.
+"""Average precision from counts: in expectation over all orders of tied images, in closed form, and for one order.
 
 Expected precision in a tie group of n images, r of them relevant, behind n0 images of which r0 are relevant. The
 image at place i = 1..n is relevant with probability r / n; given that it is, each of the i - 1 before it is with
@@ -22,11 +22,17 @@ Integers = NDArray[np.int64]
 def expected_average_precision(
     items_QT: Integers, relevant_QT: Integers, depth: int, denominator: str = "found"
 ) -> Floats:
-    """(Q,) expected average precision, the first ``depth`` ranks counting; 0 where nothing relevant can be found.
+    """Expected average precision over all orders of tied images (Eq. 2).
 
-    ``items_QT`` and ``relevant_QT`` count all images and the relevant ones at each distance. ``denominator``: "found"
-    gives the expectation of (sum of precisions) / (relevant images within the cut), "relevant" divides the expected
-    sum by min(depth, all relevant images).
+    Args:
+        items_QT: images at each distance.
+        relevant_QT: relevant images at each distance.
+        depth: ranks that count.
+        denominator: "found" gives the expectation of (sum of precisions) / (relevant images within the cut),
+            "relevant" divides the expected sum by min(depth, all relevant images).
+
+    Returns:
+        (Q,) values; 0 where nothing relevant can be found.
     """
     before_QT = items_QT.cumsum(axis=1) - items_QT
     hits_before_QT = relevant_QT.cumsum(axis=1) - relevant_QT
@@ -46,13 +52,32 @@ def expected_average_precision(
     # Where the cut falls inside a tie group (one a query at most), the number found is itself random: hypergeometric.
     # Given that h of the m places are relevant, they are any h of the m: Eq. 2 once more, with (n, r) = (m, h).
     for query, group in zip(*np.nonzero((taken_QT > 0) & ~whole_QT), strict=True):
-        cell = (query, group)
-        m = taken_QT[cell]
-        h, probability = _hypergeometric(int(items_QT[cell]), int(relevant_QT[cell]), int(m))
-        inside = h / m * ((hits_before_QT[cell] + 1) * first_QT[cell] + (h - 1) / max(m - 1, 1) * rise_QT[cell])
-        ratio = (sum_Q[query] + inside) / np.maximum(hits_before_QT[cell] + h, 1)
+        at = (query, group)
+        m, before = taken_QT[at], hits_before_QT[at]
+        h, probability = _hypergeometric(int(items_QT[at]), int(relevant_QT[at]), int(m))
+        inside = h / m * ((before + 1) * first_QT[at] + (h - 1) / max(m - 1, 1) * rise_QT[at])
+        ratio = (sum_Q[query] + inside) / np.maximum(before + h, 1)
         expected_Q[query] = np.sum(probability * ratio)
     return expected_Q
+
+
+def stable_average_precision(
+    sum_Q: Floats, found_Q: Integers, relevant_Q: Integers, depth: int, denominator: str = "found"
+) -> Floats:
+    """Average precision of one ranking.
+
+    Args:
+        sum_Q: sum of the precisions at the ranks of relevant images within the cut.
+        found_Q: relevant images within the cut.
+        relevant_Q: relevant images in all.
+        depth: ranks that count.
+        denominator: "found" or "relevant", as above.
+
+    Returns:
+        (Q,) values; 0 where nothing relevant is found.
+    """
+    scores_Q: Floats = sum_Q / np.maximum(found_Q if denominator == "found" else np.minimum(relevant_Q, depth), 1)
+    return scores_Q
 
 
 def _sums(before: Integers, taken: Integers) -> tuple[Floats, Floats]:
