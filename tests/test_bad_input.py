@@ -9,7 +9,7 @@ import pytest
 
 from distilhash import cli
 from distilhash.codes import CodeTable
-from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig
+from distilhash.config import Config
 from mistakes import COMMANDS, refused
 
 TEACHERS = (
@@ -18,20 +18,20 @@ TEACHERS = (
 )
 PROTOCOLS = "cifar10, cifar10-1, cifar10-2"
 UNKNOWN = [  # command, flag, name, what it is called, and the known ones
-    ("demo", "--protocol", "x", "CIFAR-10 protocol", PROTOCOLS),
+    ("demo", "--protocol", "x", "demo protocol", PROTOCOLS),
     ("hash cifar10", "--protocol", "cifar10-3", "CIFAR-10 protocol", PROTOCOLS),
     ("distill", "--teacher", "nope", "teacher", TEACHERS),
     ("distill", "--teacher-name", "pip/nope", "teacher", TEACHERS),
     ("distill", "--student", "v9", "student", "v1, v2"),
-    ("distill", "--student-stem", "huge", "stem", "published, small, tiny"),
-    ("distill", "--student-crop_mode", "x", "crop_mode", "crop, pad"),
+    ("distill", "--student-stem", "huge", "student stem", "published, small, tiny"),
+    ("distill", "--student-crop-mode", "x", "student crop_mode", "crop, pad"),
     ("distill", "--loss", "kl", "distillation loss", "prototypes, raw, standardised"),
-    ("distill", "--mode", "x", "distillation mode", "cached, online"),
-    ("distill", "--optimizer", "sgd", "optimizer", "adamw, muon, published"),
-    ("hash", "--optimizer", "sgd", "optimizer", "adamw, muon, published"),
-    ("hash", "--student-stem", "huge", "stem", "published, small, tiny"),
+    ("distill", "--mode", "x", "distill mode", "cached, online"),
+    ("distill", "--optimizer", "sgd", "distill optimizer", "adamw, muon, published"),
+    ("hash", "--optimizer", "sgd", "hash optimizer", "adamw, muon, published"),
+    ("hash", "--student-stem", "huge", "student stem", "published, small, tiny"),
     ("hash", "--framework", "itq", "hashing framework", "csq, dch"),
-    ("hash", "--centres", "x", "kind of centres", "auto, bernoulli, hadamard, spread"),
+    ("hash", "--centres", "x", "hash centres", "auto, bernoulli, hadamard, spread"),
     ("hash", "--backbone", "pip/nope", "teacher", TEACHERS),
     ("hash", "--backbone", "v9", "backbone", f"a distilled student's run directory, {TEACHERS}, v1, v2"),
     ("encode", "--part", "test", "part", "all, database, query, train, validation"),
@@ -55,37 +55,37 @@ def test_an_unknown_name_of_timm_suggests_near_ones(here, capsys):
 
 
 NUMBERS = [  # command, flag, what is given, what the sentence begins with
-    ("distill", "--epochs", "0", "distill epochs must be at least 1; got 0; it is: passes over the unlabelled images"),
-    ("distill", "--epochs", "-3", "distill epochs must be at least 1; got -3; "),
-    ("distill", "--batch-size", "0", "distill batch size must be at least 1; got 0; it is: images a step, count."),
-    ("distill", "--learning-rate", "0", "distill learning rate must be above 0; got 0.0; "),
-    ("distill", "--learning-rate", "-1e-3", "distill learning rate must be above 0; got -0.001; "),
-    ("distill", "--learning-rate", "nan", "distill learning rate must be above 0; got nan; "),
-    ("distill", "--learning-rate", "inf", "distill learning rate must be above 0; got inf; "),
-    ("distill", "--muon-lr", "0", "distill kernel rate must be above 0; got 0.0; "),
-    ("distill", "--weight-decay", "-1", "distill weight decay must be at least 0; got -1.0; "),
-    ("distill", "--temperature", "0", "distill temperature must be above 0; got 0.0; "),
-    ("distill", "--prototypes", "1", "distill prototypes must be at least 2; got 1; "),
-    ("distill", "--views", "0", "distill views must be at least 1; got 0; "),
-    ("distill", "--validation", "10", "distill held out must be at least 11; got 10; "),
-    ("distill", "--checkpoint-seconds", "-1", "distill checkpoint seconds must be at least 0; got -1.0; "),
-    ("distill", "--seed", "-1", "distill seed must be at least 0; got -1; "),
-    ("distill", "--seed", str(2**63), f"distill seed must be below {2**63}; got {2**63}; "),
-    ("distill", "--teacher-size", "0", "teacher size must be at least 1; got 0; it is: input side, pixels; "),
-    ("distill", "--student-size", "-32", "student size must be at least 1; got -32; it is: input side, pixels."),
-    ("distill", "--student-margin", "0.5", "student margin must be below 0.5; got 0.5; "),
-    ("hash", "--bits", "0", "hash bits must be at least 1; got 0; it is: length of a code, bits."),
-    ("hash", "--epochs", "0", "hash epochs must be at least 1; got 0; it is: passes over the labelled training images"),
-    ("hash", "--batch-size", "-1", "hash batch size must be at least 1; got -1; "),
-    ("hash", "--learning-rate", "nan", "hash learning rate must be above 0; got nan; "),
-    ("hash", "--gamma", "0", "hash gamma must be above 0; got 0.0; "),
-    ("hash", "--quantization-weight", "-1", "hash quantization weight must be at least 0; got -1.0; "),
-    ("demo", "--database-size", "0", "demo database size must be at least 1; got 0; "),
-    ("demo", "--train-size", "127", "demo train size must be at least 128; got 127; "),
-    ("demo", "--teacher-size", "0", "demo teacher size must be at least 1; got 0; "),
-    ("demo", "--distill-epochs", "0", "demo distill epochs must be at least 1; got 0; "),
-    ("demo", "--hash-epochs", "0", "demo hash epochs must be at least 1; got 0; "),
-    ("demo", "--bits", "-8", "demo bits must be at least 1; got -8; "),
+    ("distill", "--epochs", "0", "distill epochs must be at least 1; got 0"),
+    ("distill", "--epochs", "-3", "distill epochs must be at least 1; got -3"),
+    ("distill", "--batch-size", "0", "distill batch_size must be at least 1; got 0"),
+    ("distill", "--learning-rate", "0", "distill learning_rate must be above 0; got 0.0"),
+    ("distill", "--learning-rate", "-1e-3", "distill learning_rate must be above 0; got -0.001"),
+    ("distill", "--learning-rate", "nan", "distill learning_rate must be above 0; got nan"),
+    ("distill", "--learning-rate", "inf", "distill learning_rate must be finite; got inf"),
+    ("distill", "--muon-lr", "0", "distill muon_lr must be above 0; got 0.0"),
+    ("distill", "--weight-decay", "-1", "distill weight_decay must be at least 0; got -1.0"),
+    ("distill", "--temperature", "0", "distill temperature must be above 0; got 0.0"),
+    ("distill", "--prototypes", "1", "distill prototypes must be at least 2; got 1"),
+    ("distill", "--views", "0", "distill views must be at least 1; got 0"),
+    ("distill", "--validation-size", "10", "distill validation_size must be at least 11; got 10"),
+    ("distill", "--checkpoint-seconds", "-1", "distill checkpoint_seconds must be at least 0; got -1.0"),
+    ("distill", "--seed", "-1", "distill seed must be at least 0; got -1"),
+    ("distill", "--seed", str(2**63), f"distill seed must be below {2**63}; got {2**63}"),
+    ("distill", "--teacher-size", "0", "teacher size must be at least 1; got 0"),
+    ("distill", "--student-size", "-32", "student size must be at least 1; got -32"),
+    ("distill", "--student-margin", "0.5", "student margin must be below 0.5; got 0.5"),
+    ("hash", "--bits", "0", "hash bits must be at least 1; got 0"),
+    ("hash", "--epochs", "0", "hash epochs must be at least 1; got 0"),
+    ("hash", "--batch-size", "-1", "hash batch_size must be at least 1; got -1"),
+    ("hash", "--learning-rate", "nan", "hash learning_rate must be above 0; got nan"),
+    ("hash", "--gamma", "0", "hash gamma must be above 0; got 0.0"),
+    ("hash", "--quantization-weight", "-1", "hash quantization_weight must be at least 0; got -1.0"),
+    ("demo", "--database-size", "0", "demo database_size must be at least 1; got 0"),
+    ("demo", "--train-size", "127", "demo train_size must be at least 128; got 127"),
+    ("demo", "--teacher-size", "0", "demo teacher_size must be at least 1; got 0"),
+    ("demo", "--distill-epochs", "0", "demo distill_epochs must be at least 1; got 0"),
+    ("demo", "--hash-epochs", "0", "demo hash_epochs must be at least 1; got 0"),
+    ("demo", "--bits", "-8", "demo bits must be at least 1; got -8"),
     ("profile", "--bits", "0", "a code has a positive whole number of bits; got 0."),
     ("profile", "--size", "0", "the input size must be at least 1 pixel; got 0."),
     ("profile", "--seconds", "nan", "the time to measure for must be above zero seconds; got nan."),
@@ -99,10 +99,9 @@ def test_a_number_out_of_bounds_is_refused_before_anything_is_done(command, flag
 
 
 def test_every_number_of_every_config_has_bounds():
-    for config in (DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig):
+    for config in Config.__subclasses__():
         for field in dataclasses.fields(config):
-            if field.type.startswith(("int", "float")):
-                assert field.metadata["bounds"].keys() & {"least", "above"}, f"{config.__name__}.{field.name}"
+            assert not field.type.startswith(("int", "float")), f"{config.__name__}.{field.name}"
 
 
 def test_a_rank_of_zero_is_refused(here, capsys):

@@ -1,96 +1,126 @@
-"""The settings of every stage, as frozen dataclasses: a sentence and a unit for each field.
+"""The settings of every stage, as frozen keyword-only dataclasses; the command line reads their docstrings as help.
 
 A config is plain data: it is what ``config.json`` of a run holds, and what a fingerprint is taken of. Functions of
-arrays (losses, metrics, codes, indexes) never see one.
+arrays (losses, metrics, codes, indexes) never see one. One file, since a setting is looked up here by its name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
-import operator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, unknown_name
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 T = TypeVar("T")
 
-_BOUNDS = {"least": (operator.ge, "at least"), "above": (operator.gt, "above"), "below": (operator.lt, "below")}
-_SEEDS = {"least": 0, "below": 2**63}  # what every generator takes
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """The numbers that a setting may take: ``ge`` and more, more than ``gt``, less than ``lt``; always finite."""
+
+    ge: float | None = None
+    gt: float | None = None
+    lt: float | None = None
+
+    def broken_by(self, value: float) -> str:
+        """The bound that a value breaks, in words; empty where it breaks none."""
+        if self.ge is not None and not value >= self.ge:
+            return f"at least {self.ge}"
+        if self.gt is not None and not value > self.gt:
+            return f"above {self.gt}"
+        if self.lt is not None and not value < self.lt:
+            return f"below {self.lt}"
+        return "" if math.isfinite(value) else "finite"
 
 
-def setting(default: T, text: str, **bounds: float) -> T:
-    """A field with its sentence and unit, which ``--help`` shows, and the bounds of its number.
+Count = Annotated[int, Bounds(ge=1)]
+Positive = Annotated[float, Bounds(gt=0)]
+NotNegative = Annotated[float, Bounds(ge=0)]
+Seed = Annotated[int, Bounds(ge=0, lt=2**63)]  # what every generator takes
+Margin = Annotated[float, Bounds(ge=0, lt=0.5)]
 
-    ``least`` is allowed itself, ``above`` and ``below`` are not.
-    """
-    return dataclasses.field(default=default, metadata={"help": text, "bounds": bounds})
+CropMode = Literal["crop", "pad"]
+Optimizer = Literal["muon", "adamw", "published"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Protocol = Literal["cifar10", "cifar10-1", "cifar10-2"]
 
 
-class Bounded:
-    """What every config shares: a number outside the bounds of its setting is refused where the config is made."""
+class Config:
+    """What every config shares: a value that its setting does not allow is refused where the config is made."""
 
     def __post_init__(self) -> None:
-        """DistilhashError names the setting, its bound and its meaning; None stands for a choice made elsewhere."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            for bound, limit in field.metadata["bounds"].items():
-                holds, words = _BOUNDS[bound]
-                if value is not None and not (math.isfinite(value) and holds(value, limit)):
-                    stage, name = type(self).__name__.removesuffix("Config").lower(), field.name.replace("_", " ")
-                    text = field.metadata["help"]
-                    raise DistilhashError(
-                        f"{stage} {name} must be {words} {limit}", value, f"it is: {text[0].lower()}{text[1:]}"
-                    )
+        """Check each value against the bounds or the choices in its annotation; None stands for a later choice."""
+        stage = type(self).__name__.removesuffix("Config").lower()
+        for name, rules in _rules_of(type(self)).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
+            if value is None:
+                continue
+            for rule in rules:
+                if isinstance(rule, tuple) and value not in rule:
+                    raise unknown_name(f"{stage} {name}", str(value), rule)
+                if isinstance(rule, Bounds):
+                    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                    broken = rule.broken_by(value) if number else "a number"
+                    if broken:
+                        raise DistilhashError(f"{stage} {name} must be {broken}", value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InputConfig(Bounded):
+class InputConfig(Config):
     """What a network expects of an image: the whole of its preprocessing."""
 
-    size: int = setting(224, "Side of the square that enters the network, pixels")
-    mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "Subtracted from RGB in [0, 1]")
-    std: tuple[float, float, float] = setting(IMAGENET_STD, "Divides what is left")
-    interpolation: str = setting("bilinear", '"bilinear" or "bicubic", both antialiased')
-    crop_mode: str = setting(
-        "crop", '"crop": a window of (1 - margin) of the image; "pad": the whole image, shifted by reflection'
-    )
-    margin: float = setting(
-        0.125, '"crop": share of the image outside the window; "pad": largest shift as a share of the side'
-    )
+    size: Count = 224
+    """Side of the square input, pixels."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of RGB in [0, 1], subtracted."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation of RGB in [0, 1], divided by."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of resizing; both antialias."""
+    crop_mode: CropMode = "crop"
+    """"crop": a window of (1 - margin) of the image; "pad": the whole image, shifted by reflection."""
+    margin: Margin = 0.125
+    """"crop": share of the side outside the window; "pad": largest shift, as a share of the side."""
 
     def with_crop_of(self, other: InputConfig) -> InputConfig:
-        """This input with the other's crop_mode and margin, so that both networks see the same part of an image."""
+        """This input with the other's crop mode and margin, so that both networks see the same part of an image."""
         return dataclasses.replace(self, crop_mode=other.crop_mode, margin=other.margin)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherConfig(Bounded):
-    """A frozen network whose features are the target of distillation."""
+class TeacherConfig(Config):
+    """A frozen pretrained network whose features are the target of distillation."""
 
-    name: str = setting("pip/efficientnet_lite0", '"torchvision/NAME", "timm/NAME" or "pip/efficientnet_lite0|1|2"')
-    weights: str | None = setting(
-        None, "A state dict on disk (.safetensors, or .pth read with weights_only); left out: pretrained"
-    )
-    size: int | None = setting(None, "Input side, pixels; left out: the teacher's own", least=1)
+    name: str = "pip/efficientnet_lite0"
+    """torchvision/NAME, timm/NAME or pip/efficientnet_lite0 (1, 2)."""
+    weights: str | None = None
+    """State dict on disk (.safetensors, or .pth read with weights_only). None: the pretrained weights."""
+    size: Count | None = None
+    """Side of the input, pixels. None: the teacher's own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudentConfig(Bounded):
-    """A compact network (the published blocks at a chosen input size)."""
+class StudentConfig(Config):
+    """A compact network: the published blocks at a chosen input size."""
 
-    name: str = setting("v1", '"v1" or "v2"')
-    size: int = setting(224, "Input side, pixels", least=1)
-    stem: str = setting("published", '"published" (7x7/2 and pooling), or "small" or "tiny" for 32 to 64 pixels')
-    crop_mode: str = setting("crop", '"crop": a window of the image (published); "pad": the whole image, shifted')
-    margin: float = setting(
-        0.125, "Share of the side that the window leaves out, or the largest shift", least=0, below=0.5
-    )
+    name: str = "v1"
+    """Architecture, v1 or v2."""
+    size: Count = 224
+    """Side of the input, pixels."""
+    stem: Literal["published", "small", "tiny"] = "published"
+    """First layers: published (7x7, stride 2, and pooling), or small or tiny for inputs of 32 to 64 pixels."""
+    crop_mode: CropMode = "crop"
+    """crop: a window of the image, as published; pad: the whole image, shifted by reflection."""
+    margin: Margin = 0.125
+    """Share of the side that the crop leaves out, or the largest shift of the padded image."""
 
 
 # The default student of ``fit``: chosen by training time, as its maps begin with 16 pixels a side instead of 56.
@@ -98,134 +128,168 @@ PHOTO_STUDENT = StudentConfig(size=64, stem="small")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillConfig(Bounded):
+class DistillConfig(Config):
     """Label-free distillation of a frozen teacher into a student."""
 
-    loss: str = setting("prototypes", '"raw" (the paper), "standardised" or "prototypes"; see training/targets.py')
-    epochs: int = setting(8, "Passes over the unlabelled images, count", least=1)
-    batch_size: int = setting(128, "Images a step, count", least=1)
-    optimizer: str = setting("muon", '"muon" or "adamw" (one cycle of the rate), or "published" (Adam, constant rate)')
-    learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published Adam", above=0)
-    muon_lr: float = setting(0.02, "Peak rate of Muon on convolution kernels", above=0)
-    weight_decay: float = setting(
-        0.02, "Decoupled, on kernels and matrices only; with published Adam on every weight", least=0
-    )
-    prototypes: int = setting(256, "Prototypes of the teacher's features, count (fewer where images are few)", least=2)
-    temperature: float = setting(0.1, "Of the soft assignment to prototypes, in units of cosine", above=0)
-    views: int = setting(1, "Views of each image in the feature cache (the first is the image itself), count", least=1)
-    mode: str = setting("cached", '"cached": teacher features once, before; "online": the teacher runs in every step')
-    precision: str = setting(
-        "auto", '"float32", "bfloat16" (teacher and student; weights stay in float32), or "auto": the faster one here'
-    )
-    validation_size: int = setting(
-        500, "Unlabelled images kept out of training, to measure agreement on, count", least=11
-    )
-    seed: int = setting(0, "Of the initial weights, the views and the order of images", **_SEEDS)
-    checkpoint_seconds: float = setting(
-        30.0, "Least time between two saved states, seconds; 0 saves every step", least=0
-    )
+    loss: str = "prototypes"
+    """Target of the student: raw (the paper's MSE of features), standardised or prototypes."""
+    epochs: Count = 8
+    """Passes over the unlabelled images."""
+    batch_size: Count = 128
+    """Images in a step."""
+    optimizer: Optimizer = "muon"
+    """muon or adamw (with a one-cycle schedule), or published (Adam with a constant rate)."""
+    learning_rate: Positive = 2e-3
+    """AdamW's peak learning rate, or the published Adam's constant one."""
+    muon_lr: Positive = 0.02
+    """Muon's peak learning rate for convolution kernels."""
+    weight_decay: NotNegative = 0.02
+    """Decoupled weight decay of kernels and matrices; with the published Adam, of every weight."""
+    prototypes: Annotated[int, Bounds(ge=2)] = 256
+    """Number of prototypes of the teacher's features; fewer where there are few images."""
+    temperature: Positive = 0.1
+    """Temperature of the soft assignment to prototypes, in units of cosine similarity."""
+    views: Count = 1
+    """Number of augmented views of each image in the feature cache; the first is the image itself."""
+    mode: Literal["cached", "online"] = "cached"
+    """cached: compute the teacher's features once, before training; online: run the teacher in every step."""
+    precision: Precision = "auto"
+    """Of the teacher's and the student's convolutions; weights stay in float32. auto: the faster one here."""
+    validation_size: Annotated[int, Bounds(ge=11)] = 500
+    """Number of unlabelled images in the validation set, on which agreement with the teacher is measured."""
+    seed: Seed = 0
+    """Random seed."""
+    checkpoint_seconds: NotNegative = 30.0
+    """Least time between two checkpoints, seconds; 0 saves every step."""
 
     @property
     def cached_views(self) -> int:
-        """Views in the feature cache: a teacher that runs in every step leaves there the images themselves."""
+        """Views in the feature cache: where the teacher runs in every step, only the images themselves are cached."""
         return self.views if self.mode == "cached" else 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HashConfig(Bounded):
+class HashConfig(Config):
     """Supervised hashing of a backbone."""
 
-    framework: str = setting("csq", '"csq" (Central Similarity Quantization) or "dch" (Deep Cauchy Hashing)')
-    bits: int = setting(64, "Length of a code, bits", least=1)
-    epochs: int = setting(6, "Passes over the labelled training images, count", least=1)
-    batch_size: int = setting(64, "Images a step, count", least=1)
-    optimizer: str = setting("muon", '"muon" or "adamw" (one cycle), or "published" (RMSprop, constant rate)')
-    learning_rate: float = setting(2e-3, "Peak rate of AdamW, or the rate of the published RMSprop", above=0)
-    muon_lr: float | None = setting(
-        None, "Peak rate of Muon on convolution kernels; left out: 0.05, or 0.002 where they have learned already",
-        above=0,
-    )  # fmt: skip
-    weight_decay: float = setting(
-        0.02, "Decoupled, on kernels and matrices only; with published RMSprop on every weight", least=0
-    )
-    gamma: float = setting(20.0, "DCH: scale of the Cauchy distribution, in units of Hamming distance", above=0)
-    quantization_weight: float | None = setting(
-        None, "Lambda; left out: the published 1e-4 for CSQ and 0.1 for DCH", least=0
-    )
-    centres: str = setting("auto", 'CSQ: "auto" (Hadamard where it exists), "hadamard", "spread" or "bernoulli"')
-    freeze_backbone: bool = setting(False, "Train only the head")
-    precision: str = setting("auto", '"float32", "bfloat16" (weights stay in float32), or "auto": the faster one here')
-    seed: int = setting(0, "Of the head's initial weights, the centres, the views and the order of images", **_SEEDS)
-    checkpoint_seconds: float = setting(
-        30.0, "Least time between two saved states, seconds; 0 saves every step", least=0
-    )
+    framework: str = "csq"
+    """Hashing framework: csq (Central Similarity Quantization) or dch (Deep Cauchy Hashing)."""
+    bits: Count = 64
+    """Length of a code, bits."""
+    epochs: Count = 6
+    """Passes over the labelled training images."""
+    batch_size: Count = 64
+    """Images in a step."""
+    optimizer: Optimizer = "muon"
+    """muon or adamw (with a one-cycle schedule), or published (RMSprop with a constant rate)."""
+    learning_rate: Positive = 2e-3
+    """AdamW's peak learning rate, or the published RMSprop's constant one."""
+    muon_lr: Positive | None = None
+    """Muon's peak learning rate for convolution kernels. None: 0.05, or 0.002 for pretrained kernels."""
+    weight_decay: NotNegative = 0.02
+    """Decoupled weight decay of kernels and matrices; with the published RMSprop, of every weight."""
+    gamma: Positive = 20.0
+    """DCH: scale of the Cauchy distribution, in units of Hamming distance."""
+    quantization_weight: NotNegative | None = None
+    """Weight of the quantization loss. None: the published 1e-4 for CSQ and 0.1 for DCH."""
+    centres: Literal["auto", "hadamard", "spread", "bernoulli"] = "auto"
+    """CSQ: how hash centres are made. auto: hadamard where they exist."""
+    freeze_backbone: bool = False
+    """Train only the hash head."""
+    precision: Precision = "auto"
+    """Of convolutions; weights stay in float32. auto: the faster one here."""
+    seed: Seed = 0
+    """Random seed."""
+    checkpoint_seconds: NotNegative = 30.0
+    """Least time between two checkpoints, seconds; 0 saves every step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FitConfig(Bounded):
-    """A hasher of photos that nobody labelled: a student distilled on them, then hashed without labels."""
+class FitConfig(Config):
+    """A hasher of unlabelled photos: a student distilled on them, then hashed without labels."""
 
-    method: str = setting(
-        "auto",
-        '"itq" (principal components, rotated), "pseudo" (CSQ on clusters of the teacher\'s features), or "auto": itq',
-    )
-    bits: int = setting(64, "Length of a code, bits", least=1)
-    epochs: int | None = setting(
-        None, "Passes over the photos in distillation, count; left out: 40,000 photos' worth, from 8 to 40", least=1
-    )
-    views: int = setting(2, "Views of each photo that the teacher sees (the first is the photo itself), count", least=1)
-    batch_size: int = setting(64, "Photos a step, count", least=1)
-    clusters: int = setting(16, '"pseudo": clusters, count (fewer where photos are few)', least=2)
-    hash_epochs: int = setting(3, '"pseudo": passes over the photos in hashing, count', least=1)
-    precision: str = setting("auto", '"float32", "bfloat16" (weights stay in float32), or "auto": the faster one here')
-    seed: int = setting(0, "Of the initial weights, the views, the order of photos and the rotation", **_SEEDS)
-    checkpoint_seconds: float = setting(
-        30.0, "Least time between two saved states, seconds; 0 saves every step", least=0
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportConfig(Bounded):
-    """A hasher written as ONNX, and compared with what it was made from."""
-
-    calibration_images: int = setting(
-        256, "Images whose activations give the ranges of int8, drawn by the seed, count", least=1
-    )
-    compared_images: int = setting(1_000, "Further images whose codes are compared, count", least=1)
-    database_images: int = setting(12_000, "Database images of the comparison of mAP, at most, count", least=1)
-    seconds: float = setting(1.0, "Time spent on each timing, seconds", above=0)
-    seed: int = setting(0, "Of the draws", **_SEEDS)
+    method: Literal["auto", "itq", "pseudo"] = "auto"
+    """itq (rotated principal components) or pseudo (CSQ on clusters of the teacher's features). auto: itq."""
+    bits: Count = 64
+    """Length of a code, bits."""
+    epochs: Count | None = None
+    """Passes over the photos in distillation. None: 40,000 photos in all, in 8 to 40 epochs."""
+    views: Count = 2
+    """Number of augmented views of each photo that the teacher sees; the first is the photo itself."""
+    batch_size: Count = 64
+    """Photos in a step."""
+    clusters: Annotated[int, Bounds(ge=2)] = 16
+    """pseudo: number of clusters; fewer where there are few photos."""
+    hash_epochs: Count = 3
+    """pseudo: passes over the photos in hashing."""
+    precision: Precision = "auto"
+    """Of convolutions; weights stay in float32. auto: the faster one here."""
+    seed: Seed = 0
+    """Random seed."""
+    checkpoint_seconds: NotNegative = 30.0
+    """Least time between two checkpoints, seconds; 0 saves every step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoConfig(Bounded):
-    """The demonstration on CIFAR-10: every arm of the paper's comparison, at a size that a laptop runs in minutes."""
+class ExportConfig(Config):
+    """A hasher written as ONNX and compared with the PyTorch model."""
 
-    seed: int = setting(0, "Of the split, the initial weights, the views and the order of images", **_SEEDS)
-    protocol: str = setting("cifar10", 'Published split: "cifar10", "cifar10-1" or "cifar10-2"')
-    database_size: int = setting(12_000, "Database images kept of the protocol's, drawn by the seed, count", least=1)
-    train_size: int = setting(5_000, "Labelled images kept of the protocol's, drawn by the seed, count", least=128)
-    teacher_size: int = setting(128, "Side to which the teacher's input is enlarged, pixels", least=1)
-    distill_epochs: int = setting(8, "Passes over the unlabelled images, count", least=1)
-    hash_epochs: int = setting(3, "Passes over the labelled images, the same for every student, count", least=1)
-    bits: int = setting(64, "Length of a code, bits", least=1)
+    calibration_images: Count = 256
+    """Number of images that calibrate the int8 ranges of activations."""
+    compared_images: Count = 1_000
+    """Number of further images on which codes are compared."""
+    database_images: Count = 12_000
+    """Most database images for the comparison of mAP."""
+    seconds: Positive = 1.0
+    """Duration of each timing, seconds."""
+    seed: Seed = 0
+    """Random seed of the draws of images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReproduceConfig(Bounded):
-    """A table of the paper: which of its cells are computed, and how much each may take."""
+class DemoConfig(Config):
+    """The demonstration on CIFAR-10: the paper's comparison at a size that a laptop computes in minutes."""
 
-    budget: str = setting(
-        "desktop", '"paper" (published settings, a GPU), "desktop" (hours of CPU) or "smoke" (a minute)'
-    )
-    protocol: str = setting("cifar10", 'CIFAR-10\'s split: "cifar10", "cifar10-1" or "cifar10-2"')
-    images: str | None = setting(None, "Folder with train.txt, database.txt and test.txt; left out: CIFAR-10")
-    arms: str | None = setting(None, "Arms, with commas; left out: the budget's")
-    frameworks: str | None = setting(None, 'Hashing frameworks, with commas; left out: "csq,dch"')
-    bits: str | None = setting(None, "Code lengths, with commas; left out: the budget's")
-    seeds: str | None = setting(None, "Seeds, with commas; left out: the budget's")
-    shard: str = setting("1/1", "Which part of the cells: 2/3 is the second of three")
-    best_on_test: bool = setting(False, "Also the best epoch on the queries, as published; marked as such")
+    seed: Seed = 0
+    """Random seed."""
+    protocol: Protocol = "cifar10"
+    """Published split of CIFAR-10."""
+    database_size: Count = 12_000
+    """Number of database images, drawn from the protocol's."""
+    train_size: Annotated[int, Bounds(ge=128)] = 5_000
+    """Number of labelled training images, drawn from the protocol's."""
+    teacher_size: Count = 128
+    """Side to which images are enlarged for the teacher, pixels."""
+    distill_epochs: Count = 8
+    """Passes over the unlabelled images."""
+    hash_epochs: Count = 3
+    """Passes over the labelled images, the same for every student."""
+    bits: Count = 64
+    """Length of a code, bits."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceConfig(Config):
+    """A table of the paper: which trials are computed, and how much each may take."""
+
+    budget: Literal["paper", "desktop", "smoke"] = "desktop"
+    """paper (published settings, needs a GPU), desktop (hours of CPU) or smoke (a minute)."""
+    protocol: Protocol = "cifar10"
+    """Published split of CIFAR-10."""
+    images: str | None = None
+    """Folder with train.txt, database.txt and test.txt. None: CIFAR-10."""
+    arms: str | None = None
+    """Baselines and the distilled student, separated by commas. None: the budget's."""
+    frameworks: str | None = None
+    """Hashing frameworks, separated by commas. None: csq,dch."""
+    bits: str | None = None
+    """Code lengths, separated by commas. None: the budget's."""
+    seeds: str | None = None
+    """Random seeds, separated by commas. None: the budget's."""
+    shard: str = "1/1"
+    """Part of the trials to compute: 2/3 is the second of three."""
+    best_on_test: bool = False
+    """Also report the best epoch on the queries, as the published code does; marked as optimistic."""
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -235,17 +299,41 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], data: dict[str, Any]) -> T:
-    """The config of this kind from plain data; DistilhashError names a field that it does not have."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
+    """The config of a kind from plain data.
+
+    Args:
+        kind: the config's class.
+        data: values by setting, as from :func:`as_dict`; a setting that is missing takes its default.
+
+    Raises:
+        DistilhashError: a setting that the kind does not have, or a value that it does not allow.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - known)
     if unknown:
         raise DistilhashError(
-            f"{kind.__name__} has no setting of this name", ", ".join(unknown), f"known: {', '.join(sorted(fields))}"
+            f"{kind.__name__} has no setting of this name", ", ".join(unknown), f"known: {', '.join(sorted(known))}"
         )
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 
 def fingerprint(*parts: Any) -> str:
-    """Sixteen hex digits that name these settings: equal settings, equal fingerprint."""
+    """Sixteen hex digits of SHA-256 over configs or JSON data: equal settings, equal fingerprint."""
     text = json.dumps([as_dict(p) if dataclasses.is_dataclass(p) else p for p in parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _rules_of(kind: type[Config]) -> dict[str, list[Any]]:
+    """By setting: its Bounds, and the tuple of its choices."""
+    return {name: list(_rules(hint)) for name, hint in get_type_hints(kind, include_extras=True).items()}
+
+
+def _rules(hint: Any) -> Iterator[Any]:
+    if get_origin(hint) is Literal:
+        yield get_args(hint)
+        return
+    if get_origin(hint) is Annotated:
+        yield from (extra for extra in hint.__metadata__ if isinstance(extra, Bounds))
+    for part in get_args(hint):
+        yield from _rules(part)

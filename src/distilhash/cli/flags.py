@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tyro._docstrings
+
 from distilhash.errors import DistilhashError
 
 Declare = Callable[[argparse.ArgumentParser], None]
@@ -36,13 +38,18 @@ def add_settings(
         if field.name in skip.split():
             continue
         kind = hints[field.name]
+        if typing.get_origin(kind) is typing.Literal:
+            kind = str
         default = field.default if defaults is None else getattr(defaults, field.name)
-        if isinstance(kind, types.UnionType):
+        if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
             kind = next(part for part in typing.get_args(kind) if part is not type(None))
         flags = [f"--{prefix}{field.name.replace('_', '-')}"]
         if prefix and field.name == "name":
             flags = [f"--{prefix.rstrip('-')}", *flags]  # --teacher, and --teacher-name as the other settings have it
-        text, dest = field.metadata["help"].replace("%", "%%"), prefix.replace("-", "_") + field.name
+        text, dest = (
+            (tyro._docstrings.get_field_docstring(config, field.name, ()) or "").replace("%", "%%"),
+            prefix.replace("-", "_") + field.name,
+        )
         if kind is bool:
             group.add_argument(*flags, action="store_true", help=text)
         else:
