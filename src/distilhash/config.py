@@ -53,6 +53,22 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Protocol = Literal["cifar10", "cifar10-1", "cifar10-2"]
 
 
+@functools.cache
+def _rules_of(kind: type[Config]) -> dict[str, list[Any]]:
+    """By setting: its Bounds, and the tuple of its choices."""
+    return {name: list(_rules(hint)) for name, hint in get_type_hints(kind, include_extras=True).items()}
+
+
+def _rules(hint: Any) -> Iterator[Any]:
+    if get_origin(hint) is Literal:
+        yield get_args(hint)
+        return
+    if get_origin(hint) is Annotated:
+        yield from (extra for extra in hint.__metadata__ if isinstance(extra, Bounds))
+    for part in get_args(hint):
+        yield from _rules(part)
+
+
 class Config:
     """What every config shares: a value that its setting does not allow is refused where the config is made."""
 
@@ -321,19 +337,3 @@ def fingerprint(*parts: Any) -> str:
     """Sixteen hex digits of SHA-256 over configs or JSON data: equal settings, equal fingerprint."""
     text = json.dumps([as_dict(p) if dataclasses.is_dataclass(p) else p for p in parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@functools.cache
-def _rules_of(kind: type[Config]) -> dict[str, list[Any]]:
-    """By setting: its Bounds, and the tuple of its choices."""
-    return {name: list(_rules(hint)) for name, hint in get_type_hints(kind, include_extras=True).items()}
-
-
-def _rules(hint: Any) -> Iterator[Any]:
-    if get_origin(hint) is Literal:
-        yield get_args(hint)
-        return
-    if get_origin(hint) is Annotated:
-        yield from (extra for extra in hint.__metadata__ if isinstance(extra, Bounds))
-    for part in get_args(hint):
-        yield from _rules(part)
