@@ -147,7 +147,7 @@ def test_encoding_does_not_import_torch(built, tmp_path):
     images = [open_readable(root / "photos", labelled=False).read([i])[0] for i in range(5)]
     exported = ExportedHasher.open(root / "exported")
     pixels = Preprocess(network.input)
-    assert np.array_equal(exported.encode(images).packed, pack(exported.run(pixels.planes(pixels.framed(images)))))
+    assert np.array_equal(exported.encode(images).packed, pack(exported.run(pixels.planes(pixels.crop(images)))))
 
 
 def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):

@@ -38,7 +38,7 @@ def test_lists_become_one_source_and_a_split(tmp_path: Path) -> None:
         "database": [2, 1, 3],
         "test": [4],
     }
-    assert [image[0, 0, 0] for image in source.read([4, 2])] == [50, 30]
+    assert [image.getpixel((0, 0))[0] for image in source.read([4, 2])] == [50, 30]
     split = list_split(source.lists, len(source), validation_share=0.5)
     assert split.query.tolist() == [4] and split.database.tolist() == [1, 2, 3] and split.train.tolist() == [0, 1]
     assert split.validation.size == 1 and split.fit.size == 1

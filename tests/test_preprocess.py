@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 
 from distilhash.config import InputConfig
 from distilhash.data.transforms import CROP_MODES, INTERPOLATIONS, MAX_ASPECT, Preprocess, Views, make_views
@@ -84,6 +87,58 @@ def test_the_unchanged_view_is_resized_framed_and_normalised(interpolation: str,
     assert got.shape == (1, 3, 14, 14) and got.dtype == torch.float32
     tolerance = 1.01 / 255 / min(config.std)  # one level: the kernel's weights are integers
     assert np.abs(got[0].numpy() - expected).max() < tolerance
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("sides", [(37, 53), (20, 20), (90, 31), (16, 120), (240, 320)])
+def test_a_window_is_a_part_of_the_image_resized_whole(interpolation: str, sides: tuple[int, int]) -> None:
+    config = InputConfig(size=16, interpolation=interpolation, margin=0.2)
+    run = Preprocess(config)
+    high, wide = (round(run.least_side * side / min(sides)) for side in sides)
+    for image in (noise(*sides), smooth(1, 320)[0, : sides[0], : sides[1]]):
+        whole = np.asarray(Image.fromarray(image).resize((wide, high), INTERPOLATIONS[interpolation])).astype(int)
+        for down, right in [(0, 0), (1, 1), (0.5, 0.5), (0.3, 0.8)]:
+            top, left = (int(np.floor(f * (side - 16) + 0.5)) for f, side in ((down, high), (right, wide)))
+            got = run.crop([Image.fromarray(image)], view(down, right))[0].astype(int)
+            apart = np.abs(got - whole[top : top + 16, left : left + 16])
+            # Halves are rounded either way twice, once along the rows and once along the columns.
+            assert apart.max() <= 2 and (apart > 0).mean() < 0.25 and (apart > 1).mean() < 0.01
+
+
+MANY_WAYS = """
+import hashlib, sys
+import numpy as np
+from PIL import Image
+from distilhash.config import InputConfig
+from distilhash.data.transforms import CROP_MODES, INTERPOLATIONS, Preprocess, make_views
+digest = hashlib.sha256()
+rng = np.random.default_rng(0)
+images = [rng.integers(0, 256, (*sides, 3), dtype=np.uint8) for sides in ((40, 31), (24, 24), (9, 70), (300, 200))]
+for crop_mode in CROP_MODES:
+    for interpolation in INTERPOLATIONS:
+        run = Preprocess(InputConfig(size=24, crop_mode=crop_mode, interpolation=interpolation))
+        for views in (None, make_views(np.arange(4), 0, 0)):
+            digest.update(run.planes(run.crop([Image.fromarray(image) for image in images], views)).tobytes())
+"""
+
+
+def test_a_process_without_torch_computes_the_same_bits() -> None:
+    here: dict[str, object] = {}
+    exec(MANY_WAYS, here)  # PyTorch is loaded here, and not in the other process
+    code = MANY_WAYS + "\nassert 'torch' not in sys.modules\nprint(digest.hexdigest())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == here["digest"].hexdigest()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_planes_are_the_tensor(crop_mode: str) -> None:
+    pixels = Preprocess(InputConfig(size=24, crop_mode=crop_mode))
+    images = [noise(*sides) for sides in ((40, 31), (24, 24), (9, 70))]
+    planes = pixels.planes(pixels.crop(images))
+    assert planes.flags.c_contiguous
+    assert torch.equal(torch.from_numpy(planes), pixels(images))
+    assert torch.equal(pixels([Image.fromarray(image) for image in images]), pixels(images))
+    assert pixels.planes(pixels.crop([])).shape == (0, 3, 24, 24)
 
 
 def test_normalisation_is_exact_where_nothing_is_resized() -> None:
@@ -256,6 +311,7 @@ def test_configs_that_make_no_sense(settings: dict[str, Any]) -> None:
         [np.zeros((8, 8), np.uint8)],
         [np.zeros((2, 8, 8, 3), np.uint8)],
         [np.zeros((0, 8, 3), np.uint8)],
+        [Image.new("L", (8, 8))],
     ],
 )
 def test_images_of_another_kind(images: object) -> None:

@@ -1,14 +1,11 @@
-"""One image file to RGB pixels: the only place that opens a file somebody else made.
+"""One image file to RGB pixels: the only module that opens a file somebody else made.
 
-The size is read from the header and refused before a pixel is decoded; only the formats below are tried, so that a
-file cannot choose an unusual decoder; whatever goes wrong is one exception, UnreadableImage, with the name and the
-reason. The rotation of EXIF is applied, transparency is laid over white, 16-bit greys are scaled to 8, and an
-animation gives its first frame. Colour profiles are ignored. HEIC, the format of phones, needs the extra "heic".
+The size is read from the header and refused before a pixel is decoded. Only the formats below are tried, so a file
+cannot choose an unusual decoder. Whatever goes wrong is one exception, UnreadableImage, with the name and the reason.
+Colour profiles are ignored, and an animation gives its first frame. HEIC, the format of phones, needs the extra "heic".
 
-Memory: a file of a few kilobytes may hold 65 million pixels. The decoder's own copy is turned into RGB band by band,
-and large images are decoded one at a time, whatever the number of threads.
-
-Shapes: H, W sides in pixels.
+A file of a few kilobytes may hold 65 million pixels. Such images are decoded one at a time, whatever the number of
+threads, and are converted to RGB in bands, so that no second copy of full size exists.
 """
 
 from __future__ import annotations
@@ -16,24 +13,17 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from distilhash.data.pixels import pixels_of
 from distilhash.errors import DistilhashError
-from distilhash.runtime import release_memory
 
-# What sensors of 64 megapixels give. Below Pillow's own limit (89.5 million, which stays in force), so that ours is the
-# one that speaks.
+# What sensors of 64 megapixels give. Below Pillow's own limit (89.5 million), so that our message is the one shown.
 MAX_PIXELS = 65_000_000
-WHOLE_PIXELS = 1 << 20  # of an image that is turned into RGB at once
-BAND_PIXELS = 1 << 18  # of a larger one that are
-LARGE_PIXELS = 16_000_000
-_one_large = threading.Lock()
+LARGE_PIXELS = 16_000_000  # above it: one image at a time, and of reduced size where the caller allows it
+BAND_PIXELS = 1 << 18  # converted to RGB at once
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif"})
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 try:
@@ -41,19 +31,21 @@ try:
 except ImportError:
     pass
 else:
-    register_heif_opener()  # as Pillow's own decoders do when they are imported
+    register_heif_opener()
     FORMATS = (*FORMATS, "HEIF")
 
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _ORIENTATION = 0x0112  # the EXIF tag
-_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.transpose(1, 0, 2),
-    6: lambda pixels: pixels.transpose(1, 0, 2)[:, ::-1],
-    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda pixels: pixels.transpose(1, 0, 2)[::-1],
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
+_one_large = threading.Lock()
 
 
 class UnreadableImage(DistilhashError):  # noqa: N818 (it says what the image is)
@@ -65,12 +57,21 @@ class UnreadableImage(DistilhashError):  # noqa: N818 (it says what the image is
         super().__init__("an image cannot be read", f"{name}: {self.reason}", "repair it or take it away")
 
 
-def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -> NDArray[np.uint8]:
-    """The pixels of an image file, or of its bytes: uint8 (H, W, 3), RGB, upright.
+def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -> Image.Image:
+    """Decode an image file: rotated as its EXIF tag says, transparency over white, 16-bit grey scaled to 8 bits.
 
-    ``least_side`` (pixels) lets a JPEG, and any image of more than LARGE_PIXELS, come at 1/2, 1/4 or 1/8 of its size, a
-    JPEG several times faster, as long as its shorter side stays at least so long; it changes pixels, so one pipeline
-    must use one value. Pixels may lie four bytes apart in memory. Errors: UnreadableImage.
+    Args:
+        file: a path, or the content of a file.
+        name: what an error calls the image.
+        least_side: lets a JPEG, and any image of more than LARGE_PIXELS, come at 1/2, 1/4 or 1/8 of its size, as long
+            as its shorter side keeps this many pixels: a JPEG is decoded several times faster. It changes the pixels,
+            so one pipeline must use one value.
+
+    Returns:
+        The image in mode RGB, without metadata.
+
+    Raises:
+        UnreadableImage: it is no image, damaged, or of more than MAX_PIXELS.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
@@ -80,16 +81,15 @@ def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -
                 image.draft(None, (least_side, least_side))
             large = image.width * image.height > LARGE_PIXELS
             with _one_large if large else contextlib.nullcontext():
-                if large:  # what a network has kept for its next batch
-                    release_memory()
                 image.load()
                 # After load(): TIFF rotates itself there, and then no longer carries the tag.
-                rotated = _UPRIGHT.get(_orientation(image))
-                pixels = _reduced(image, _factor(image, least_side))
-                if large:  # before the next one may be decoded
-                    image.close()
-                    release_memory()
-            return pixels if rotated is None else np.ascontiguousarray(rotated(pixels))
+                orientation = _orientation(image)
+                rgb = _rgb(image, _factor(image, least_side) if large else 1)
+                if rgb is not image:
+                    image.close()  # its memory, before the next large image may be decoded
+            upright = rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+            upright.info.clear()  # comments and profiles of any size, which Pillow would write into a thumbnail
+            return upright
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -105,13 +105,12 @@ def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -
 
 
 def _is_heif(file: Path | bytes) -> bool:
-    start = file[:12] if isinstance(file, bytes) else _first_bytes(file)
-    return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(12)
+    if isinstance(file, bytes):
+        start = file[:12]
+    else:
+        with file.open("rb") as opened:
+            start = opened.read(12)
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 
 def _orientation(image: Image.Image) -> int:
@@ -123,35 +122,32 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _factor(image: Image.Image, least_side: int | None) -> int:
-    """By how much the sides of a large image shrink, so that its RGB is not held in full."""
-    if least_side is None or image.width * image.height <= LARGE_PIXELS:
+    """By how much the sides may shrink."""
+    if least_side is None:
         return 1
     return max(factor for factor in (1, 2, 4, 8) if factor == 1 or min(image.size) >= factor * least_side)
 
 
-def _reduced(image: Image.Image, factor: int) -> NDArray[np.uint8]:
-    """RGB (H, W, 3) of the image with its sides divided by a factor, rounded up: the mean of each square of pixels."""
+def _rgb(image: Image.Image, factor: int) -> Image.Image:
+    """The image in RGB with its sides divided by ``factor``, rounded up: the mean of each square of pixels."""
+    if image.mode == "RGB" and factor == 1 and not image.has_transparency_data:
+        return image
     width, height = image.size
-    rows = max(8, BAND_PIXELS // width // 8 * 8)  # of a band; a multiple of every factor
-    if factor == 1 and width * height <= WHOLE_PIXELS:
-        return pixels_of(_rgb(image))
-    pixels = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    rows = max(8, BAND_PIXELS // width // 8 * 8)  # a multiple of every factor
+    rgb = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     for top in range(0, height, rows):
-        band = image if height <= rows else image.crop((0, top, width, min(height, top + rows)))
-        reduced = _rgb(band) if factor == 1 else _rgb(band).reduce(factor)
-        found = np.asarray(reduced)
-        pixels[top // factor :][: len(found)] = found
-    return pixels
+        band = _band_rgb(image.crop((0, top, width, min(height, top + rows))))
+        rgb.paste(band.reduce(factor), (0, top // factor))
+    return rgb
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB."""
-    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255 instead of scaling
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+def _band_rgb(band: Image.Image) -> Image.Image:
+    if band.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255 instead of scaling
+        grey = np.clip(np.asarray(band).astype(np.int64), 0, 65535)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
+    if band.mode == "F":
         raise ValueError("floating-point pixels have no known range")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if band.has_transparency_data:
+        rgba = band.convert("RGBA")
+        band = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return band.convert("RGB")

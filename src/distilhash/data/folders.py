@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from distilhash.data.decode import EXTENSIONS, decode_image
 from distilhash.data.sources import Labels
@@ -59,8 +60,8 @@ class FileSource:
         digest.update(b"" if self.labels is None else np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()[:16]
 
-    def read(self, indices: ArrayLike, least_side: int | None = None) -> list[NDArray[np.uint8]]:
-        """The images of these indices, decoded: uint8 (H, W, 3) each. Errors: UnreadableImage."""
+    def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
+        """The images of these indices, decoded, in mode RGB. Errors: UnreadableImage."""
         files = [self.files[i] for i in np.asarray(indices, np.int64)]
         return [decode_image(self.root / file.path, file.name, least_side) for file in files]
 

@@ -15,12 +15,13 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from distilhash.data.decode import UnreadableImage
 from distilhash.data.prefetch import cores, prefetch
 from distilhash.errors import DistilhashError
 
-Images = NDArray[np.uint8] | list[NDArray[np.uint8]]  # (n, H, W, 3), or n arrays (H, W, 3) of differing sizes
+Images = NDArray[np.uint8] | list[Image.Image]  # (n, H, W, 3) of an array, or n files in mode RGB
 Labels = NDArray[np.int64] | NDArray[np.uint8] | None  # (N,) classes, or (N, C) of 0/1
 
 CHECKED = 16  # images that a core looks at in one go

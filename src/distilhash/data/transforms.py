@@ -1,14 +1,13 @@
-"""From pixels to what a network eats: one pipeline for training, encoding and serving.
+"""From pixels to the input of a network: one preprocessing for training, encoding and serving.
 
-Framing "crop": the shorter side is resized to round(size / (1 - margin)), and a window of size x size is taken.
-Framing "pad": the square in the middle is resized to size x size, and a window of the same size is taken from its
+Crop mode "crop": the shorter side is resized to round(size / (1 - margin)), and a window of size x size is taken.
+Crop mode "pad": the square in the middle is resized to size x size, and a window of the same size is taken from its
 reflection-padded version, at most round(margin * size) pixels away in each direction. A view says where the window
 lies, as a fraction of the slack (0.5, 0.5 is the middle), and whether it is mirrored. Fractions, not pixels, so that
 a teacher at 128 pixels and a student at 32 see the same part of an image.
 
-Resizing (``resizing``) is antialiased and adds whole numbers, so its sums are exact. Every step is elementwise or per
-image, so an image's result does not depend on the images beside it, to the last bit. PyTorch is imported only where a
-tensor is asked for: an exported hasher preprocesses without it, to the same bits.
+Pillow resizes, with and without PyTorch in the process, so that an exported hasher sees the same bits as training. An
+image's result does not depend on the images beside it. PyTorch is imported only where a tensor is asked for.
 
 Shapes: n images of a batch, H, W sides of an image in pixels, S the size that enters the network.
 """
@@ -21,10 +20,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from distilhash.config import InputConfig
 from distilhash.data.order import VIEWS, random64
-from distilhash.data.resizing import INTERPOLATIONS, machine_code, resized, windows
 from distilhash.errors import DistilhashError, unknown_name
 
 if TYPE_CHECKING:
@@ -36,11 +35,14 @@ if TYPE_CHECKING:
 # the memory.
 MAX_ASPECT = 8
 CROP_MODES = ("crop", "pad")
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Views:
-    """How each of n images is looked at."""
+    """How each of n images is augmented."""
 
     flip: NDArray[np.bool_]  # (n,) mirrored?
     offset: NDArray[np.float64]  # (n, 2) place of the window, (down, right) as fractions of the slack in [0, 1]
@@ -60,7 +62,11 @@ def make_views(indices: NDArray[np.int64], view: int, seed: int) -> Views:
 
 
 class Preprocess:
-    """The preprocessing that a network's InputConfig describes. Errors: DistilhashError for a config that makes no sense."""
+    """The preprocessing that a network's InputConfig describes.
+
+    Raises:
+        DistilhashError: the config makes no sense.
+    """
 
     def __init__(self, config: InputConfig) -> None:
         if config.crop_mode not in CROP_MODES:
@@ -74,8 +80,9 @@ class Preprocess:
         if len(config.mean) != 3 or len(config.std) != 3 or not min(config.std) > 0:
             raise DistilhashError("mean and std need three numbers, std positive ones", f"{config.mean}, {config.std}")
         self.config = config
-        self._mean = np.array([255.0 * m for m in config.mean], np.float32)
-        self._scale = np.array([1.0 / (255.0 * s) for s in config.std], np.float32)
+        # NumPy broadcasts over a last dimension of 3 several times slower than over a row of pixels.
+        self._mean = np.tile(np.array([255.0 * m for m in config.mean], np.float32), config.size)
+        self._scale = np.tile(np.array([1.0 / (255.0 * s) for s in config.std], np.float32), config.size)
 
     @property
     def least_side(self) -> int:
@@ -83,124 +90,146 @@ class Preprocess:
         size, margin = self.config.size, self.config.margin
         return size if self.config.crop_mode == "pad" else round(size / (1 - margin))
 
-    def __call__(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], views: Views | None = None) -> Tensor:
-        """Float32 (n, 3, S, S) in channels-last memory: (pixel / 255 - mean) / std.
+    def __call__(self, images: Pixels | Sequence[Image.Image | Pixels], views: Views | None = None) -> Tensor:
+        """Crop and normalise: float32 (n, 3, S, S), see crop() and tensor()."""
+        return self.tensor(self.crop(images, views))
 
-        ``images``: uint8 (n, H, W, 3), or n arrays (H, W, 3) of any sizes. Without ``views``: the middle, as it is.
-        Errors: DistilhashError for other types or shapes.
+    def crop(self, images: Pixels | Sequence[Image.Image | Pixels], views: Views | None = None) -> Pixels:
+        """Resize images and take their windows.
+
+        Args:
+            images: uint8 (n, H, W, 3), or n PIL images in mode RGB or arrays (H, W, 3) of any sizes.
+            views: the augmentation of each image; left out: the middle, unchanged.
+
+        Returns:
+            uint8 (n, S, S, 3).
+
+        Raises:
+            DistilhashError: images of another type or shape, or views that do not fit them.
         """
-        return self.tensor(self.framed(images, views))
+        _check_images(images)
+        if views is not None:
+            _check_views(views, len(images))
+        offset_n2 = np.full((len(images), 2), 0.5) if views is None else views.offset
+        cropped = self._without_resizing(images, offset_n2) if isinstance(images, np.ndarray) else None
+        if cropped is None:
+            cropped = np.empty((len(images), self.config.size, self.config.size, 3), np.uint8)
+            for i, image in enumerate(images):
+                cropped[i] = self._resized(image, offset_n2[i])
+        return cropped if views is None else self._augmented(cropped, views)
 
-    def read(self, source: ImageSource, indices: NDArray[np.int64], views: Views | None = None) -> NDArray[np.uint8]:
-        """The images of a source, framed: uint8 (n, S, S, 3). Errors: UnreadableImage.
+    def read(self, source: ImageSource, indices: NDArray[np.int64], views: Views | None = None) -> Pixels:
+        """The cropped images of a source: uint8 (n, S, S, 3).
 
-        Files are decoded and framed one after the other, so that a thread holds one image at its full size and no more.
+        Files are decoded and cropped one after the other: a thread holds one image at its full size and no more.
+
+        Raises:
+            UnreadableImage: a file cannot be decoded.
         """
         if not source.decodes:
-            return self.framed(source.read(indices, self.least_side), views)
-        framed = np.empty((len(indices), self.config.size, self.config.size, 3), np.uint8)
+            return self.crop(source.read(indices, self.least_side), views)
+        cropped = np.empty((len(indices), self.config.size, self.config.size, 3), np.uint8)
         if views is not None:
             _check_views(views, len(indices))
         for i in range(len(indices)):
             image = source.read(indices[i : i + 1], self.least_side)
-            framed[i : i + 1] = self.framed(image, None if views is None else views[np.array([i])])
-        return framed
+            cropped[i : i + 1] = self.crop(image, None if views is None else views[np.array([i])])
+        return cropped
 
-    def tensor(self, framed: NDArray[np.uint8]) -> Tensor:
-        """The same of pixels that were framed already, uint8 (n, S, S, 3), perhaps by another process."""
+    def tensor(self, cropped: Pixels) -> Tensor:
+        """(pixel / 255 - mean) / std of uint8 (n, S, S, 3): float32 (n, 3, S, S) in channels-last memory."""
         import torch
 
-        pixels = torch.empty(framed.shape)
-        # One row of pixels at a time: NumPy broadcasts over a last dimension of 3 several times slower.
-        rows = pixels.view(-1, framed.shape[2] * 3).numpy()
-        levels = framed.reshape(rows.shape)
-        mean, scale = np.tile(self._mean, framed.shape[2]), np.tile(self._scale, framed.shape[2])
-        machine = machine_code(len(framed))
-        if machine:
-            machine.normalise(levels, mean, scale, rows)
-        else:
-            rows[:] = levels
-            rows -= mean
-            rows *= scale
-        return pixels.permute(0, 3, 1, 2)
+        return torch.from_numpy(self._normalised(cropped)).permute(0, 3, 1, 2)
 
-    def planes(self, framed: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The same numbers without PyTorch, float32 (n, 3, S, S), one colour after another."""
-        pixels = np.empty((len(framed), 3, *framed.shape[1:3]), np.float32)
-        pixels[:] = framed.transpose(0, 3, 1, 2)
-        pixels -= self._mean[:, None, None]
-        pixels *= self._scale[:, None, None]
-        return pixels
+    def planes(self, cropped: Pixels) -> NDArray[np.float32]:
+        """The same numbers as a NumPy array (n, 3, S, S), one colour after another in memory."""
+        return np.ascontiguousarray(self._normalised(cropped).transpose(0, 3, 1, 2))
 
-    def framed(
-        self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], views: Views | None = None
-    ) -> NDArray[np.uint8]:
-        """The pixels that enter the network, uint8 (n, S, S, 3), before their numbers are normalised."""
-        if isinstance(images, np.ndarray):
-            _check_images(images, 4)
-        groups = {} if isinstance(images, np.ndarray) else _by_shape(images)
-        if views is not None:
-            _check_views(views, len(images))
-        if isinstance(images, np.ndarray) and len(images):
-            return self._framed(images, views)
-        framed = np.empty((len(images), self.config.size, self.config.size, 3), np.uint8)
-        for which in groups.values():
-            first = images[which[0]]
-            # reshape, not [None]: with that one's stride of 0 PyTorch would not see that the colours lie together.
-            group = first.reshape(1, *first.shape) if len(which) == 1 else np.stack([images[i] for i in which])
-            framed[which] = self._framed(group, None if views is None else views[which])
-        return framed
+    def _normalised(self, cropped: Pixels) -> NDArray[np.float32]:
+        rows = cropped.reshape(*cropped.shape[:2], cropped.shape[2] * 3).astype(np.float32)
+        rows -= self._mean
+        rows *= self._scale
+        return rows.reshape(cropped.shape)
 
-    def _framed(self, images: NDArray[np.uint8], views: Views | None) -> NDArray[np.uint8]:
-        """(n, H, W, 3) to (n, S, S, 3), both uint8."""
+    def _sides(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which the middle part of an image is resized."""
+        if self.config.crop_mode == "pad":
+            return self.config.size, self.config.size
+        side = self.least_side
+        return round(side * max(1.0, height / width)), round(side * max(1.0, width / height))
+
+    def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the middle part that is resized: a square, or at most MAX_ASPECT squares."""
+        aspect = 1 if self.config.crop_mode == "pad" else MAX_ASPECT
+        high, wide = min(height, aspect * width), min(width, aspect * height)
+        top, left = (height - high) // 2, (width - wide) // 2
+        return left, top, left + wide, top + high
+
+    def _without_resizing(self, images: Pixels, offset_n2: NDArray[np.float64]) -> Pixels | None:
+        """The windows of images (n, H, W, 3) that have the right size already; None for others."""
+        left, top, right, bottom = self._middle(*images.shape[1:3])
+        sides = (bottom - top, right - left)
+        if self._sides(*sides) != sides:
+            return None
+        return _windows(images[:, top:bottom, left:right], offset_n2, self.config.size)
+
+    def _resized(self, image: Image.Image | Pixels, offset_2: NDArray[np.float64]) -> Pixels:
+        """(S, S, 3): the window of one image, whose other pixels are not computed."""
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(np.ascontiguousarray(image))
+        middle = self._middle(image.height, image.width)
+        if middle != (0, 0, *image.size):
+            image = image.crop(middle)
+        size, (width, height) = self.config.size, image.size
+        high, wide = self._sides(height, width)
+        top, left = _corners(offset_2, (high, wide), size)
+        down, right = height / high, width / wide  # pixels of the image that one resized pixel covers
+        box = (left * right, top * down, min(width, (left + size) * right), min(height, (top + size) * down))
+        return np.asarray(image.resize((size, size), INTERPOLATIONS[self.config.interpolation], box))
+
+    def _augmented(self, cropped: Pixels, views: Views) -> Pixels:
+        """What a view changes after resizing: the shift of crop mode "pad", and the mirror image."""
         size = self.config.size
         if self.config.crop_mode == "pad":
-            images = resized(_middle(images, 1), size, size, self.config.interpolation)
-            if views is None:
-                return images
             shift = round(self.config.margin * size)
-            images = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
-            sides = images.shape[1:3]
+            padded = np.pad(cropped, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
+            cropped = _windows(padded, views.offset, size)
+        # Whole rows of numbers: with steps of three colours NumPy is several times slower.
+        rows = cropped.reshape(len(cropped), size, size * 3)
+        mirrored = np.arange(size * 3).reshape(size, 3)[::-1].ravel()
+        rows[views.flip] = np.take(rows[views.flip], mirrored, axis=2)
+        return cropped
+
+
+def _corners(offset: NDArray[np.float64], sides: tuple[int, int], size: int) -> NDArray[np.int64]:
+    """(down, right) of windows, to the nearest pixel: so two sizes stay as close together as their pixels allow."""
+    return np.floor(offset * (np.array(sides) - size) + 0.5).astype(np.int64)
+
+
+def _windows(images: Pixels, offset_n2: NDArray[np.float64], size: int) -> Pixels:
+    """A window (S, S, 3) of each image, copied."""
+    windows = np.empty((len(images), size, size, 3), np.uint8)
+    corners = _corners(offset_n2, images.shape[1:3], size).tolist()
+    for window, image, (top, left) in zip(windows, images, corners, strict=True):
+        window[:] = image[top : top + size, left : left + size]
+    return windows
+
+
+def _check_images(images: Pixels | Sequence[Image.Image | Pixels]) -> None:
+    batch = isinstance(images, np.ndarray)
+    for image in [images] if isinstance(images, np.ndarray) else images:
+        if isinstance(image, np.ndarray):
+            fits = image.dtype == np.uint8 and image.ndim == (4 if batch else 3) and image.shape[-1] == 3
+            fits, got = fits and 0 not in image.shape[-3:], f"{image.dtype} {image.shape}"
         else:
-            images = _middle(images, MAX_ASPECT)
-            height, width = images.shape[1:3]
-            side = self.least_side
-            sides = round(side * max(1.0, height / width)), round(side * max(1.0, width / height))
-        offset = np.full((len(images), 2), 0.5) if views is None else views.offset
-        # To the nearest pixel, which keeps two sizes as close together as their pixels allow.
-        corners = np.floor(offset * (np.array(sides) - size) + 0.5).astype(np.int64)
-        found = windows(images, sides, self.config.interpolation, corners, (size, size))
-        if views is not None and views.flip.any():
-            rows = found.reshape(len(found), size, size * 3)
-            mirrored = np.arange(size * 3).reshape(size, 3)[::-1].ravel()
-            rows[views.flip] = np.take(rows[views.flip], mirrored, axis=2)
-        return found
-
-
-def _middle(images: NDArray[np.uint8], aspect: int) -> NDArray[np.uint8]:
-    """The middle part that is at most ``aspect`` times as long as it is wide."""
-    height, width = images.shape[1:3]
-    high, wide = min(height, aspect * width), min(width, aspect * height)
-    top, left = (height - high) // 2, (width - wide) // 2
-    return images[:, top : top + high, left : left + wide]
-
-
-def _by_shape(images: Sequence[NDArray[np.uint8]]) -> dict[tuple[int, ...], NDArray[np.int64]]:
-    """{shape: positions of the images that have it}."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for i, image in enumerate(images):
-        _check_images(image, 3)
-        found.setdefault(image.shape, []).append(i)
-    return {shape: np.array(positions) for shape, positions in found.items()}
-
-
-def _check_images(images: NDArray[np.uint8], dimensions: int) -> None:
-    if images.dtype != np.uint8 or images.ndim != dimensions or images.shape[-1] != 3 or 0 in images.shape[-3:]:
-        raise DistilhashError(
-            "images must be uint8 with three colours last",
-            f"{images.dtype} {images.shape}",
-            "pass one array (n, H, W, 3) or a list of arrays (H, W, 3)",
-        )
+            fits, got = image.mode == "RGB" and 0 not in image.size, f"an image in mode {image.mode}, {image.size}"
+        if not fits:
+            raise DistilhashError(
+                "images must be uint8 with three colours last, or PIL images in mode RGB",
+                got,
+                "pass one array (n, H, W, 3), a list of arrays (H, W, 3), or convert('RGB')",
+            )
 
 
 def _check_views(views: Views, count: int) -> None:

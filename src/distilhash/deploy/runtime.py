@@ -270,7 +270,7 @@ class _Given:
     decodes = False
 
     def __init__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> None:
-        self.images, self.labels = images, None
+        self.images, self.labels = [np.asarray(image) for image in images], None
         self.names = [f"{i:05d}" for i in range(len(images))]
         self.class_names: list[str] = []
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from PIL import Image
 
 from distilhash.codes import Bytes
 from distilhash.data.decode import UnreadableImage, decode_image
@@ -99,14 +100,14 @@ class PhotoFiles:
         """The number of files."""
         return len(self.names)
 
-    def read(self, indices: ArrayLike, least_side: int | None = None) -> list[NDArray[np.uint8]]:
+    def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
         """The images of these indices."""
         return [self._one(int(index), least_side) for index in np.asarray(indices)]
 
-    def _one(self, index: int, least_side: int | None) -> NDArray[np.uint8]:
+    def _one(self, index: int, least_side: int | None) -> Image.Image:
         path = self.names[index]
         try:
             return decode_image(Path(path), path, least_side)
         except UnreadableImage as error:
             self.failures[index] = error.reason
-            return np.zeros((1, 1, 3), np.uint8)
+            return Image.new("RGB", (1, 1))

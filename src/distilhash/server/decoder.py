@@ -41,8 +41,8 @@ def answering(config: InputConfig) -> Callable[[bytes], bytes]:
     def answer(message: bytes) -> bytes:
         kind, rest = message[:1], message[1:]
         if kind == FRAME:
-            pixels = decode_image(rest, "the image", preprocess.least_side)
-            return preprocess.framed([pixels]).tobytes()
+            image = decode_image(rest, "the image", preprocess.least_side)
+            return preprocess.crop([image]).tobytes()
         path = Path(os.fsdecode(rest))
         return thumbnail(path) if kind == THUMBNAIL else view(path)
 
@@ -51,14 +51,14 @@ def answering(config: InputConfig) -> Callable[[bytes], bytes]:
 
 def thumbnail(path: Path) -> bytes:
     """A small JPEG of an image file, upright. Errors: UnreadableImage."""
-    image = Image.fromarray(decode_image(path, path.name, THUMBNAIL_SIDE))
+    image = decode_image(path, path.name, THUMBNAIL_SIDE)
     scale = min(1.0, THUMBNAIL_SIDE / min(image.size), LONGEST * THUMBNAIL_SIDE / max(image.size))
     return _jpeg(image, scale)
 
 
 def view(path: Path) -> bytes:
     """A large JPEG of an image file that browsers do not show. Errors: UnreadableImage."""
-    image = Image.fromarray(decode_image(path, path.name))
+    image = decode_image(path, path.name)
     return _jpeg(image, min(1.0, VIEW_SIDE / max(image.size)))
 
 
