@@ -123,9 +123,9 @@ def test_the_checkpoint_says_what_it_was_made_from(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"mode": "live"}, r"unknown distillation mode; got 'live'; choose one of: cached, online\."),
+        ({"mode": "live"}, r"unknown distill mode; got 'live'; choose one of: cached, online\."),
         ({"loss": "mse"}, r"unknown distillation loss; got 'mse'; choose one of: prototypes, raw, standardised\."),
-        ({"optimizer": "sgd"}, r"unknown optimizer; got 'sgd'; choose one of: adamw, muon, published\."),
+        ({"optimizer": "sgd"}, r"unknown distill optimizer; got 'sgd'; choose one of: adamw, muon, published\."),
         ({"batch_size": 97}, r"too few images to distil on; got 120, of which 24 are held out, with batches of 97;"),
     ],
 )

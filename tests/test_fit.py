@@ -104,7 +104,7 @@ def test_the_epochs_follow_the_number_of_photos():
 
 def test_mistakes_are_one_sentence(here, capsys):
     assert refused(capsys, "fit", "photos", "--method", "x") == (
-        "unknown label-free method; got 'x'; choose one of: auto, itq, pseudo."
+        "unknown fit method; got 'x'; choose one of: auto, itq, pseudo."
     )
     assert refused(capsys, "fit", "nowhere").startswith("there is no such folder; got nowhere")
     assert refused(capsys, "fit", "photos", "--teacher", "pip/nope").startswith("unknown teacher; got 'pip/nope'")

@@ -169,10 +169,10 @@ def test_one_hot_spreads_classes_and_passes_several_labels():
     ("change", "sentence"),
     [
         ({"framework": "itq"}, r"unknown hashing framework; got 'itq'; choose one of: csq, dch\."),
-        ({"optimizer": "sgd"}, r"unknown optimizer; got 'sgd'; choose one of: adamw, muon, published\."),
+        ({"optimizer": "sgd"}, r"unknown hash optimizer; got 'sgd'; choose one of: adamw, muon, published\."),
         ({"batch_size": 121}, r"too few labelled images to hash on; got 120 with batches of 121;"),
         ({"bits": 48, "centres": "hadamard"}, r"Hadamard centres need a power of two of bits.*; got 4 classes and 48"),
-        ({"centres": "random"}, r"unknown kind of centres; got 'random'; choose one of: auto, bernoulli, hadamard,"),
+        ({"centres": "random"}, r"unknown hash centres; got 'random'; choose one of: auto, bernoulli, hadamard,"),
     ],
 )
 @pytest.mark.parametrize("freeze", [False, True])
