@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from distilhash.experiments.charts import Curve, element, legend, line_chart
+from distilhash.experiments.svg import Curve, element, legend, line_chart
 from readme_tables import SPEED
 from sidebyside import RESULTS
 

@@ -7,7 +7,7 @@ import pytest
 
 from comparison_cells import SMALL, cell, grid_of, hostile
 from distilhash.errors import DistilhashError
-from distilhash.experiments.charts import Curve, line_chart
+from distilhash.experiments.svg import Curve, line_chart
 from distilhash.experiments.matrix_page import page
 from distilhash.experiments.trials import read_cells
 from markup import HOSTILE, Balanced

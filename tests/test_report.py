@@ -12,7 +12,7 @@ from PIL import Image
 
 from distilhash.errors import DistilhashError
 from distilhash.experiments.bubbles import Disc, bubble_chart, log_ticks
-from distilhash.experiments.charts import Curve, line_chart, ticks
+from distilhash.experiments.svg import Curve, line_chart, ticks
 from distilhash.experiments.report import (
     ArmResult,
     QueryExample,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from distilhash.experiments.charts import GLYPH, Axes, Box, element, empty, number, svg, ticks, words
+from distilhash.experiments.svg import GLYPH, Axes, Box, element, empty, number, svg, ticks, words
 
 LARGEST_DISC = {True: 19.0, False: 14.0}  # radius in a wide and in a narrow chart, pixels
 

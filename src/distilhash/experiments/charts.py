@@ -1,230 +1,297 @@
-"""Line charts as inline SVG, and what every chart is made of: text, with every colour a CSS variable of the page.
+"""Line charts and bubble charts as inline SVG, drawn by matplotlib, with every colour a CSS variable of the page.
 
-A chart is drawn for one width in its own pixels and scaled by the page. Colour never speaks alone: lines differ in
-their dashes as well. Hover targets hold a <title>, which every browser shows without a script.
+A chart is drawn in CSS pixels for one width. Lines differ in their dashes as well as in their colours. Every point has a
+transparent circle with a <title>, which a browser shows under the pointer.
 """
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+from xml.etree import ElementTree
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator, ScalarFormatter, StrMethodFormatter
 
 from distilhash.errors import DistilhashError
 
-GLYPH = 0.6  # advance of a character over the font size, for the widest of the common interface fonts
-MOST_TARGETS = 60  # hover targets on one curve: more would lie on top of each other
-DASHES = ("", "7 4", "1.5 4", "9 4 2 4", "14 5", "4 2.5")  # in the order in which names appear
+MOST_TARGETS = 60  # points of one curve that show their numbers: more would lie on top of each other
+LARGEST_DISC = 17.0  # radius, pixels
+DASHES: tuple[tuple[float, ...], ...] = ((), (7, 4), (1.5, 4), (9, 4, 2, 4), (14, 5), (4, 2.5))
+COLOURS = ("ink", "quiet", "hairline", "rule", "card", "distilled", "scratch", "teacher_frozen", "teacher_finetuned",
+           "neutral-1", "neutral-2", "neutral-3", "neutral-4")  # fmt: skip
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+# matplotlib takes no CSS variables: it draws with colours that occur nowhere else, which are replaced in its SVG.
+INK = {name: f"#fe01{i:02x}" for i, name in enumerate(COLOURS)}
+TINT = {name: f"#fe02{i:02x}" for i, name in enumerate(COLOURS)}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "distilhash",
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "lines.scale_dashes": False,
+    "path.simplify": False,
+}
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A named line; points that are not finite break it."""
+class Line:
+    """A named line of a chart; points that are not finite break it."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    colour: str = ""  # an arm's key; empty: the next of the neutral colours
-    dash: str | None = None  # one of DASHES, where it must be the same in several charts; None: by order
-    spread: Sequence[tuple[float, float]] = ()  # lowest and highest y at each x, drawn as whiskers; empty: none
+    colour: str  # one of COLOURS
+    dash: tuple[float, ...] = ()  # one of DASHES
+    spread: Sequence[tuple[float, float]] = ()  # lowest and highest y at each x, drawn as whiskers
 
     def __post_init__(self) -> None:
-        """DistilhashError unless each x has its y, and its spread where there is one."""
-        if len(self.x) != len(self.y):
-            raise DistilhashError(f"the curve {self.name!r} needs as many x as y", f"{len(self.x)} and {len(self.y)}")
-        if self.spread and len(self.spread) != len(self.x):
-            raise DistilhashError(
-                f"the curve {self.name!r} needs a spread for each x", f"{len(self.spread)} of {len(self.x)}"
-            )
-
-
-def element(tag: str, content: str | None = None, **attributes: object) -> str:
-    """One SVG or HTML element; attribute values are escaped, content is markup already. class_ is class, a_b is a-b."""
-    pairs = ((k.rstrip("_").replace("_", "-"), v) for k, v in attributes.items())
-    texts = "".join(
-        f' {k}="{escape(f"{v:.2f}".rstrip("0").rstrip(".") if isinstance(v, float) else str(v))}"' for k, v in pairs
-    )
-    return f"<{tag}{texts}/>" if content is None else f"<{tag}{texts}>{content}</{tag}>"
-
-
-def words(text: str, **attributes: object) -> str:
-    """A <text> of this text, escaped."""
-    return element("text", escape(text), **attributes)
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) that lie within the range."""
-    if not low < high:
-        return [low]
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)]
-
-
-def number(value: float, step: float) -> str:
-    """A tick's number, with the decimals that a step of this size needs."""
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 2
-    if decimals and abs(step * 10**decimals - round(step * 10**decimals)) > 1e-6:
-        decimals += 1  # steps of 0.25
-    return f"{value:,.{decimals}f}"
+        """Check that each x has its y, and its spread where there is one."""
+        if len(self.x) != len(self.y) or len(self.spread) not in (0, len(self.x)):
+            lengths = f"{len(self.x)}, {len(self.y)} and {len(self.spread)}"
+            raise DistilhashError(f"the curve {self.name!r} needs as many x, y and spreads", lengths)
 
 
 @dataclass(frozen=True)
-class Axes:
-    """Ranges, ticks and the plot's box, and the two maps from data to pixels."""
+class Disc:
+    """A point of a bubble chart."""
 
-    box: Box
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-    log_x: bool = False
-
-    def across(self, x: float) -> float:
-        """Pixels from the left."""
-        low, high = self.x_range
-        if self.log_x:
-            x, low, high = math.log(x), math.log(low), math.log(high)
-        return self.box[0] + (x - low) / (high - low) * (self.box[2] - self.box[0])
-
-    def up(self, y: float) -> float:
-        """Pixels from the top, as SVG counts them."""
-        low, high = self.y_range
-        return self.box[3] - (y - low) / (high - low) * (self.box[3] - self.box[1])
-
-    def drawn(self, x_ticks: dict[float, str], y_ticks: dict[float, str], x_label: str, y_label: str) -> str:
-        """Grid, axis, the texts of the ticks and the names of both axes."""
-        left, _, right, bottom = self.box
-        parts = []
-        for y, text in y_ticks.items():
-            parts.append(element("line", x1=left, x2=right, y1=self.up(y), y2=self.up(y), class_="grid"))
-            parts.append(words(text, x=left - 8, y=self.up(y) + 4, class_="tick end"))
-        for x, text in x_ticks.items():
-            parts.append(
-                element("line", x1=self.across(x), x2=self.across(x), y1=bottom, y2=bottom + 5, class_="notch")
-            )
-            parts.append(words(text, x=self.across(x), y=bottom + 19, class_="tick mid"))
-        parts.append(element("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"))
-        parts.append(words(x_label, x=(left + right) / 2, y=bottom + 38, class_="name mid"))
-        parts.append(words(y_label, x=0.0, y=13.0, class_="name"))  # level, above its axis: no neck is turned
-        return "".join(parts)
-
-
-def svg(width: float, height: float, description: str, content: str, kind: str = "") -> str:
-    """A chart that a screen reader meets as one image with this description; the kind is a class of the page."""
-    view = f"0 0 {width:g} {height:g}"
-    return element("svg", content, class_=f"chart {kind}".strip(), viewBox=view, role="img", aria_label=description)
-
-
-def empty(width: float, height: float, what: str, kind: str = "") -> str:
-    """What stands in the place of a chart without a single point."""
-    frame = element("rect", x=1, y=1, width=width - 2, height=height - 2, rx=6, class_="void")
-    return svg(
-        width, height, f"{what}: no data", frame + words("no data", x=width / 2, y=height / 2, class_="name mid"), kind
-    )
-
-
-def styles(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
-    """For each name, in order: the class that colours it and its dashes."""
-    first = {curve.name: curve for curve in reversed(curves)}
-    found: dict[str, tuple[str, str]] = {}
-    for i, name in enumerate(dict.fromkeys(curve.name for curve in curves)):
-        own = first[name]
-        found[name] = (f"c-{own.colour or i % 4 + 1}", DASHES[i % len(DASHES)] if own.dash is None else own.dash)
-    return found
-
-
-def legend(curves: Sequence[Curve]) -> str:
-    """The names as an HTML list, each with a stroke of its line."""
-    items = []
-    for name, (colour, dash) in styles(curves).items():
-        line = element("line", x1=1, x2=27, y1=5, y2=5, class_=f"line {colour}", stroke_dasharray=dash or "none")
-        swatch = element("svg", line, viewBox="0 0 28 10", width=28, height=10, aria_hidden="true")
-        items.append(element("li", swatch + escape(name)))
-    return element("ul", "".join(items), class_="legend") if items else ""
+    x: float
+    y: float
+    area: float
+    colour: str  # one of COLOURS
+    label: str  # beside it
+    name: str  # what the page's key calls it
+    figures: str  # and its numbers there
+    note: str  # shown under the pointer
 
 
 def line_chart(
-    curves: Sequence[Curve],
+    lines: Sequence[Line],
     *,
     title: str,
     x_label: str,
     y_label: str,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
-    x_marks: Sequence[float] = (),
+    x_ticks: Sequence[float] = (),
     width: float = 430,
-    height: float = 290,
-    kind: str = "",
-) -> str:
+    height: float = 300,
+) -> Markup:
     """Lines on linear axes; ranges are those of the data unless given.
 
-    ``x_marks`` are the only places where something was measured: they become the ticks, and the points become dots.
+    Args:
+        lines: those with at least one finite point.
+        title: what the chart shows, for those who do not see it.
+        x_label: name of the x axis.
+        y_label: name of the y axis.
+        x_range: lowest and highest x.
+        y_range: lowest and highest y.
+        x_ticks: the only places where something was measured; the points there become dots.
+        width: pixels.
+        height: pixels.
     """
-    finite = [[point for run in _runs(curve) for point in run] for curve in curves]
-    points = [point for own in finite for point in own]
-    if not points:
-        return empty(width, height, title, kind)
-    x_range = x_range or _around([x for x, _ in points], 0.0)
-    reached = [y for curve in curves for pair in curve.spread for y in pair if math.isfinite(y)]
-    y_range = y_range or _around([y for _, y in points] + reached, 0.04)
-    x_ticks, y_ticks = ticks(*x_range), ticks(*y_range, most=5)
-    if all(float(x).is_integer() for x, _ in points):
-        x_ticks = [x for x in x_ticks if float(x).is_integer()]  # there is no epoch 2.5
-    y_texts = {y: number(y, y_ticks[1] - y_ticks[0] if len(y_ticks) > 1 else 0.01) for y in y_ticks}
-    x_ticks = list(x_marks) or x_ticks
-    x_texts = {x: number(x, x_ticks[1] - x_ticks[0] if len(x_ticks) > 1 else 1) for x in x_ticks}
-    left = 14 + 12 * GLYPH * max(map(len, y_texts.values()))
-    axes = Axes((left, 28, width - 16, height - 46), x_range, y_range)
-    content = [axes.drawn(x_texts, y_texts, x_label, y_label)]
-    dressed = styles(curves)
-    for curve, own in zip(curves, finite, strict=True):
-        colour, dash = dressed[curve.name]
-        drawn = []
-        for run in _runs(curve):
-            spots = [(axes.across(x), axes.up(y)) for x, y in run]
-            drawn.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots))
-            for x, y in spots if x_marks else ():
-                content.append(element("circle", cx=x, cy=y, r=3.5, class_=f"dot {colour}"))
-            if len(spots) == 1 and not x_marks:  # a point between gaps has no line to be seen by
-                content.append(element("circle", cx=spots[0][0], cy=spots[0][1], r=3.5, class_=f"dot {colour}"))
-        path = "".join(drawn)
-        content += [_whisker(axes, x, *ends, colour) for x, ends in zip(curve.x, curve.spread, strict=False)]
-        content.append(element("path", d=path, class_=f"line {colour}", stroke_dasharray=dash or "none"))
-        stride = max(1, math.ceil(len(own) / MOST_TARGETS))
-        for x, y in own[::stride]:
-            told = element("title", escape(f"{curve.name}\n{x_label} {x:.4g}\n{y_label} {y:.4g}"))
-            content.append(element("circle", told, cx=axes.across(x), cy=axes.up(y), r=5, class_=f"target {colour}"))
-    ends = [f"{c.name}: {own[0][1]:.3g} to {own[-1][1]:.3g}" for c, own in zip(curves, finite, strict=True) if own]
-    description = f"{title}. {y_label} by {x_label}, from the first point to the last. " + "; ".join(ends)
-    return svg(width, height, description, "".join(content), kind)
+    with matplotlib.rc_context(STYLE):
+        chart = _Chart(width, height, x_label, y_label)
+        axes, told = chart.axes, []
+        for line in lines:
+            points = [(x, y) if math.isfinite(x) and math.isfinite(y) else (x, math.nan)
+                      for x, y in zip(line.x, line.y, strict=True)]  # fmt: skip
+            finite = [point for point in points if math.isfinite(point[1])]
+            ink = INK[line.colour]
+            style = (0, line.dash) if line.dash else "-"
+            axes.plot(*zip(*points, strict=True), color=ink, linewidth=2.25, linestyle=style, solid_capstyle="round",
+                      dash_capstyle="round")  # fmt: skip
+            chart.points(finite if x_ticks else _lone(points), ink, 3.5, "dot")
+            whiskers = [(x, low, high) for x, (low, high) in zip(line.x, line.spread, strict=False) if low < high]
+            if whiskers:
+                axes.vlines(*zip(*whiskers, strict=True), color=ink, linewidth=1.5, alpha=0.75)
+            shown = finite[:: max(1, math.ceil(len(finite) / MOST_TARGETS))]
+            titles = [f"{line.name}\n{x_label} {x:.4g}\n{y_label} {y:.4g}" for x, y in shown]
+            chart.points(shown, ink, 5, "target", titles)
+            told.append(f"{line.name}: {finite[0][1]:.3g} to {finite[-1][1]:.3g}")
+        axes.margins(x=0 if not x_ticks else 0.06, y=0.04)
+        axes.set(**({"xlim": x_range} if x_range else {}), **({"ylim": y_range} if y_range else {}))
+        integral = all(float(x).is_integer() for line in lines for x in line.x)  # there is no epoch 2.5
+        axes.xaxis.set_major_locator(FixedLocator(x_ticks) if x_ticks else MaxNLocator(6, integer=integral))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
+        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+        return chart.svg(f"{title}. {y_label} by {x_label}, from the first point to the last. {'; '.join(told)}")
 
 
-def _whisker(axes: Axes, x: float, low: float, high: float, colour: str) -> str:
-    """A stroke from the lowest to the highest, with caps; nothing where they are one."""
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        return ""
-    at, bottom, top = axes.across(x), axes.up(low), axes.up(high)
-    caps = "".join(f"M{at - 4:.1f} {y:.1f}L{at + 4:.1f} {y:.1f}" for y in (bottom, top))
-    return element("path", d=f"M{at:.1f} {bottom:.1f}L{at:.1f} {top:.1f}{caps}", class_=f"whisker {colour}")
+def bubble_chart(
+    discs: Sequence[Disc],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    arrow: tuple[Disc, Disc, str] | None = None,
+    width: float = 430,
+    height: float = 360,
+) -> Markup:
+    """Discs on a logarithmic x axis.
+
+    Args:
+        discs: at least one, with a finite position and x > 0.
+        title: what the chart shows, for those who do not see it.
+        x_label: name of the x axis.
+        y_label: name of the y axis.
+        arrow: from one disc to another, and what it says.
+        width: pixels.
+        height: pixels.
+    """
+    with matplotlib.rc_context(STYLE):
+        chart = _Chart(width, height, x_label, y_label)
+        axes = chart.axes
+        x, y = [disc.x for disc in discs], [disc.y for disc in discs]
+        beyond = max(1.6, (max(x) / min(x)) ** 0.2)  # room for labels on both sides
+        margin = max(0.02, 0.22 * (max(y) - min(y)))
+        axes.set_xscale("log")
+        axes.set(xlim=(min(x) / beyond, max(x) * beyond), ylim=(max(min(y) - margin, 0.0), max(y) + margin))
+        axes.xaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_xlim())))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        most = max((disc.area for disc in discs if math.isfinite(disc.area)), default=0) or 1
+        radii = [max(4.0, LARGEST_DISC * (d.area / most) ** 0.5 if math.isfinite(d.area) else 0.0) for d in discs]
+        spots = [tuple(map(float, spot)) for spot in axes.transData.transform(list(zip(x, y, strict=True)))]
+        taken = [(*spot, r) for spot, r in zip(spots, radii, strict=True)]
+        if arrow:
+            taken += _arrow(chart, arrow, [taken[discs.index(end)] for end in arrow[:2]])
+        for disc, spot, r in sorted(zip(discs, spots, radii, strict=True), key=lambda one: -one[2]):  # the small on top
+            chart.points([(disc.x, disc.y)], INK[disc.colour], r, "disc", [disc.note], TINT[disc.colour])
+            offsets = [(r + 10, 0), (-r - 10, 0), (0, r + 11), (0, -r - 11)]
+            free = (o for o in offsets
+                    if all(math.dist((spot[0] + o[0], spot[1] + o[1]), other[:2]) > other[2] + 8 for other in taken))  # fmt: skip
+            offset = next(free, offsets[0])
+            taken.append((spot[0] + offset[0], spot[1] + offset[1], 8.0))
+            chart.label(disc.label, (disc.x, disc.y), offset, "center")
+        facts = "; ".join(f"{disc.name}, {disc.figures} at {EngFormatter(places=1)(disc.x)}" for disc in discs)
+        return chart.svg(f"{title}. {y_label} against {x_label}. {facts}")
 
 
-def _around(values: Sequence[float], share: float) -> tuple[float, float]:
-    """The range of the values and this share of it on both sides; a range of nothing is widened."""
-    low, high = min(values), max(values)
-    margin = (high - low) * share if high > low else abs(high) * 0.5 or 0.5
-    return low - margin, high + margin
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten within the range; powers of ten alone where those would be many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    return found if len(found) <= 6 else [10.0**p for p in powers if low <= 10.0**p <= high]
 
 
-def _runs(curve: Curve) -> list[list[tuple[float, float]]]:
-    """The stretches of finite points between those that are not."""
-    runs: list[list[tuple[float, float]]] = [[]]
-    for x, y in zip(curve.x, curve.y, strict=True):
-        if math.isfinite(x) and math.isfinite(y):
-            runs[-1].append((x, y))
-        elif runs[-1]:
-            runs.append([])
-    return [run for run in runs if run]
+def _lone(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points between gaps, which have no line to be seen by."""
+    padded = [(0.0, math.nan), *points, (0.0, math.nan)]
+    return [
+        here
+        for before, here, after in zip(padded, padded[1:], padded[2:], strict=False)
+        if math.isfinite(here[1]) and not math.isfinite(before[1]) and not math.isfinite(after[1])
+    ]
+
+
+def _arrow(
+    chart: _Chart, arrow: tuple[Disc, Disc, str], ends: Sequence[tuple[float, float, float]]
+) -> list[tuple[float, float, float]]:
+    """An arrow from rim to rim with its words beside it, and the room they take; nothing where the rims are too close."""
+    start, end, told = arrow
+    (x1, y1, r1), (x2, y2, r2) = ends
+    if math.dist((x1, y1), (x2, y2)) - r1 - r2 < 24:
+        return []
+    props = {"arrowstyle": "->", "color": INK["ink"], "linewidth": 1.5, "mutation_scale": 13,
+             "shrinkA": r1 + 4, "shrinkB": r2 + 5}  # fmt: skip
+    chart.axes.annotate("", (end.x, end.y), (start.x, start.y), arrowprops=props)
+    middle = ((x1 + x2) / 2, (y1 + y2) / 2)
+    chart.label(told, chart.axes.transData.inverted().transform(middle), (9, 0), "left")
+    return [(middle[0] + 9 + step * 8, middle[1], 6.0) for step in range(len(told))]
+
+
+class _Chart:
+    """The axes of one chart in CSS pixels (72 dots an inch make a point a pixel), and its way to SVG."""
+
+    def __init__(self, width: float, height: float, x_label: str, y_label: str) -> None:
+        self.size = (width, height)
+        self.figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        self.figure.patch.set_visible(False)
+        left, bottom = 46, 46
+        box = (left / width, bottom / height, (width - left - 16) / width, (height - bottom - 28) / height)
+        self.axes = self.figure.add_axes(box)
+        self.axes.patch.set_visible(False)
+        self.axes.set_axisbelow(True)
+        self.axes.spines[["left", "top", "right"]].set_visible(False)
+        self.axes.spines["bottom"].set_color(INK["rule"])
+        self.axes.grid(axis="y", color=INK["hairline"], linewidth=1)
+        self.axes.tick_params(which="both", bottom=False, left=False, labelcolor=INK["quiet"], labelsize=12, pad=8)
+        style = {"color": INK["quiet"], "fontsize": 12}
+        self.figure.text((left + width - 16) / 2 / width, 8 / height, x_label, ha="center", **style)
+        self.figure.text(0, (height - 13) / height, y_label, **style)  # above its axis: nobody turns the head
+        self._circles: dict[str, tuple[str, float, Sequence[str]]] = {}  # group id: class, radius, titles
+
+    def points(
+        self, points: Sequence[tuple[float, float]], ink: str, radius: float, kind: str, titles: Sequence[str] = (),
+        fill: str = "",
+    ) -> None:  # fmt: skip
+        """Circles of a class of the page, each with its title where there are any."""
+        if points:
+            gid = f"circles-{len(self._circles)}"
+            self._circles[gid] = (kind, radius, titles)
+            self.axes.plot(
+                *zip(*points, strict=True), linestyle="none", marker="o", markersize=2 * radius, gid=gid,
+                markerfacecolor=fill or ink, markeredgecolor=ink, markeredgewidth=2 if fill else 0, zorder=3,
+            )  # fmt: skip
+
+    def label(self, text: str, point: tuple[float, float], offset: tuple[float, float], align: str) -> None:
+        """Bold text at an offset in pixels from a point of the data."""
+        self.axes.annotate(
+            text, point, offset, textcoords="offset points", ha=align, va="center_baseline", gid="label",
+            color=INK["ink"], fontsize=12, fontweight="bold", zorder=4,
+        )  # fmt: skip
+
+    def svg(self, description: str) -> Markup:
+        """The drawing as one image with this description, and without ids that could meet those of other charts."""
+        file = io.BytesIO()
+        self.figure.savefig(file, format="svg", metadata={"Date": None})
+        view = "0 0 {:g} {:g}".format(*self.size)
+        svg = ElementTree.Element("svg", {"viewBox": view, "role": "img", "aria-label": description})
+        svg.extend(self._shapes(ElementTree.fromstring(file.getvalue()), ""))
+        text = ElementTree.tostring(svg, encoding="unicode")
+        text = re.sub("#fe01(..)", lambda found: _variable(found[1]), text)
+        text = re.sub("#fe02(..)", lambda found: f"color-mix(in srgb, {_variable(found[1])} 26%, var(--card))", text)
+        return Markup(text)  # ElementTree has escaped what is inside
+
+    def _shapes(self, node: ElementTree.Element, group: str) -> Iterator[ElementTree.Element]:
+        """Texts, paths and circles without groups, clip paths and definitions; only circles are defined elsewhere."""
+        circles = 0
+        for child in node:
+            tag = child.tag.rpartition("}")[2]
+            gid = child.get("id", "")
+            if tag == "g":
+                yield from self._shapes(child, gid if gid == "label" or gid in self._circles else group)
+            elif tag == "path":
+                yield ElementTree.Element("path", d=_rounded(child.get("d", "")), style=child.get("style", ""))
+            elif tag == "text":
+                style = re.sub(r"font-family: [^;]*; |font: (?:\d+ )?([\d.]+px)[^;]*; ", "", child.get("style", ""))
+                text = ElementTree.Element("text", x=child.get("x", ""), y=child.get("y", ""), style=style)
+                text.text = child.text
+                text.attrib |= {"class": "label"} if group == "label" else {}
+                yield text
+            elif tag == "use":
+                kind, radius, titles = self._circles[group]
+                place = {f"c{axis}": _rounded(child.get(axis, "")) for axis in "xy"}
+                circle = ElementTree.Element("circle", place, r=f"{radius:g}", style=child.get("style", ""))
+                circle.set("class", kind)
+                if titles:
+                    ElementTree.SubElement(circle, "title").text = titles[circles]
+                circles += 1
+                yield circle
+
+
+def _rounded(numbers: str) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", numbers).strip()
+
+
+def _variable(index: str) -> str:
+    return f"var(--{COLOURS[int(index, 16)].replace('_', '-')})"

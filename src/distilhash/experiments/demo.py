@@ -22,9 +22,9 @@ from distilhash.evaluation.evaluate import evaluate_tables
 from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.experiments import presets
 from distilhash.experiments.arms import Arms, framed_teacher
-from distilhash.experiments.charts import Curve
 from distilhash.experiments.report import write_report
 from distilhash.experiments.results import ARMS, ArmResult, QueryExample, ReportData, png_bytes, results_json
+from distilhash.experiments.svg import Curve
 from distilhash.files import fingerprint_of_indices, read_json, write_json
 from distilhash.models import Hasher
 from distilhash.training import distill as distillation

@@ -12,7 +12,7 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from distilhash.experiments.charts import element
+from distilhash.experiments.svg import element
 
 # What a headline sets in bold: .573, with its sign where it has one, and 3.8 times.
 NUMBER = re.compile("(?<![\\w.])([+\N{MINUS SIGN}±]?\\d?\\.\\d{3}|\\d+(?:\\.\\d)?\N{MULTIPLICATION SIGN})(?!\\w)")

@@ -14,7 +14,6 @@ from html import escape
 from statistics import fmean
 
 from distilhash.experiments.bubbles import Arrow, Disc, bubble_chart
-from distilhash.experiments.charts import Curve, element, legend, line_chart
 from distilhash.experiments.results import (
     ARMS,
     ArmResult,
@@ -26,6 +25,7 @@ from distilhash.experiments.results import (
     count,
     score,
 )
+from distilhash.experiments.svg import Curve, element, legend, line_chart
 
 MOST_NAMES = 5  # discs that carry their names in one chart
 LONGEST_NAME = 26  # characters of a backbone's name in a chart: the table has the rest

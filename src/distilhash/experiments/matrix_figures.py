@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import partial
 
 from distilhash.experiments.bubbles import Arrow, Disc, bubble_chart
-from distilhash.experiments.charts import DASHES, Curve, element, legend, line_chart
 from distilhash.experiments.figures import LONGEST_NAME, key_of, panels
 from distilhash.experiments.matrix import Entry, Row, Table, named, short_name
 from distilhash.experiments.results import ARMS, count, score
+from distilhash.experiments.svg import DASHES, Curve, element, legend, line_chart
 from distilhash.experiments.trials import Trial
 
 Figure = tuple[str, str, Callable[[float, float, str], str]]  # name, key, what draws it

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from distilhash.experiments.charts import element
 from distilhash.experiments.document import facts_table
 from distilhash.experiments.matrix import BUDGETS, DATASETS, Column, Entry, Row, Table, settings_apart
 from distilhash.experiments.results import ARMS, MISSING, score, whole
+from distilhash.experiments.svg import element
 from distilhash.experiments.trials import Pick, Trial
 
 _MEASURED = """Every query is compared, by the Hamming distance between codes, with every image of the database.

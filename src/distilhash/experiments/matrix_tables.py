@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import NamedTuple
 
-from distilhash.experiments.charts import element
 from distilhash.experiments.matrix import Column, Entry, Row, Table, pairs_of, signed
 from distilhash.experiments.matrix_provenance import anchor
 from distilhash.experiments.matrix_text import note
 from distilhash.experiments.results import ARMS, MISSING, count, score
+from distilhash.experiments.svg import element
 
 _TESTED = """Selected on the test set: the epoch was picked by the very queries that it is measured on, as published
 code does. These numbers are optimistic and stand here for comparison with such numbers only."""

@@ -14,7 +14,6 @@ from html import escape
 from pathlib import Path
 
 from distilhash.errors import DistilhashError
-from distilhash.experiments.charts import Curve, element
 from distilhash.experiments.document import Fact, document, facts_table, share
 from distilhash.experiments.figures import precision_recall, searches, setting_name, trade_off, training
 from distilhash.experiments.results import (
@@ -33,6 +32,7 @@ from distilhash.experiments.results import (
     terminal_table,
     whole,
 )
+from distilhash.experiments.svg import Curve, element
 
 __all__ = [
     "ARMS",

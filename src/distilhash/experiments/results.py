@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from distilhash.errors import DistilhashError, unknown_name
-from distilhash.experiments.charts import Curve
+from distilhash.experiments.svg import Curve
 from distilhash.experiments.trials import ARMS
 
 MISSING = "\N{EN DASH}"
