@@ -1,7 +1,7 @@
-"""A service for tests whose hasher needs no network: a code says which pixels of the framed grey image are
+"""A service for tests whose hasher needs no network: a code says which pixels of the cropped grey image are
 lighter than its mean.
 
-As a module it is the worker that holds the hasher; `started` runs the real verb with it in a process of its own.
+As a module it is the encode worker; `started` runs the real command with it in a process of its own.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from distilhash.config import InputConfig
 from distilhash.data.decode import UnreadableImage, decode_image
 from distilhash.data.transforms import Preprocess
 from distilhash.photos.catalogue import Photo, PhotoStore
-from distilhash.server.pipes import serve_pipe
+from distilhash.server.workers import run_worker
 
 BITS, SIDE = 64, 8
 INPUT = InputConfig(size=SIDE, crop_mode="pad")
 RUN = """
 import sys
-from distilhash.server import serve as serving
-serving.CODER = "plain_service"
+from distilhash.server import serve
+serve.ENCODER = "plain_service"
 from distilhash import cli
 sys.exit(cli.main(["serve", *sys.argv[1:]]))
 """
@@ -81,8 +81,8 @@ def started(index: Path, *settings: str, run: str = RUN) -> Iterator[tuple[str, 
 
 
 def main() -> None:
-    greeting = {"num_bits": BITS, "fingerprint": "thresholds", "input": dataclasses.asdict(INPUT)}
-    serve_pipe(
+    greeting = {"fingerprint": "thresholds", "input": dataclasses.asdict(INPUT)}
+    run_worker(
         lambda: (json.dumps(greeting).encode(), lambda message: code_of(np.frombuffer(message, np.uint8)).tobytes())
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,17 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_serve(options: argparse.Namespace) -> Any:
+    from distilhash.progress import log
     from distilhash.server.serve import serve
 
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
     kept = os.environ.pop(TOKEN, None)  # the processes that meet foreign images do not inherit it
     token = kept if options.token is None else options.token
     serve(
         options.index, host=options.host, port=options.port, token=token, hasher=options.hasher,
-        int8=options.int8, host_names=options.host_name, say=to_stderr,
+        int8=options.int8, host_names=options.host_name,
     )  # fmt: skip
     to_stderr("ended")
 

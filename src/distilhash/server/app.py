@@ -1,54 +1,48 @@
-"""The photos of an index over HTTP: a JSON API, thumbnails, and the page in ``web``.
+"""The photos of an index over HTTP: a JSON API, thumbnails, and the page in ``static``.
 
-Nothing in this process decodes an image or holds a network. An upload goes to a ``decoder`` process, which may be
-killed, and what it makes of it, pixels of one fixed size, to the ``coder`` process; the codes are compared here.
-``guard`` stands before all of it. GET /openapi.json describes the API.
+This process decodes no image and holds no network. A decode worker, which may be killed, turns an upload into pixels of
+the input size, the encode worker turns these into a code, and the code is compared here. FastAPI checks parameters and
+generates /openapi.json; its documentation pages are off, since they load scripts from a CDN.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: FastAPI resolves annotations, and those inside create_app must be objects.
 
 import asyncio
-import dataclasses
-import functools
-import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
-from starlette.applications import Starlette
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.routing import Route
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo
-from distilhash.server import openapi
-from distilhash.server.decoder import FRAME, THUMBNAIL, VIEW
-from distilhash.server.library import LARGEST_ID, NEAR_DUPLICATE, Library
-from distilhash.server.security import error
-from distilhash.server.uploads import MOST_BYTES, Refused, uploaded
-from distilhash.server.workers import Refusal, WorkerLost, Workers
+from distilhash.server.decode_worker import CROP, THUMBNAIL, VIEW
+from distilhash.server.library import MAX_ID, NEAR_DUPLICATE_BITS, Count, Id, Library, ListedPhoto, Neighbours
+from distilhash.server.security import FORM, MAX_UPLOAD_BYTES, RAW, error_response, read_upload
+from distilhash.server.workers import WorkerLost, Workers, WorkFailed
 
-DECODE_SECONDS, CODE_SECONDS = 10.0, 60.0
+DECODE_SECONDS, ENCODE_SECONDS = 10.0, 60.0
 UPLOADS_AT_ONCE = 8
+THUMBNAIL_CACHE_BYTES = 64 << 20
 VERSION = metadata.version("distilhash")
-CACHE_BYTES = 64 << 20  # of thumbnails
-KEEP = {"Cache-Control": "private, max-age=86400"}  # the address changes with the file
-FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-    **{
-        f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("app", "asking", "outside", "tiles")
-    },
+IMMUTABLE = {"Cache-Control": "private, max-age=86400"}  # the address changes with the file
+STATIC_TYPES = {  # by hand, because on Windows the registry may call JavaScript text/plain
+    ".html": "text/html",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".js": "text/javascript",
 }
-STARTS = {  # of the formats that every browser shows
+SIGNATURES = {  # first bytes of the formats that every browser shows
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"GIF87a": "image/gif",
@@ -57,186 +51,274 @@ STARTS = {  # of the formats that every browser shows
 }
 
 
-@dataclasses.dataclass
+class Error(BaseModel, extra="forbid"):
+    """A refusal in one sentence."""
+
+    error: str
+
+
+class Status(BaseModel, extra="forbid"):
+    """What is served, and the limits that a client needs."""
+
+    photos: Count
+    bits: Count
+    hasher: str
+    index: str
+    near_duplicate_bits: Count
+    most_upload_bytes: Count
+    version: str
+
+
+class PhotoPage(BaseModel, extra="forbid"):
+    """Photos by id. ``total``: of the index; ``next``: the ``after`` of the next page, null on the last one."""
+
+    photos: list[ListedPhoto]
+    total: Count
+    next: Id | None
+
+
+class NoQuery(BaseModel, extra="forbid"):
+    """No parameters."""
+
+
+class PageQuery(BaseModel, extra="forbid"):
+    """Which page of photos."""
+
+    after: int = Field(-1, ge=-1, le=MAX_ID, description="Last id of the page before")
+    limit: int = Field(60, ge=1, le=200, description="Most photos")
+
+
+class VersionQuery(BaseModel, extra="forbid"):
+    """The state of a file, as part of its address."""
+
+    version: str = Field("", description="Any text; another one makes a browser load the file again")
+
+
+def _digits(text: str) -> str:
+    if not (text.isascii() and text.isdigit()):  # int() also takes "1.0", "1_0" and other alphabets' digits
+        raise ValueError("not a whole number")
+    return text
+
+
+PhotoId = Annotated[Id, BeforeValidator(_digits)]
+
+
 class Service:
-    """What the answers are made of."""
+    """What requests are answered from.
 
-    library: Library
-    decoders: Workers
-    coder: Workers
-    encoder: str  # fingerprint of the coder's hasher
-    hasher: str  # its name
-    token: bool = False  # whether one is asked for
-    decode_seconds: float = DECODE_SECONDS
+    Args:
+        library: the index.
+        decoders: workers of ``decode_worker``.
+        encoder: a worker of ``encode_worker``.
+        fingerprint: fingerprint of the encoder's hasher.
+        hasher: name of that hasher, for the page.
+    """
 
-    def __post_init__(self) -> None:
-        """Begin with no thumbnails."""
-        self._thumbnails: OrderedDict[tuple[int, int, int], bytes] = OrderedDict()
-        self._held = 0  # bytes of them
-        self._turns = asyncio.Semaphore(UPLOADS_AT_ONCE)
+    def __init__(self, library: Library, decoders: Workers, encoder: Workers, fingerprint: str, hasher: str) -> None:
+        self.library, self.decoders, self.encoder = library, decoders, encoder
+        self.fingerprint, self.hasher = fingerprint, hasher
+        self.upload_slots = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self._thumbnails: OrderedDict[tuple[int, int, int], bytes] = OrderedDict()  # least recently used first
+        self._thumbnail_bytes = 0
 
-    def app(self) -> Starlette:
-        """The application, without its guard."""
-        api = {"/api/status": self.status, "/api/photos": self.photos, "/openapi.json": self.openapi}
-        api |= {f"/api/photos/{{id}}/{name}": getattr(self, name) for name in ("neighbours", "thumbnail", "image")}
-        routes = [Route(path, _plain(function), methods=["GET"]) for path, function in api.items()]
-        routes += [Route("/api/search", _plain(self.search), methods=["POST"])]
-        for path, (name, kind) in FILES.items():
-            content = resources.files("distilhash.server").joinpath("static", name).read_bytes()
-            routes.append(Route(path, functools.partial(_file, content, kind), methods=["GET"]))
-        for route in routes:
-            route.methods = {"POST"} if route.path == "/api/search" else {"GET"}  # Starlette adds HEAD
-        return Starlette(routes=routes, exception_handlers={HTTPException: _unknown, Exception: _bug})
-
-    async def status(self, request: Request) -> Response:
-        """What is served."""
-        _parameters(request)
-        return _json(
-            photos=await run_in_threadpool(len, self.library), bits=self.library.num_bits, hasher=self.hasher,
-            index=self.library.path.name, near_duplicate_bits=NEAR_DUPLICATE, most_upload_bytes=MOST_BYTES,
-            version=VERSION,
-        )  # fmt: skip
-
-    async def openapi(self, request: Request) -> Response:
-        """The description of all this."""
-        return _json(**openapi.description(VERSION, self.library.num_bits, self.token))
-
-    async def photos(self, request: Request) -> Response:
-        """A page of photos."""
-        asked = _parameters(request, after=(-1, LARGEST_ID), limit=(1, openapi.MOST_ON_A_PAGE))
-        limit = asked.get("limit", openapi.PAGE)
-        found = await run_in_threadpool(self.library.page, asked.get("after", -1), limit + 1)
-        following = found[limit - 1]["id"] if len(found) > limit else None
-        return _json(photos=found[:limit], total=await run_in_threadpool(len, self.library), next=following)
-
-    async def neighbours(self, request: Request) -> Response:
-        """The photos nearest to a photo."""
-        wanted = self._wanted(request)
-        return _json(**await run_in_threadpool(self._neighbours, await self._photo(request), wanted))
-
-    def _neighbours(self, photo: Photo, wanted: tuple[int, int | None]) -> dict[str, Any]:
-        found = self.library.near(self.library.code_of(photo.id), *wanted, photo.id)
-        return {"query": self.library.described(photo), **found}
-
-    async def search(self, request: Request) -> Response:
-        """The photos nearest to an uploaded image."""
-        wanted = self._wanted(request)
-        image = await uploaded(request, self._turns)
-        if (await run_in_threadpool(self.library.about)).get("encoder") != self.encoder:
-            raise Refused(409, "the index was made anew with another hasher: start distilhash serve again")
+    async def search(self, image: bytes, top: int, radius: int | None) -> Neighbours:
+        """The nearest photos to an uploaded image. Raises HTTPException: 409, 422."""
+        if (await run_in_threadpool(self.library.about)).get("encoder") != self.fingerprint:
+            raise HTTPException(409, "the index was rebuilt with another hasher: restart distilhash serve")
         try:
-            framed = await self.decoders.ask(FRAME + image, self.decode_seconds)
-        except (Refusal, WorkerLost) as reason:
-            raise Refused(422, f"the image cannot be read: {reason}") from reason
-        code_1P = np.frombuffer(await self.coder.ask(framed, CODE_SECONDS), np.uint8)[None]
-        return _json(query=None, **await run_in_threadpool(self.library.near, code_1P, *wanted, None))
+            pixels = await self.decoders.ask(CROP + image, DECODE_SECONDS)
+        except (WorkFailed, WorkerLost) as reason:
+            raise HTTPException(422, f"the image cannot be read: {reason}") from reason
+        code_1P = np.frombuffer(await self.encoder.ask(pixels, ENCODE_SECONDS), np.uint8)[None]
+        return await run_in_threadpool(self.library.search, code_1P, top, radius)
 
-    async def thumbnail(self, request: Request) -> Response:
-        """A photo, small and upright."""
-        _parameters(request, version=None)
-        photo = await self._photo(request)
+    async def thumbnail(self, photo: Photo) -> bytes:
+        """A small JPEG of a photo, from the cache or a decoder. Raises HTTPException: 404."""
         key = (photo.id, photo.size, photo.changed_ns)
         content = self._thumbnails.get(key)
-        if content is None:
-            content = await self._jpeg(THUMBNAIL, await self._place(photo))
-            self._held += len(content) - len(self._thumbnails.pop(key, b""))  # another request may have been first
-            self._thumbnails[key] = content
-            while self._held > CACHE_BYTES:
-                self._held -= len(self._thumbnails.popitem(last=False)[1])
-        else:
+        if content is not None:
             self._thumbnails.move_to_end(key)
-        return Response(content, headers=KEEP, media_type="image/jpeg")
+            return content
+        content = await self.jpeg(THUMBNAIL, await run_in_threadpool(self.file_of, photo))
+        self._thumbnail_bytes += len(content) - len(self._thumbnails.pop(key, b""))  # a request may have been faster
+        self._thumbnails[key] = content
+        while self._thumbnail_bytes > THUMBNAIL_CACHE_BYTES:
+            self._thumbnail_bytes -= len(self._thumbnails.popitem(last=False)[1])
+        return content
 
-    async def image(self, request: Request) -> Response:
-        """A photo as it is, or as JPEG where browsers do not show its format."""
-        _parameters(request, version=None)
-        place = await self._place(await self._photo(request))
-        kind = await run_in_threadpool(_kind, place)
-        if kind:
-            return FileResponse(place, media_type=kind, headers=KEEP)
-        return Response(await self._jpeg(VIEW, place), headers=KEEP, media_type="image/jpeg")
+    async def jpeg(self, kind: bytes, path: Path) -> bytes:
+        """THUMBNAIL or VIEW of a file. Raises HTTPException: 404."""
+        try:
+            return await self.decoders.ask(kind + bytes(path), DECODE_SECONDS)
+        except (WorkFailed, WorkerLost) as reason:
+            raise HTTPException(404, f"this photo cannot be shown: {reason}") from reason
 
-    async def _photo(self, request: Request) -> Photo:
-        text = request.path_params["id"]
-        identity = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
-        photo = await run_in_threadpool(self.library.photo, identity)
+    def file_of(self, photo: Photo) -> Path:
+        """The file of a photo. Raises HTTPException: 404."""
+        path = self.library.file_of(photo)
+        if path is None:
+            raise HTTPException(404, "the file of this photo is gone")
+        return path
+
+
+def create_app(service: Service, *, token: bool = False) -> FastAPI:
+    """The application. It must run behind ``SecurityMiddleware``.
+
+    Args:
+        service: what it answers from.
+        token: whether the middleware asks for one, which the API's description then says.
+    """
+    library = service.library
+
+    class HitsQuery(BaseModel, extra="forbid"):
+        top: int = Field(120, ge=1, le=500, description="Most hits")
+        radius: Annotated[int, Field(ge=0, le=library.num_bits)] | SkipJsonSchema[None] = Field(
+            None, description="Largest distance of a hit in bits; any, if left out"
+        )
+
+    def find_photo(id: PhotoId) -> Photo:
+        photo = library.photo(id)
         if photo is None:
-            raise Refused(404, "there is no such photo")
+            raise HTTPException(404, "there is no such photo")
         return photo
 
-    async def _place(self, photo: Photo) -> Path:
-        place = await run_in_threadpool(self.library.place, photo)
-        if place is None:
-            raise Refused(404, "the file of this photo is gone")
-        return place
+    bearer = HTTPBearer(scheme_name="token", auto_error=False)
+    api = APIRouter(
+        prefix="/api",
+        dependencies=[Depends(_refuse_repeated), *([Depends(bearer)] if token else [])],
+        responses=_errors({"4XX": "Refused: the sentence says why", 503: "The index or a worker is unavailable"}),
+    )
 
-    async def _jpeg(self, kind: bytes, place: Path) -> bytes:
-        try:
-            return await self.decoders.ask(kind + bytes(place), self.decode_seconds)
-        except (Refusal, WorkerLost) as reason:
-            raise Refused(404, f"this photo cannot be shown: {reason}") from reason
+    @api.get("/status")
+    def status(query: Annotated[NoQuery, Query()]) -> Status:
+        """What is served."""
+        return Status(
+            photos=len(library), bits=library.num_bits, hasher=service.hasher, index=library.path.name,
+            near_duplicate_bits=NEAR_DUPLICATE_BITS, most_upload_bytes=MAX_UPLOAD_BYTES, version=VERSION,
+        )  # fmt: skip
 
-    def _wanted(self, request: Request) -> tuple[int, int | None]:
-        """Most hits, and the radius."""
-        asked = _parameters(request, top=(1, openapi.MOST_HITS), radius=(0, self.library.num_bits))
-        return asked.get("top", openapi.TOP), asked.get("radius")
+    @api.get("/photos")
+    def photos(query: Annotated[PageQuery, Query()]) -> PhotoPage:
+        """Photos by id, page by page."""
+        found = library.page(query.after, query.limit + 1)
+        page = found[: query.limit]
+        return PhotoPage(photos=page, total=len(library), next=page[-1].id if len(found) > query.limit else None)
+
+    @api.get("/photos/{id}/neighbours")
+    def neighbours(photo: Annotated[Photo, Depends(find_photo)], query: Annotated[HitsQuery, Query()]) -> Neighbours:
+        """The nearest photos to a photo."""
+        return library.neighbours(photo, query.top, query.radius)
+
+    @api.get("/photos/{id}/thumbnail", response_class=Response, responses=_images("jpeg"))
+    async def thumbnail(
+        photo: Annotated[Photo, Depends(find_photo)], query: Annotated[VersionQuery, Query()]
+    ) -> Response:
+        """A small JPEG of a photo, upright."""
+        return Response(await service.thumbnail(photo), headers=IMMUTABLE, media_type="image/jpeg")
+
+    @api.get("/photos/{id}/image", response_class=Response, responses=_images("jpeg", "png", "gif", "webp", "bmp"))
+    async def image(photo: Annotated[Photo, Depends(find_photo)], query: Annotated[VersionQuery, Query()]) -> Response:
+        """The file of a photo, or a JPEG of it if browsers do not show its format."""
+        path = await run_in_threadpool(service.file_of, photo)
+        media_type = await run_in_threadpool(_media_type, path)
+        if media_type:
+            return FileResponse(path, media_type=media_type, headers=IMMUTABLE)
+        return Response(await service.jpeg(VIEW, path), headers=IMMUTABLE, media_type="image/jpeg")
+
+    @api.post(
+        "/search",
+        openapi_extra={  # the body is read by hand, with a limit
+            "requestBody": {"required": True, "content": {RAW: _BINARY, "image/*": _BINARY, FORM: _FORM}}
+        },
+        responses=_errors(
+            {
+                408: "The image came too slowly",
+                409: "The index was rebuilt with another hasher",
+                413: "The image has too many bytes",
+                415: "Neither an image nor a form",
+                422: "The image cannot be read",
+            }
+        ),
+    )
+    async def search(request: Request, query: Annotated[HitsQuery, Query()]) -> Neighbours:
+        """The nearest photos to an uploaded image."""
+        return await service.search(await read_upload(request, service.upload_slots), query.top, query.radius)
+
+    app = FastAPI(
+        title="distilhash: search for similar photos",
+        version=VERSION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        exception_handlers={
+            StarletteHTTPException: _http_error,
+            RequestValidationError: _parameter_error,
+            DistilhashError: _unavailable,
+            WorkerLost: _unavailable,
+            Exception: _internal_error,
+        },
+    )
+    app.include_router(api)
+    for file in (Path(__file__).parent / "static").iterdir():
+        path = "/" if file.name == "index.html" else f"/{file.name}"
+        app.add_route(path, _static(file), include_in_schema=False)
+    return app
 
 
-def _plain(function: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """The same with its exceptions as answers."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await function(request)
-        except Refused as refused:
-            return error(refused.status, str(refused))
-        except (DistilhashError, WorkerLost) as reason:
-            return error(503, str(reason).removesuffix("."))
-
-    return answer
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {"schema": {"type": "object", "properties": {"image": _BINARY["schema"]}, "required": ["image"]}}
 
 
-def _json(**values: Any) -> Response:
-    return Response(json.dumps(values), media_type="application/json")
+def _errors(descriptions: dict[int | str, str]) -> dict[int | str, dict[str, object]]:
+    return {status: {"model": Error, "description": text} for status, text in descriptions.items()}
 
 
-def _parameters(request: Request, **bounds: tuple[int, int] | None) -> dict[str, int]:
-    """The whole numbers in the query, each within its bounds; None: any text. Errors: Refused."""
-    found: dict[str, int] = {}
-    given = request.query_params.multi_items()
-    for name, text in given:
-        if name not in bounds:
-            raise Refused(400, f"there is no parameter {name[:40]!r} here")
-        if sum(other == name for other, _ in given) > 1:
-            raise Refused(400, f"{name} is given twice")
-        bound = bounds[name]
-        if bound is None:
-            continue
-        digits = text.removeprefix("-")
-        if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and bound[0] <= int(text) <= bound[1]):
-            raise Refused(400, f"{name} must be a whole number from {bound[0]} to {bound[1]}")
-        found[name] = int(text)
-    return found
+def _images(*kinds: str) -> dict[int | str, dict[str, object]]:
+    return {200: {"description": "The image", "content": {f"image/{kind}": _BINARY for kind in kinds}}}
 
 
-def _kind(place: Path) -> str:
-    """The type of a file by how it begins; "" for one that browsers do not show, or that is no image."""
-    with place.open("rb") as file:
+def _static(file: Path) -> Callable[[Request], Awaitable[Response]]:
+    content, media_type = file.read_bytes(), STATIC_TYPES[file.suffix]
+
+    async def static(request: Request) -> Response:
+        return Response(content, headers={"Cache-Control": "no-cache"}, media_type=media_type)
+
+    return static
+
+
+def _media_type(path: Path) -> str:
+    """The type of a file by its first bytes; "" for one that browsers do not show, or that is no image."""
+    with path.open("rb") as file:
         start = file.read(12)
     if start[:4] == b"RIFF" and start[8:] == b"WEBP":
         return "image/webp"
-    return next((kind for begin, kind in STARTS.items() if start.startswith(begin)), "")
+    return next((kind for signature, kind in SIGNATURES.items() if start.startswith(signature)), "")
 
 
-async def _file(content: bytes, kind: str, request: Request) -> Response:
-    return Response(content, headers={"Cache-Control": "no-cache", "Content-Type": kind})
+def _refuse_repeated(request: Request) -> None:
+    names = [name for name, _ in request.query_params.multi_items()]
+    if len(set(names)) < len(names):  # pydantic would take the last value
+        raise HTTPException(400, "a parameter is given twice")
 
 
-async def _unknown(request: Request, reason: Exception) -> Response:
-    assert isinstance(reason, HTTPException)
-    sentence = "there is nothing at this address" if reason.status_code == 404 else str(reason.detail).lower()
-    return error(reason.status_code, sentence, dict(reason.headers or {}))
+async def _parameter_error(request: Request, error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    place, name = first["loc"][0], str(first["loc"][-1])[:40]
+    if place == "path":  # the only path parameter is an id
+        return error_response(404, "there is no such photo")
+    if first["type"] == "extra_forbidden":
+        return error_response(400, f"there is no parameter {name!r}")
+    return error_response(400, f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}")
 
 
-async def _bug(request: Request, reason: Exception) -> Response:
-    return error(500, "something went wrong here; the terminal of distilhash serve says what")
+async def _http_error(request: Request, error: StarletteHTTPException) -> Response:
+    return error_response(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    return error_response(503, str(error))
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return error_response(500, "internal error; the terminal of distilhash serve shows the traceback")

@@ -1,20 +1,19 @@
-"""What the service knows of an index: its photos page by page, their neighbours, and where their files are.
+"""An index of photos as the service reads it: pages of photos, nearest neighbours, and where the files are.
 
-Ids come in, never paths. A file is opened only where it lies below a folder that was indexed, once every link on the
-way is resolved: a row or a link that leads elsewhere is as good as no file.
+Requests name photos by id, never by path. A file is opened only if its resolved path lies below an indexed folder, so a
+symbolic link or a row of the index that leads elsewhere counts as a missing file.
 
 Shapes: K bits, P = ceil(K / 8) bytes, n hits.
 """
-
-from __future__ import annotations
 
 import os
 import stat
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from distilhash.codes import Bytes, hamming
 from distilhash.data.walk import is_below
@@ -22,17 +21,59 @@ from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo, PhotoStore
 from distilhash.retrieval.index import Index
 
-NEAR_DUPLICATE = 2  # bits
-LARGEST_ID = 2**63 - 1
+NEAR_DUPLICATE_BITS = 2
+MAX_ID = 2**63 - 1
+
+Id = Annotated[int, Field(ge=0, le=MAX_ID)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class PhotoItem(BaseModel, extra="forbid"):
+    """A photo. Its path starts at the indexed folder, and the addresses change when the file does."""
+
+    id: Id
+    name: str
+    path: str
+    thumbnail: str
+    image: str
+
+
+class ListedPhoto(PhotoItem):
+    """A photo of a page, with the number of its near-duplicates in the index."""
+
+    near_duplicates: Count
+
+
+class Hit(PhotoItem):
+    """A photo near a query. ``like``: the first nearer hit of which it is a near-duplicate."""
+
+    distance: Count
+    near_duplicate: bool
+    like: Id | None
+
+
+class Neighbours(BaseModel, extra="forbid"):
+    """Hits, nearest first. ``query``: null for an upload; ``within``: hits within the radius, if one is given."""
+
+    query: PhotoItem | None
+    hits: list[Hit]
+    within: Count | None
 
 
 class Library:
-    """An index of photos, open for reading, also from several threads. Errors: DistilhashError where there is none."""
+    """An index of photos, open for reading from several threads.
+
+    Args:
+        path: an index file of ``distilhash index``.
+
+    Raises:
+        DistilhashError: the file is missing or holds no photos.
+    """
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise DistilhashError("there is no such index", path, "make it with: distilhash index FOLDER")
-        self.path, self._mutex = path, threading.Lock()
+        self.path, self._lock = path, threading.Lock()
         self._store, self._index = PhotoStore(path), Index.open(path)
         if "encoder" not in self.about():
             raise DistilhashError("this index holds no photos", path, "make one with: distilhash index FOLDER")
@@ -43,89 +84,94 @@ class Library:
 
     @property
     def num_bits(self) -> int:
-        """K."""
+        """K; 0 for an empty index."""
         return self._index.num_bits or 0
 
     def about(self) -> dict[str, str]:
-        """What the index says of the hasher that made it."""
-        with self._mutex:
+        """What the index stores about the hasher that made it."""
+        with self._lock:
             return self._store.about()
 
     def close(self) -> None:
         """Close the file."""
         self._index.close()
-        with self._mutex:
+        with self._lock:
             self._store.close()
 
-    def page(self, after: int, limit: int) -> list[dict[str, Any]]:
-        """The next photos by id, each with the number of others that are nearly the same."""
-        with self._mutex:
+    def page(self, after: int, limit: int) -> list[ListedPhoto]:
+        """The first ``limit`` photos whose id is greater than ``after``, by id."""
+        with self._lock:
             photos, roots = self._store.page(after, limit), self._store.roots()
-        found = [described(photo, roots) for photo in photos]
-        if found:
-            near = self._index.radius(self._index.codes_of([photo.id for photo in photos]), NEAR_DUPLICATE)
-            for row, (ids, _) in zip(found, near, strict=True):
-                row["near_duplicates"] = max(0, len(ids) - 1)
-        return found
+        if not photos:
+            return []
+        near = self._index.radius(self._index.codes_of([photo.id for photo in photos]), NEAR_DUPLICATE_BITS)
+        return [
+            ListedPhoto(**_fields(photo, roots), near_duplicates=max(0, len(ids) - 1))
+            for photo, (ids, _) in zip(photos, near, strict=True)
+        ]
 
-    def photo(self, identity: int) -> Photo | None:
-        """The photo with this id; None where there is none with a code."""
-        if not 0 <= identity <= LARGEST_ID:
-            return None
-        with self._mutex:
-            photo = self._store.photos_of([identity]).get(identity)
+    def photo(self, photo_id: int) -> Photo | None:
+        """The photo with this id; None if there is none, or it has no code."""
+        with self._lock:
+            photo = self._store.photos_of([photo_id]).get(photo_id)
         return photo if photo is not None and photo.failure is None else None
 
-    def described(self, photo: Photo) -> dict[str, Any]:
-        """A photo as the service shows it."""
-        with self._mutex:
-            return described(photo, self._store.roots())
+    def neighbours(self, photo: Photo, top: int, radius: int | None) -> Neighbours:
+        """The nearest photos to a photo of the index, without itself.
 
-    def code_of(self, identity: int) -> Bytes:
-        """The code (1, P) of an id. Errors: DistilhashError for one that is not there."""
-        return self._index.codes_of([identity])
+        Args:
+            photo: the query.
+            top: most hits.
+            radius: largest distance in bits; None for any.
 
-    def near(self, code_1P: Bytes, top: int, radius: int | None, own: int | None) -> dict[str, Any]:
-        """The nearest photos to a code, but ``own``; with a radius, in bits, also how many are so near."""
-        count = None
+        Raises:
+            DistilhashError: the photo is no longer in the index.
+        """
+        with self._lock:
+            query = PhotoItem(**_fields(photo, self._store.roots()))
+        found = self.search(self._index.codes_of([photo.id]), top, radius, exclude=photo.id)
+        return found.model_copy(update={"query": query})
+
+    def search(self, code_1P: Bytes, top: int, radius: int | None, exclude: int = -1) -> Neighbours:
+        """The nearest photos to a packed code, but not the photo with the id ``exclude``; see ``neighbours``."""
         if radius is None:
-            wanted = min(top + 1, max(1, len(self._index)))
-            every_id, every_distance = self._index.search(code_1P, wanted)
-            ids, distances = every_id[0], every_distance[0]
+            ids_1n, distances_1n = self._index.search(code_1P, min(top + 1, max(1, len(self._index))))
+            ids_n, distances_n = ids_1n[0], distances_1n[0]
         else:
-            ids, distances = self._index.radius(code_1P, radius)[0]
-        keep = (ids >= 0) & (ids != (-1 if own is None else own))
-        ids, distances = ids[keep], distances[keep]
-        if radius is not None:
-            count = len(ids)
-        ids, distances = ids[:top], distances[:top]
-        with self._mutex:
-            photos, roots = self._store.photos_of(ids.tolist()), self._store.roots()
-        there = np.array([identity in photos for identity in ids.tolist()], np.bool_)  # it may have gone just now
-        ids, distances = ids[there], distances[there]
+            ids_n, distances_n = self._index.radius(code_1P, radius)[0]
+        keep_n = (ids_n >= 0) & (ids_n != exclude)
+        ids_n, distances_n = ids_n[keep_n], distances_n[keep_n]
+        within = None if radius is None else len(ids_n)
+        ids_n, distances_n = ids_n[:top], distances_n[:top]
+        with self._lock:
+            photos, roots = self._store.photos_of(ids_n.tolist()), self._store.roots()
+        present_n = np.array([i in photos for i in ids_n.tolist()], np.bool_)  # an update may have removed one just now
+        ids_n, distances_n = ids_n[present_n], distances_n[present_n]
+        first_n = self._first_duplicates(ids_n)
         hits = [
-            {
-                **described(photos[identity], roots),
-                "distance": distance,
-                "near_duplicate": distance <= NEAR_DUPLICATE,
-                "like": like,
-            }
-            for identity, distance, like in zip(ids.tolist(), distances.tolist(), self._leaders(ids), strict=True)
+            Hit(
+                **_fields(photos[photo_id], roots),
+                distance=distance,
+                near_duplicate=distance <= NEAR_DUPLICATE_BITS,
+                like=int(ids_n[first]) if first < row else None,
+            )
+            for row, (photo_id, distance, first) in enumerate(
+                zip(ids_n.tolist(), distances_n.tolist(), first_n, strict=True)
+            )
         ]
-        return {"hits": hits, "within": count}
+        return Neighbours(query=None, hits=hits, within=within)
 
-    def _leaders(self, ids: Any) -> list[int | None]:
-        """For each hit the first nearer hit of which it is a near-duplicate."""
-        if not len(ids):
+    def _first_duplicates(self, ids_n: np.ndarray) -> list[int]:
+        """For each hit the position of the first one that is a near-duplicate of it (at the latest its own)."""
+        if not len(ids_n):
             return []
-        codes = self._index.codes_of(ids)
-        close = hamming(codes, codes) <= NEAR_DUPLICATE
-        firsts = close.argmax(axis=1)
-        return [int(ids[first]) if first < row else None for row, first in enumerate(firsts.tolist())]
+        codes_nP = self._index.codes_of(ids_n)
+        first_n: list[int] = (hamming(codes_nP, codes_nP) <= NEAR_DUPLICATE_BITS).argmax(axis=1).tolist()
+        return first_n
 
-    def place(self, photo: Photo) -> Path | None:
-        """The real path of a photo's file; None where there is none below the folders that were indexed."""
-        with self._mutex:
+    def file_of(self, photo: Photo) -> Path | None:
+        """The resolved path of a photo's file; None unless it is a regular file below an indexed folder."""
+        with self._lock:
             roots = self._store.roots()
         try:
             real = Path(photo.path).resolve(strict=True)
@@ -135,20 +181,19 @@ class Library:
             return None
 
 
-def described(photo: Photo, roots: list[str]) -> dict[str, Any]:
-    """A photo as the service shows it: no path above the folder that was indexed."""
+def _fields(photo: Photo, roots: list[str]) -> dict[str, Any]:
     root = next((root for root in sorted(roots, key=len, reverse=True) if is_below(photo.path, [root])), "")
     relative = os.path.relpath(photo.path, os.path.dirname(root)) if root else os.path.basename(photo.path)  # noqa: PTH119, PTH120
     version = f"{photo.size & 0xFFFFFFFF:x}-{photo.changed_ns & 0xFFFFFFFFFFFFFFFF:x}"
     return {
         "id": photo.id,
-        "name": _shown(os.path.basename(photo.path)),  # noqa: PTH119
-        "path": _shown(relative),
+        "name": _printable(os.path.basename(photo.path)),  # noqa: PTH119
+        "path": _printable(relative),
         "thumbnail": f"/api/photos/{photo.id}/thumbnail?version={version}",
         "image": f"/api/photos/{photo.id}/image?version={version}",
     }
 
 
-def _shown(path: str) -> str:
+def _printable(path: str) -> str:
     """Text that JSON can carry: bytes that are not UTF-8 are replaced."""
     return os.fsencode(path).decode("utf-8", "replace")

@@ -1,25 +1,32 @@
-"""Who may ask the service: the outermost layer, before anything is parsed.
+"""What strangers may do: who may ask the service (SecurityMiddleware), and how much they may send (read_upload).
 
-The Host header must name this service, or a page elsewhere could reach it by a name of its own that it lets point to
-127.0.0.1 (DNS rebinding). What a browser sends on behalf of another page is refused by Sec-Fetch-Site and Origin.
-Where there is a token, it comes as "Authorization: Bearer TOKEN", or once as /?token=TOKEN, which sets a cookie. Every
-answer carries the headers that keep a browser from doing more with it than the page needs.
+The middleware runs before a request is parsed:
+
+- Host: only known names, so that a foreign page cannot reach the service through DNS rebinding.
+- Sec-Fetch-Site and Origin: requests that a browser sends for another page are refused.
+- Token, where one is set: ``Authorization: Bearer TOKEN``, or /?token=TOKEN once, which sets a session cookie.
+- Every response carries headers that restrict what a browser does with it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-import json
 import secrets
+from collections.abc import AsyncGenerator, Sequence
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import RedirectResponse, Response
+from fastapi import HTTPException, Request
+from starlette.datastructures import Headers, MutableHeaders, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = ("GET", "POST")
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -31,73 +38,147 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
+MAX_UPLOAD_BYTES = 32 << 20
+UPLOAD_SECONDS = 30.0  # for the whole body
+TOO_LARGE = f"an image may have {MAX_UPLOAD_BYTES >> 20} MiB at most"
+RAW, FORM = "application/octet-stream", "multipart/form-data"
 
-class Guard:
-    """An ASGI application around another. ``hosts``: names by which the service may be asked for; ``token``: or ""."""
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], token: str = "") -> None:
-        self._app, self._hosts, self._token = app, hosts | LOCAL_NAMES, token
-        self._session = secrets.token_urlsafe(32)  # in the cookie, so that the token itself is nowhere on disk
+class SecurityMiddleware:
+    """ASGI middleware with all of these checks; a refusal is ``{"error": sentence}``.
+
+    Args:
+        app: the application to protect.
+        hosts: names in the Host header that are allowed besides the local ones, in lower case, IPv6 in brackets.
+        token: what every request must bring; "" for none.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Sequence[str] = (), token: str = "") -> None:
+        self._app, self._hosts, self._token = app, [*LOCAL_HOSTS, *hosts], token
+        self._session = secrets.token_urlsafe(32)  # the cookie's value, so that no browser stores the token itself
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
-        assert scope["type"] == "http", "the server offers nothing else"
-        headers = Headers(scope=scope)
+        assert scope["type"] == "http", "the server offers neither WebSocket nor lifespan"
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                found = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    found[name] = value
-                if "cache-control" not in found:
-                    found["Cache-Control"] = "no-store"
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        answer = self._refusal(scope, headers) or self._admission(scope, headers)
-        await (answer or self._app)(scope, receive, guarded)
+        async def admit(scope: Scope, receive: Receive, _: Send) -> None:
+            refusal = self._refuse_request(scope) or self._require_token(scope)
+            await (refusal or self._app)(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
-        hosts = headers.getlist("host")
-        if len(hosts) != 1 or _name(hosts[0]) not in self._hosts:
-            return error(403, "this service does not go by that host name; name it with --host-name")
+        async def refuse_host(message: Message) -> None:  # TrustedHostMiddleware's own answer is 400 in plain text
+            if message["type"] == "http.response.start":
+                refusal = error_response(403, "unknown host name; allow it with --host-name")
+                await refusal(scope, receive, send_with_headers)
+
+        await TrustedHostMiddleware(admit, self._hosts, www_redirect=False)(scope, receive, refuse_host)
+
+    def _refuse_request(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
         if scope["method"] not in METHODS:
-            return error(405, "only GET and POST are answered", {"Allow": ", ".join(METHODS)})
+            return error_response(405, "only GET and POST are allowed", {"Allow": ", ".join(METHODS)})
         site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
         if scope["method"] == "POST":
             foreign = site not in ("same-origin", "none")
-            foreign |= origin is not None and urlsplit(origin)[:2] != (scope["scheme"], hosts[0])
-        else:  # a link to the page from elsewhere is fine
+            foreign |= origin is not None and origin != f"{scope['scheme']}://{headers['host']}"
+        else:  # a link from elsewhere to the page itself is allowed
             foreign = site in ("cross-site", "same-site") and scope["path"] != "/"
-        return error(403, "another page may not ask this service") if foreign else None
+        return error_response(403, "requests from other sites are not allowed") if foreign else None
 
-    def _admission(self, scope: Scope, headers: Headers) -> Response | None:
-        """None for who has the token."""
+    def _require_token(self, scope: Scope) -> Response | None:
         if not self._token:
             return None
-        cookie = f"distilhash-{_port(headers['host'])}"  # cookies do not know ports
+        headers = Headers(scope=scope)
+        cookie = f"distilhash-{scope['server'][1]}"  # browsers share cookies between ports
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and _same(given.strip(), self._token):
+        if kind.lower() == "bearer" and _equal(given.strip(), self._token):
             return None
-        if _same(_cookie(headers.get("cookie", ""), cookie), self._session):
+        if _equal(_cookie(headers.get("cookie", ""), cookie), self._session):
             return None
-        asked = parse_qs(scope["query_string"].decode("latin-1"))
-        if scope["method"] == "GET" and scope["path"] == "/" and "token" in asked:
-            if _same(asked["token"][0], self._token):
-                answer = RedirectResponse("/", 303)  # so that the token is not left in the address
-                answer.set_cookie(cookie, self._session, httponly=True, samesite="lax", path="/")
-                return answer
-            return error(401, "that is not the token", {"WWW-Authenticate": "Bearer"})
-        sentence = "a token is needed: open /?token=TOKEN once, or send the header Authorization: Bearer TOKEN"
-        return error(401, sentence, {"WWW-Authenticate": "Bearer"})
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        if scope["method"] == "GET" and scope["path"] == "/" and "token" in query:
+            if _equal(query["token"][0], self._token):
+                response = RedirectResponse("/", 303)  # takes the token out of the address bar
+                response.set_cookie(cookie, self._session, httponly=True, samesite="lax", path="/")
+                return response
+            return error_response(401, "wrong token", {"WWW-Authenticate": "Bearer"})
+        sentence = "a token is required: open /?token=TOKEN once, or send the header Authorization: Bearer TOKEN"
+        return error_response(401, sentence, {"WWW-Authenticate": "Bearer"})
 
 
-def error(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
-    """A refusal: {"error": one sentence}."""
-    return Response(json.dumps({"error": f"{sentence}."}), status, headers, "application/json")
+def error_response(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
+    """The response of every refusal: ``{"error": sentence}``, with a full stop."""
+    return JSONResponse({"error": f"{sentence.removesuffix('.')}."}, status, headers)
 
 
-def _same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
+async def read_upload(request: Request, slots: asyncio.Semaphore) -> bytes:
+    """The image in a request: its body, or the one file of a form, named "image".
+
+    Args:
+        request: with a body of type image/*, application/octet-stream (also where no type is given) or a form.
+        slots: bounds how many uploads are in memory at once.
+
+    Raises:
+        HTTPException: 400 for an empty or broken body, 408, 413 or 415.
+    """
+    kind = request.headers.get("content-type", RAW).partition(";")[0].strip().lower()
+    if kind not in (RAW, FORM) and not kind.startswith("image/"):
+        raise HTTPException(415, f"an image is needed: a body of type image/* or {RAW}, or a multipart form")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, "a compressed body is not supported")
+    length = request.headers.get("content-length", "0")
+    if int(length) > MAX_UPLOAD_BYTES:
+        raise HTTPException(413, TOO_LARGE)
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS), slots:
+            body = await read_body(request)
+    except TimeoutError:
+        raise HTTPException(408, f"the image did not arrive within {UPLOAD_SECONDS:g} seconds") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the connection closed before the whole image arrived") from None
+    image = await _file_of(body, request.headers) if kind == FORM else body
+    if not image:
+        raise HTTPException(400, "the image is empty")
+    return image
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request. Raises HTTPException 413 as soon as it exceeds MAX_UPLOAD_BYTES."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_UPLOAD_BYTES:
+            raise HTTPException(413, TOO_LARGE)
+    return bytes(body)
+
+
+async def _file_of(body: bytes, headers: Headers) -> bytes:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        parser = MultiPartParser(headers, stream(), max_files=1, max_fields=0)
+        parser.spool_max_size = MAX_UPLOAD_BYTES  # in memory, never on disk
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise HTTPException(400, 'the form cannot be read: it needs one file, named "image"') from error
+    image = form.get("image")
+    if not isinstance(image, UploadFile):
+        raise HTTPException(400, 'the form needs one file, named "image"')
+    try:
+        return await image.read()
+    finally:
+        await form.close()
+
+
+def _equal(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())  # in constant time
 
 
 def _cookie(header: str, name: str) -> str:
@@ -106,18 +187,3 @@ def _cookie(header: str, name: str) -> str:
     except CookieError:
         return ""
     return found.value if found is not None else ""
-
-
-def _name(host: str) -> str:
-    """The name in a Host header, in lower case; "" where there is none."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
-
-
-def _port(host: str) -> int:
-    try:
-        return urlsplit(f"//{host}").port or 80
-    except ValueError:
-        return 80

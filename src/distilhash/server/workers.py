@@ -1,62 +1,93 @@
-"""Worker processes of the service: asked over a pipe, killed when they take too long, and replaced."""
+"""Worker processes of the service: asked over a pipe, killed when they take too long, and replaced.
+
+A message is four bytes of length, then raw bytes. Nothing is unpickled, so a worker that a hostile image has taken over
+can return bytes but cannot run code in the service. ``run_worker`` is the worker's side, ``Workers`` the service's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import signal
+import struct
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from typing import BinaryIO
 
 from distilhash.errors import DistilhashError
-from distilhash.server.pipes import DONE, LENGTH, MOST_BYTES, packed
 
-START_SECONDS = 120.0  # a slow disk reads torch for a long time
+MAX_MESSAGE_BYTES = 1 << 28
+START_SECONDS = 120.0  # reading PyTorch from a slow disk takes long
+LENGTH = struct.Struct(">I")
+DONE, FAILED = b"\0", b"\1"  # first byte of an answer; the result follows, or a sentence
+
+Answer = Callable[[bytes], bytes]
 
 
-class Refusal(Exception):  # noqa: N818 (it is an answer)
-    """A worker said why it cannot do what it was asked."""
+class WorkFailed(Exception):  # noqa: N818 (as WorkerLost, it is an answer)
+    """A worker's reason why it cannot do what it was asked."""
 
 
 class WorkerLost(Exception):  # noqa: N818
-    """A worker ended, or was ended because it took too long."""
+    """A worker ended, or was killed because it took too long."""
 
 
 class Workers:
-    """Some processes of one module. Start them, ask them, close them, all in one event loop."""
+    """Processes that run one module. Start, ask and close them in one event loop.
+
+    Args:
+        module: a module that calls ``run_worker`` when it is run.
+        arguments: its command line.
+        count: number of processes.
+    """
 
     def __init__(self, module: str, *arguments: str, count: int = 1) -> None:
-        # -P: what lies in the working directory is not imported.
+        # -P: a module in the working directory is not imported by mistake.
         self._command = [sys.executable, "-P", "-m", module, *arguments]
         self._idle: asyncio.LifoQueue[Process | None] = asyncio.LifoQueue()
         self._all: set[Process] = set()
         self._count, self._closed = count, False
 
     async def start(self) -> bytes:
-        """Start them all; the greeting of the last. Errors: DistilhashError where one cannot begin."""
-        started = await asyncio.gather(*(self._begin() for _ in range(self._count)))
+        """Start all of them and return the greeting of one.
+
+        Raises:
+            DistilhashError: a worker cannot start.
+        """
+        started = await asyncio.gather(*(self._start_one() for _ in range(self._count)))
         for process, _ in started:
             self._idle.put_nowait(process)
         return started[-1][1]
 
     async def ask(self, message: bytes, seconds: float) -> bytes:
-        """What an idle worker answers; the time counts from when one is idle. Errors: Refusal, WorkerLost."""
+        """Send a message to an idle worker and return its answer.
+
+        Args:
+            message: at most MAX_MESSAGE_BYTES.
+            seconds: time limit, counted from when a worker is idle; a worker that exceeds it is killed.
+
+        Raises:
+            WorkFailed: the worker refuses.
+            WorkerLost: the worker ended or was killed.
+        """
         process = await self._idle.get()
         try:
             if process is None or process.returncode is not None:
                 process = None
-                process, _ = await self._begin()
+                process, _ = await self._start_one()
             async with asyncio.timeout(seconds):
                 answer = await _exchange(process, message)
         except DistilhashError as error:
             raise WorkerLost(str(error)) from error
         except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            await self._end(process)
+            await self._kill(process)
             process = None
             late = isinstance(error, TimeoutError)
             raise WorkerLost(f"it took more than {seconds:g} seconds" if late else "its worker ended") from error
-        except BaseException:  # cancelled between question and answer: the next question would get this answer
-            await self._end(process)
+        except BaseException:  # cancelled before the answer came: the next message would get it
+            await self._kill(process)
             process = None
             raise
         finally:
@@ -64,30 +95,31 @@ class Workers:
         return _result(answer)
 
     async def close(self) -> None:
-        """End them all."""
+        """Kill all of them."""
         self._closed = True
-        await asyncio.gather(*(self._end(process) for process in list(self._all)))
+        await asyncio.gather(*(self._kill(process) for process in list(self._all)))
 
-    async def _begin(self) -> tuple[Process, bytes]:
+    async def _start_one(self) -> tuple[Process, bytes]:
         if self._closed:
-            raise DistilhashError("the service is ending")
-        process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, env=_environment())
+            raise DistilhashError("the service is shutting down")
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # several workers share the cores
+        process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, env=environment)
         self._all.add(process)
         try:
             async with asyncio.timeout(START_SECONDS):
                 greeting = _result(await _receive(process))
-        except Refusal as error:
-            await self._end(process)
+        except WorkFailed as error:
+            await self._kill(process)
             raise DistilhashError(str(error)) from error
         except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            await self._end(process)
+            await self._kill(process)
             raise DistilhashError("a worker process could not start", self._command[3]) from error
         except BaseException:
-            await self._end(process)
+            await self._kill(process)
             raise
         return process, greeting
 
-    async def _end(self, process: Process | None) -> None:
+    async def _kill(self, process: Process | None) -> None:
         if process is None:
             return
         self._all.discard(process)
@@ -99,7 +131,7 @@ class Workers:
 
 async def _exchange(process: Process, message: bytes) -> bytes:
     assert process.stdin is not None
-    process.stdin.write(packed(message))
+    process.stdin.write(_packed(message))
     await process.stdin.drain()
     return await _receive(process)
 
@@ -107,17 +139,59 @@ async def _exchange(process: Process, message: bytes) -> bytes:
 async def _receive(process: Process) -> bytes:
     assert process.stdout is not None
     (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
-    if not 1 <= length <= MOST_BYTES:
+    if not 1 <= length <= MAX_MESSAGE_BYTES:
         raise OSError("an answer of impossible length")
     return await process.stdout.readexactly(length)
 
 
 def _result(answer: bytes) -> bytes:
     if answer[:1] != DONE:
-        raise Refusal(answer[1:].decode("utf-8", "replace"))
+        raise WorkFailed(answer[1:].decode("utf-8", "replace"))
     return answer[1:]
 
 
-def _environment() -> dict[str, str]:
-    """One thread each for NumPy's own libraries: the workers are several."""
-    return os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+def run_worker(start: Callable[[], tuple[bytes, Answer]]) -> None:
+    """Run this process as a worker: greet, then answer messages from stdin until it is closed.
+
+    Args:
+        start: returns the greeting and the function that answers. A DistilhashError of either is sent as a refusal.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then closes the pipe
+    with os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)  # what a library prints must not get between the answers
+        answer: Answer | None = None
+        try:
+            greeting, answer = start()
+            _write(answers, DONE + greeting)
+        except DistilhashError as error:
+            _write(answers, FAILED + _sentence(error))
+        while answer is not None and (message := _read(sys.stdin.buffer)) is not None:
+            try:
+                reply = DONE + answer(message)
+            except DistilhashError as error:
+                reply = FAILED + _sentence(error)
+            _write(answers, reply)
+
+
+def _sentence(error: DistilhashError) -> bytes:
+    reason = getattr(error, "reason", "") or str(error)  # UnreadableImage without the name of the file
+    return " ".join(str(reason).split()).removesuffix(".").encode("utf-8", "replace")
+
+
+def _packed(message: bytes) -> bytes:
+    assert len(message) <= MAX_MESSAGE_BYTES, "uploads have a lower limit, and thumbnails are small"
+    return LENGTH.pack(len(message)) + message
+
+
+def _read(file: BinaryIO) -> bytes | None:
+    head = file.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(head)
+    message = file.read(length)
+    return message if len(message) == length else None
+
+
+def _write(file: BinaryIO, message: bytes) -> None:
+    file.write(_packed(message))
+    file.flush()

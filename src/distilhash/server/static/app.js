@@ -1,8 +1,8 @@
 // The page of distilhash serve. The address says what is shown: /?photo=ID&radius=BITS, or / for all photos. An image
 // that was dropped or picked has no address: it lives in the history of this tab.
 
-import { ask, counted, grouped } from "./asking.js";
-import { receive } from "./outside.js";
+import { ask, counted, grouped } from "./api.js";
+import { receive } from "./upload.js";
 import { beside, focusTile, settled, spread, tile, visible, waiting } from "./tiles.js";
 
 const element = (id) => document.getElementById(id);

@@ -1,6 +1,6 @@
 // Photos in a grid, and how many there are at each distance.
 
-import { counted } from "./asking.js";
+import { counted } from "./api.js";
 
 /** A photo of a grid; ``bits``: the length of a code where it is a hit, and 0 where it is not. */
 export function tile(photo, bits) {

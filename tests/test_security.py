@@ -9,16 +9,16 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from distilhash.server.security import Guard
+from distilhash.server.security import SecurityMiddleware
 from distilhash.server.workers import WorkerLost, Workers
 
 
 def test_a_worker_that_takes_too_long_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "sleepy.py").write_text(
-        "import os, time\nfrom distilhash.server.pipes import serve_pipe\n"
+        "import os, time\nfrom distilhash.server.workers import run_worker\n"
         "def answer(message):\n    if message == b'sleep': time.sleep(600)\n"
         "    if message == b'die': os._exit(3)\n    print('noise')\n    return message + b'!'\n"
-        "serve_pipe(lambda: (b'', answer))\n"
+        "run_worker(lambda: (b'', answer))\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
 
@@ -40,10 +40,10 @@ def test_a_worker_that_takes_too_long_is_replaced(tmp_path, monkeypatch):
     asyncio.run(tried())
 
 
-def asked(guard: Guard, method: str = "GET", path: str = "/", **headers: str) -> httpx.Response:
+def asked(app: SecurityMiddleware, method: str = "GET", path: str = "/", **headers: str) -> httpx.Response:
     async def send() -> httpx.Response:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        transport = httpx.ASGITransport(guard)
+        transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8765") as client:
             return await client.request(method, path, headers=sent)
 
@@ -51,39 +51,39 @@ def asked(guard: Guard, method: str = "GET", path: str = "/", **headers: str) ->
 
 
 def test_only_its_own_names_its_own_page_and_two_methods():
-    guard = Guard(PlainTextResponse("in"), hosts=frozenset({"192.168.1.7", "photos.home"}))
-    for host in ("localhost", "127.0.0.1:9", "[::1]:8765", "LOCALHOST.", "192.168.1.7:8765", "photos.home"):
-        assert asked(guard, host=host).status_code == 200, host
+    app = SecurityMiddleware(PlainTextResponse("in"), hosts=["192.168.1.7", "photos.home"])
+    for host in ("localhost", "127.0.0.1:9", "[::1]:8765", "LOCALHOST:8765", "192.168.1.7:8765", "photos.home"):
+        assert asked(app, host=host).status_code == 200, host
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8765", "evil@localhost.x", "",
                  "[::1", "0.0.0.0", "192.168.1.8"):  # fmt: skip
-        assert asked(guard, host=host).status_code == 403, host
+        assert asked(app, host=host).status_code == 403, host
     for method in ("HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"):
-        assert (asked(guard, method).status_code, asked(guard, method).headers["allow"]) == (405, "GET, POST")
+        assert (asked(app, method).status_code, asked(app, method).headers["allow"]) == (405, "GET, POST")
     own = "http://localhost:8765"
-    assert asked(guard, "POST", origin=own, sec_fetch_site="same-origin").status_code == 200
-    assert asked(guard, "POST").status_code == 200
+    assert asked(app, "POST", origin=own, sec_fetch_site="same-origin").status_code == 200
+    assert asked(app, "POST").status_code == 200
     for headers in ({"origin": "null"}, {"origin": "http://evil.example"}, {"origin": "http://localhost:1"},
                     {"origin": "https://localhost:8765"}, {"sec_fetch_site": "cross-site"},
                     {"sec_fetch_site": "same-site", "origin": own}):  # fmt: skip
-        assert asked(guard, "POST", **headers).status_code == 403, headers
-    assert asked(guard, sec_fetch_site="cross-site").status_code == 200  # a link to the page
-    assert asked(guard, path="/api/photos/1/image", sec_fetch_site="cross-site").status_code == 403
+        assert asked(app, "POST", **headers).status_code == 403, headers
+    assert asked(app, sec_fetch_site="cross-site").status_code == 200  # a link to the page
+    assert asked(app, path="/api/photos/1/image", sec_fetch_site="cross-site").status_code == 403
 
 
 def test_a_token_comes_as_a_header_or_once_in_the_address():
     token = "a-token-of-this-test"
-    guard = Guard(PlainTextResponse("in"), hosts=frozenset(), token=token)
-    refused = asked(guard)
+    app = SecurityMiddleware(PlainTextResponse("in"), token=token)
+    refused = asked(app)
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
-    assert asked(guard, authorization=f"Bearer {token}").status_code == 200
+    assert asked(app, authorization=f"Bearer {token}").status_code == 200
     for wrong in (f"Bearer {token}x", f"Basic {token}", "Bearer ", "Bearer \xe4"):
-        assert asked(guard, authorization=wrong.encode("latin-1")).status_code == 401
-    assert asked(guard, path="/?token=wrong").status_code == 401
-    assert asked(guard, path=f"/api/status?token={token}").status_code == 401
-    entered = asked(guard, path=f"/?token={token}")
+        assert asked(app, authorization=wrong.encode("latin-1")).status_code == 401
+    assert asked(app, path="/?token=wrong").status_code == 401
+    assert asked(app, path=f"/api/status?token={token}").status_code == 401
+    entered = asked(app, path=f"/?token={token}")
     assert (entered.status_code, entered.headers["location"]) == (303, "/")
     cookie = entered.headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=lax" in cookie and token not in cookie
-    assert asked(guard, cookie=cookie.partition(";")[0]).status_code == 200
-    assert asked(guard, cookie="distilhash-8765=guess").status_code == 401
-    assert asked(guard, cookie=cookie.partition(";")[0], host="evil.example").status_code == 403
+    assert asked(app, cookie=cookie.partition(";")[0]).status_code == 200
+    assert asked(app, cookie="distilhash-8765=guess").status_code == 401
+    assert asked(app, cookie=cookie.partition(";")[0], host="evil.example").status_code == 403
