@@ -78,7 +78,7 @@ def test_grid_photo_slider_and_back(page):
     expect(tiles(page).first).to_have_attribute("aria-label", "00.png, near-duplicate, 0 bits away")
     shown = [int(item.get_attribute("data-distance")) for item in page.locator("#hit-grid li").all()]
     assert shown == sorted(shown)
-    slider = page.get_by_label("Within")
+    slider = page.get_by_label("Maximum distance")
     slider.fill("20")
     near = sum(distance <= 20 for distance in shown)
     assert 0 < near < len(shown)
@@ -147,7 +147,7 @@ def test_an_empty_index_says_what_to_do(browser, tmp_path):
     with started(tmp_path / "index") as (address, process):
         page = browser.new_page()
         page.goto(address)
-        expect(page.locator("#empty")).to_contain_text("No photos here yet")
+        expect(page.locator("#empty")).to_contain_text("no photos yet")
         expect(page.locator("#empty-command")).to_contain_text("--index index")
         process.terminate()
         process.wait(20)

@@ -1,20 +1,20 @@
-// Questions to the service, and numbers in words.
+// Requests to the service, and numbers as text.
 
 const numbers = new Intl.NumberFormat("en");
 
-export function grouped(number) {
+export function formatNumber(number) {
   return numbers.format(number);
 }
 
-function sentence(text) {
+function capitalized(text) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-export function counted(number, one, many) {
+export function plural(number, one, many) {
   return `${numbers.format(number)} ${number === 1 ? one : many}`;
 }
 
-export async function ask(path, options = {}) {
+export async function fetchJson(path, options = {}) {
   let response;
   try {
     response = await fetch(path, options);
@@ -22,9 +22,9 @@ export async function ask(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new Error("The service does not answer: is distilhash serve still running?");
   }
-  const answer = await response.json().catch(() => null);
-  if (!response.ok || answer === null) {
-    throw new Error(sentence(answer?.error ?? `the service answered ${response.status}.`));
+  const body = await response.json().catch(() => null);
+  if (!response.ok || body === null) {
+    throw new Error(capitalized(body?.error ?? `the service answered ${response.status}.`));
   }
-  return answer;
+  return body;
 }

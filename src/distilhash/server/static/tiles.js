@@ -1,8 +1,8 @@
-// Photos in a grid, and how many there are at each distance.
+// The grid of photos, and the histogram of distances.
 
-import { counted } from "./api.js";
+import { plural } from "./api.js";
 
-/** A photo of a grid; ``bits``: the length of a code where it is a hit, and 0 where it is not. */
+/** The tile of a photo. ``bits``: length of a code if the photo is a hit, else 0. */
 export function tile(photo, bits) {
   const item = document.createElement("li");
   const link = document.createElement("a");
@@ -22,45 +22,45 @@ export function tile(photo, bits) {
   label.className = "label";
   label.textContent = photo.name;
   frame.append(image, label);
-  const words = [photo.name];
+  const description = [photo.name];
   const badge = badgeOf(photo, bits);
   if (badge) {
     frame.append(badge);
-    words.push(badge.title);
+    description.push(badge.title);
   }
   link.append(frame);
   if (bits) {
-    words.push(counted(photo.distance, "bit away", "bits away"));
-    link.append(distance(photo.distance, bits));
+    description.push(plural(photo.distance, "bit away", "bits away"));
+    link.append(distanceBar(photo.distance, bits));
     item.dataset.distance = photo.distance;
   }
-  link.setAttribute("aria-label", words.join(", "));
+  link.setAttribute("aria-label", description.join(", "));
   item.append(link);
   return item;
 }
 
-/** The mark of near-duplicates: of the photo that is compared, or how many there are of this one. */
+/** Marks a near-duplicate of the query, or counts the near-duplicates of a photo. */
 function badgeOf(photo, bits) {
   if (!(bits ? photo.near_duplicate : photo.near_duplicates)) return null;
   const badge = document.createElement("span");
   badge.className = bits ? "badge near" : "badge";
   badge.textContent = bits ? "near-duplicate" : `\u2248 ${photo.near_duplicates}`;
-  badge.title = bits ? badge.textContent : counted(photo.near_duplicates, "near-duplicate", "near-duplicates");
+  badge.title = bits ? badge.textContent : plural(photo.near_duplicates, "near-duplicate", "near-duplicates");
   return badge;
 }
 
-function distance(away, bits) {
+function distanceBar(distance, bits) {
   const line = document.createElement("span");
   line.className = "away";
   const number = document.createElement("b");
-  number.textContent = away;
+  number.textContent = distance;
   const bar = document.createElement("i");
-  bar.style.setProperty("--share", `${(100 * away) / bits}%`);
+  bar.style.setProperty("--share", `${(100 * distance) / bits}%`);
   line.append(number, bar);
   return line;
 }
 
-export function waiting(grid) {
+export function showPlaceholders(grid) {
   grid.replaceChildren(
     ...Array.from({ length: 12 }, () => {
       const item = document.createElement("li");
@@ -74,13 +74,14 @@ export function waiting(grid) {
   grid.setAttribute("aria-busy", "true");
 }
 
-export function settled(grid) {
+/** End the placeholders, and let Tab reach one tile. */
+export function updateGrid(grid) {
   grid.removeAttribute("aria-busy");
-  const links = visible(grid);
+  const links = visibleTiles(grid);
   if (!links.some((link) => link.tabIndex === 0) && links.length) links[0].tabIndex = 0;
 }
 
-export function visible(grid) {
+export function visibleTiles(grid) {
   return [...grid.querySelectorAll("li:not([hidden]) > .tile")];
 }
 
@@ -90,9 +91,9 @@ export function focusTile(grid, link) {
   link.focus();
 }
 
-/** The tile that a key leads to from this one. */
-export function beside(grid, link, key) {
-  const links = visible(grid);
+/** The tile to which an arrow, Home or End leads. */
+export function nextTile(grid, link, key) {
+  const links = visibleTiles(grid);
   const here = links.indexOf(link);
   const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
   const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
@@ -101,20 +102,20 @@ export function beside(grid, link, key) {
   return step === undefined ? undefined : links[here + step];
 }
 
-/** How many hits there are at each distance, above the slider. */
-export function spread(drawing, hits, radius, bits) {
+/** Draw the number of hits at each distance, above the slider. */
+export function drawHistogram(drawing, hits, radius, bits) {
   const counts = new Array(bits + 1).fill(0);
   for (const hit of hits) counts[hit.distance] += 1;
-  const most = Math.max(1, ...counts);
+  const largest = Math.max(1, ...counts);
   drawing.setAttribute("viewBox", `0 0 ${counts.length} 40`);
   drawing.replaceChildren(
-    ...counts.map((count, away) => {
+    ...counts.map((count, distance) => {
       const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-      const height = count ? Math.max(2, (40 * count) / most) : 0;
-      for (const [name, value] of Object.entries({ x: away + 0.1, y: 40 - height, width: 0.8, height })) {
+      const height = count ? Math.max(2, (40 * count) / largest) : 0;
+      for (const [name, value] of Object.entries({ x: distance + 0.1, y: 40 - height, width: 0.8, height })) {
         bar.setAttribute(name, value);
       }
-      if (away <= radius) bar.setAttribute("class", "in");
+      if (distance <= radius) bar.setAttribute("class", "in");
       return bar;
     }),
   );

@@ -1,24 +1,24 @@
-// Images from outside: picked, dropped anywhere on the page, or pasted.
+// Images that the user picks, drops anywhere on the page, or pastes.
 
 const element = (id) => document.getElementById(id);
 
-/** Give every image that comes in to ``take``. */
-export function receive(take) {
+/** Call ``handle`` with the file of each. */
+export function onImage(handle) {
   element("pick").addEventListener("click", () => element("file").click());
   element("file").addEventListener("change", () => {
     const [file] = element("file").files;
     element("file").value = "";
-    if (file) take(file);
+    if (file) handle(file);
   });
-  let depth = 0; // of the elements that are dragged over
-  const dragged = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  let depth = 0; // nested elements under the pointer
+  const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   document.addEventListener("dragenter", (event) => {
-    if (!dragged(event)) return;
+    if (!hasFiles(event)) return;
     depth += 1;
     element("drop").hidden = false;
   });
   document.addEventListener("dragleave", (event) => {
-    if (!dragged(event)) return;
+    if (!hasFiles(event)) return;
     depth -= 1;
     element("drop").hidden = depth > 0 ? element("drop").hidden : true;
   });
@@ -28,10 +28,10 @@ export function receive(take) {
     depth = 0;
     element("drop").hidden = true;
     const [file] = event.dataTransfer.files;
-    if (file) take(file);
+    if (file) handle(file);
   });
   document.addEventListener("paste", (event) => {
     const [file] = event.clipboardData.files;
-    if (file) take(file);
+    if (file) handle(file);
   });
 }
