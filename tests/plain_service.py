@@ -53,8 +53,8 @@ def make_index(index: Path, root: Path, paths: Iterable[Path] | None = None) -> 
     return ids
 
 
-def code_of(framed: np.ndarray) -> np.ndarray:
-    grey = framed.reshape(SIDE * SIDE, 3).astype(np.int64).sum(axis=1)
+def code_of(pixels: np.ndarray) -> np.ndarray:
+    grey = pixels.reshape(SIDE * SIDE, 3).astype(np.int64).sum(axis=1)
     return np.packbits(grey * len(grey) > grey.sum())
 
 
