@@ -3,7 +3,7 @@
     python benchmarks/kill_index.py --kills 20 --seed 0
 
 Two kinds of process are killed in turn. One brings an index up to date with a folder of small pictures in which files
-were added, edited, renamed, deleted and broken; its progress lines say what is kept. The other adds and removes blocks
+were added, edited, renamed, deleted and broken; its progress says what is kept. The other adds and removes blocks
 of codes, and prints each block when it is done. After a kill the index must open, every code must be that of its file
 or id, and nothing that was said to be kept may be missing. Then the same work goes on to its end, which must be equal,
 row for row and id for id, to that of a copy of the index that nobody killed.
@@ -15,6 +15,8 @@ network. One line on stdout, progress on stderr; exit code 1 where something dif
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import hashlib
 import os
 import random
@@ -24,7 +26,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from distilhash.data.decode import UnreadableImage, decode_image
 from distilhash.photos import update as photos
 from distilhash.photos.catalogue import PhotoStore
 from distilhash.photos.encoder import Encoded
+from distilhash.progress import Counter
 from distilhash.retrieval import Index
 
 PICTURES, CHANGES = 120, 60  # in the folder at first; made to it before each kill
@@ -73,7 +75,7 @@ def main() -> int:
     options = parser.parse_args()
     began, draw = time.monotonic(), random.Random(options.seed)
     wrong: list[str] = []
-    places: Counter[str] = Counter()
+    places: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory(prefix="kill_index_") as place:
         root = Path(place)
         folder = Pictures(root / "photos", draw)
@@ -145,7 +147,7 @@ def photo_round(root: Path, folder: Pictures, draw: random.Random) -> tuple[list
     before = settled(killed, folder)[0]
     said, hit = killed_after(lambda say: update(killed, folder, say), draw.uniform(0, seconds))
     kept, wrong = settled(killed, folder)
-    promised = int(said[-1].split()[1].split("/")[0].replace(",", "")) if said else 0
+    promised = int(said[-1]) if said else 0
     if kept < before + promised:
         wrong.append(f"{promised} pictures were said to be kept, {kept - before} are")
     finished(lambda say: update(killed, folder, say))
@@ -182,10 +184,16 @@ def code_round(root: Path, folder: Pictures, draw: random.Random) -> tuple[list[
 
 
 def update(index: Path, folder: Pictures, say: Callable[[str], None]) -> None:
-    """What is killed: an update of the photos."""
-    store = PhotoStore(index)
-    photos.update(store, [folder.path], HashEncoder(), say=say)
-    store.close()
+    """What is killed: an update of the photos, which says after each commit how many are kept."""
+
+    class Told(Counter):
+        def add(self, count: int = 1, **facts: float) -> None:
+            super().add(count, **facts)
+            say(str(self.done))
+
+    photos.progress = lambda *about: contextlib.nullcontext(Told(*about, done=0))
+    with contextlib.closing(PhotoStore(index)) as store:
+        photos.update(store, [folder.path], HashEncoder())
 
 
 def change_codes(index: Path, first: int, say: Callable[[str], None], half: bool = False) -> None:

@@ -116,24 +116,31 @@ def small_teacher(monkeypatch):
     monkeypatch.setattr("distilhash.models.create_teacher", lambda name: create_teacher(name, size=32))
 
 
-def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, small_teacher):
-    found, err = answer(capsys, "index", "photos")
+def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, caplog, small_teacher):
+    caplog.set_level("INFO", "distilhash")
+    found, _ = answer(capsys, "index", "photos")
     assert found["codes"] == 72
-    assert "the frozen pip/efficientnet_lite0 is hashed without labels (ITQ, 64 bits)" in err
-    assert f"fitted to 72 of 72 photos, and kept in {here}/photos.index.hasher" in err
+    assert "the frozen pip/efficientnet_lite0 is hashed without labels (ITQ, 64 bits)" in caplog.text
+    assert f"fitted to 72 of 72 photos, and kept in {here}/photos.index.hasher" in caplog.text
     about = load_hasher("photos.index.hasher")[1]
     assert (about["label_free"], about["unlabelled_images"]) == ("itq", 72)
     picture(here / "more" / "one.png", np.full((32, 32, 3), 90, np.uint8))
     (here / "more" / "broken.png").write_bytes(b"nothing")
-    found, err = answer(capsys, "index", "photos", "more")
+    caplog.clear()
+    found, _ = answer(capsys, "index", "photos", "more")
     assert (found["unchanged"], found["added"], found["failed"]) == (72, 1, 1)
-    assert "no hasher is named" not in err
+    assert "no hasher is named" not in caplog.text
     (hits,), _ = answer(capsys, "search", "photos.index", "more/one.png", "--top", 3)
     assert len(hits["hits"]) == 3
-    found, err = answer(capsys, "index", "photos", "more", "--rebuild")
-    assert "fitted to 74 of 74 photos" in err
+    found, _ = answer(capsys, "index", "photos", "more", "--rebuild")
+    assert "fitted to 74 of 74 photos" in caplog.text
     assert load_hasher("photos.index.hasher")[1]["unlabelled_images"] == 73  # but for the broken one
     assert (found["added"], found["codes"]) == (73, 73)
+    before, _ = answer(capsys, "search", "photos.index", "more/one.png", "--top", 3)
+    (here / "elsewhere").mkdir()
+    for name in ("photos.index", "photos.index.hasher"):
+        (here / name).rename(here / "elsewhere" / name)
+    assert answer(capsys, "search", "elsewhere/photos.index", "more/one.png", "--top", 3)[0] == before
 
 
 def test_an_index_keeps_the_hasher_that_it_was_made_with(here, capsys):

@@ -52,15 +52,16 @@ def table(made):
     return encode(source, np.arange(len(source)), load_hasher(made / "hasher")[0])
 
 
-def test_index_says_what_it_did(here, capsys):
-    out, err = run(capsys, "index", "photos", "--hasher", "hasher", "--index", "my.index")
+def test_index_says_what_it_did(here, capsys, caplog):
+    caplog.set_level("INFO", "distilhash")
+    out, _ = run(capsys, "index", "photos", "--hasher", "hasher", "--index", "my.index")
     assert out.splitlines()[:3] == ["index      my.index", "codes      72", "added      72"]
-    assert err.splitlines()[-1] == "indexed 72/72"
+    assert "72/72 photos" in caplog.messages[-1]
     Path("more").mkdir()
     Path("more/broken.jpg").write_bytes(b"nothing")
     out, err = run(capsys, "index", "photos", "more", "--hasher", "hasher", "--index", "my.index", "--quiet")
     assert "unchanged  72" in out and "failed     1" in out
-    assert err == f"1 cannot be read: {here}/more/broken.jpg (not an image of a known format)\n"
+    assert f"1 cannot be read: {here}/more/broken.jpg (not an image of a known format)\n" in err
     done = answer(capsys, "index", "more", "--hasher", "hasher", "--index", "my.index")
     assert (done["failed"], done["failures"], done["codes"]) == (1, [], 72)
     assert sorted(path.name for path in here.iterdir()) == ["hasher", "more", "my.index", "photos", "student"]
@@ -106,7 +107,7 @@ def test_a_copy_elsewhere_is_a_hit_and_the_photo_itself_is_not(indexed, capsys):
 
 
 def test_near_duplicates_are_grouped_on_request(here, capsys, monkeypatch):
-    monkeypatch.setattr("distilhash.photos.encoder.open_encoder", lambda _, **kw: PlainEncoder())  # whose codes differ
+    monkeypatch.setattr("distilhash.photos.search.open_encoder", lambda _, **kw: PlainEncoder())  # whose codes differ
     draw = np.random.default_rng(0)
     for name in "ab":
         pixels = draw.integers(0, 256, (32, 32, 3), np.uint8)
@@ -198,7 +199,7 @@ def test_an_interrupt_says_that_the_work_is_kept(here, monkeypatch, capsys):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("distilhash.photos.update.update", interrupted)
+    monkeypatch.setattr("distilhash.photos.search.update", interrupted)
     assert cli.main(["index", "photos", "--hasher", "hasher"]) == 130
     said = capsys.readouterr().err
     assert said == "distilhash: interrupted; the same command goes on from the last photos that were kept.\n"

@@ -36,7 +36,7 @@ def _run_index(options: argparse.Namespace) -> Any:
 
     done = index(
         options.folders, options.index, options.hasher, int8=options.int8, hidden=options.hidden,
-        rebuild=options.rebuild, say=(lambda text: None) if options.quiet else to_stderr,
+        rebuild=options.rebuild,
     )  # fmt: skip
     for key, what in (("unreadable", "cannot be listed"), ("failures", "cannot be read")):
         rows = done[key] if options.json else done.pop(key)

@@ -1,1 +1,1 @@
-"""Folders of photographs: scanned, encoded, kept up to date in an index, and searched."""
+"""Folders of photos: encoded, kept up to date in an index, and searched."""

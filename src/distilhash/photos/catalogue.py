@@ -1,6 +1,6 @@
-"""The photographs of an index: which file an id is, in the state in which it was read, or why it has no code.
+"""The photo catalogue of an index: which file an id is, as it was when it was read, or why it has no code.
 
-Paths are absolute, and kept as the bytes that the operating system has.
+Paths are absolute, and stored as the bytes of the operating system.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _KINDS: tuple[Any, ...] = (int, bytes, int, int, (bytes, type(None)), (str, type
 
 
 class PhotoStore(Store):
-    """A store whose ids are photographs."""
+    """An index file whose ids are photos. Reading raises DistilhashError where the file is damaged."""
 
     def photos(self) -> list[Photo]:
         """Every file that was read, by id."""
         return [self._photo(row) for row in self.rows("SELECT * FROM photos ORDER BY id")]
 
     def photos_of(self, ids: Iterable[int]) -> dict[int, Photo]:
-        """The files of these ids, by id; those that are none are left out."""
+        """The photos with these ids, by id; unknown ids are left out."""
         found = {}
         for identity in ids:
             for row in self.rows("SELECT * FROM photos WHERE id = ?", (identity,)):
@@ -44,7 +44,7 @@ class PhotoStore(Store):
         return found
 
     def page(self, after: int, limit: int) -> list[Photo]:
-        """The first files with a code whose ids are greater, by id."""
+        """The first ``limit`` photos with a code whose ids are greater than ``after``, by id."""
         query = "SELECT * FROM photos WHERE id > ? AND failure IS NULL ORDER BY id LIMIT ?"
         return [self._photo(row) for row in self.rows(query, (after, limit))]
 
@@ -53,24 +53,24 @@ class PhotoStore(Store):
         return [self._path(path) for (path,) in self.rows("SELECT path FROM roots ORDER BY path")]
 
     def put_roots(self, roots: Iterable[str]) -> None:
-        """Remember that these folders were indexed. Inside writing(), as all that follow."""
+        """Add indexed folders. Call it inside writing(), like put_photos and drop_photos."""
         self.many("INSERT OR IGNORE INTO roots VALUES (?)", ((os.fsencode(root),) for root in roots))
 
     def put_photos(self, photos: Iterable[Photo]) -> None:
-        """Add files, or replace what is known of those whose id is there."""
+        """Add photos, or replace those with the same ids."""
         values = ([photo.id, os.fsencode(photo.path), *photo[2:]] for photo in photos)
         self.many("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def next_id(self) -> int:
-        """The first id that no file has had."""
+        """The first id that was never used."""
         rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'photos'")
         ((highest,),) = rows or [(0,)]
         if not isinstance(highest, int) or highest < 0:
-            raise self.damaged("its count of photos is none")
+            raise self.damaged("its count of photos is not one")
         return highest + 1
 
     def drop_photos(self, photos: Iterable[Photo]) -> None:
-        """Forget files and their codes."""
+        """Delete photos and their codes."""
         gone = list(photos)
         self.withdraw(np.array([photo.id for photo in gone if photo.failure is None], np.int64))
         self.many("DELETE FROM photos WHERE id = ?", ((photo.id,) for photo in gone))

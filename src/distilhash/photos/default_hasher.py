@@ -1,12 +1,12 @@
-"""The hasher of an index that was given none: a frozen teacher from a pip package, hashed without labels by ITQ.
+"""The default hasher: what encodes an index for which no hasher was named.
 
-It is fitted to a sample of the photos and kept beside the index, as INDEX.hasher, so that the next run and every
-search find it.
+A frozen teacher from a pip package, hashed without labels by ITQ. It is fitted to a sample of the photos and kept
+beside the index as INDEX.hasher, where the next run and every search find it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,56 +15,45 @@ from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.walk import walk
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import PhotoStore
-from distilhash.photos.encoder import PhotoFiles
+from distilhash.photos.encoder import PhotoFiles, beside_index, hasher_of, is_whole
 from distilhash.photos.update import checked_roots
+from distilhash.progress import log
 
 TEACHER = "pip/efficientnet_lite0"
 BITS = 64
-SAMPLE = 2_000  # photos that the codes are fitted to
+SAMPLE = 2_000  # photos that ITQ is fitted to
 
 
-def hasher_of(
-    index: Path,
-    folders: Iterable[str | Path],
-    *,
-    hidden: bool = False,
-    rebuild: bool = False,
-    say: Callable[[str], None] = lambda text: None,
-) -> Path:
-    """The hasher that an index was made with, or else a new one, fitted to the photos below these folders.
+def default_hasher(index: Path, folders: Iterable[str | Path], *, hidden: bool = False, rebuild: bool = False) -> Path:
+    """The hasher that an index was made with, or else the default hasher, fitted to the photos below these folders.
 
-    ``rebuild`` fits a new one where the old was fitted here, too. Errors: DistilhashError.
+    Args:
+        index: the index file, which need not exist yet.
+        folders: roots of the photos to sample.
+        hidden: also sample hidden files.
+        rebuild: fit the default hasher again where the index was made with it.
+
+    Raises:
+        DistilhashError: the hasher is gone, the teacher is not installed, or no photo can be read.
     """
-    beside = index.with_name(f"{index.name}.hasher").absolute()
-    whole = (beside / "model" / "model.safetensors").exists()
-    own = _recorded(index)
-    if own is not None and own != beside:
-        if own.exists():
-            return own
-        if not whole:
-            raise DistilhashError("the hasher of the index is gone", own, "say where it is with --hasher")
-        return beside  # both were moved
-    if whole and not rebuild:
-        return beside
-    if own is not None and not rebuild:
-        raise DistilhashError("the hasher of the index is gone", own, "fit a new one, and encode again, with --rebuild")
-    _fit(beside, checked_roots(folders), hidden, say)
+    beside, about = beside_index(index), _about(index)
+    if about.get("encoder_path") and not (rebuild and Path(about["encoder_path"]) == beside):
+        return hasher_of(about, index)
+    if rebuild or not is_whole(beside):
+        _fit(beside, checked_roots(folders), hidden)
     return beside
 
 
-def _recorded(index: Path) -> Path | None:
-    if not index.exists():
-        return None
+def _about(index: Path) -> dict[str, str]:
     store = PhotoStore(index)
     try:
-        place = store.about().get("encoder_path")
+        return store.about()
     finally:
         store.close()
-    return Path(place) if place else None
 
 
-def _fit(place: Path, roots: list[str], hidden: bool, say: Callable[[str], None]) -> None:
-    # PyTorch is imported here: an index of an exported hasher is brought up to date without it.
+def _fit(place: Path, roots: list[str], hidden: bool) -> None:
+    # PyTorch is imported here: an index made with an exported hasher is updated without it.
     from distilhash.checkpoint import save_model
     from distilhash.inference import head_inputs
     from distilhash.models import create_teacher
@@ -78,10 +67,10 @@ def _fit(place: Path, roots: list[str], hidden: bool, say: Callable[[str], None]
     chosen = shuffled(np.arange(len(found)), 0, SPLITS)[:SAMPLE]
     photos = PhotoFiles([found[i] for i in chosen])
     if found:
-        say(
-            f"no hasher is named: the frozen {TEACHER} is hashed without labels (ITQ, {BITS} bits), fitted to "
-            f"{len(chosen):,} of {len(found):,} photos, and kept in {place}"
-        )
+        log.info(
+            "no hasher is named: the frozen %s is hashed without labels (ITQ, %d bits), fitted to %s of %s photos, "
+            "and kept in %s", TEACHER, BITS, f"{len(chosen):,}", f"{len(found):,}", place,
+        )  # fmt: skip
         features_ND = head_inputs(photos, np.arange(len(photos)), teacher)
     read = [i for i in range(len(photos)) if i not in photos.failures]
     if not read:

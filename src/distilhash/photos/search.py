@@ -1,23 +1,30 @@
-"""The verbs index, search and code as functions: they open what is named, do one thing, and return plain data."""
+"""The commands index, search and code: open what is named, do one thing, return plain data.
+
+Shapes: Q queries, P bytes of a packed code.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distilhash.codes import Bytes, hamming
+from distilhash.data.decode import UnreadableImage
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import PhotoStore
+from distilhash.photos.default_hasher import default_hasher
+from distilhash.photos.encoder import Encoder, hasher_of, named, open_encoder
+from distilhash.photos.update import update
 from distilhash.retrieval.index import Index
 
 TOP = 10
-GROUPED_FROM = 4  # times as many hits are looked at as groups are wanted
+GROUPED_FROM = 4  # times as many hits are searched as groups are wanted
 
 
 def index(
@@ -28,30 +35,31 @@ def index(
     int8: bool = False,
     hidden: bool = False,
     rebuild: bool = False,
-    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Bring an index file up to date with folders of photos; return what was done, in photos. Errors: DistilhashError.
+    """Bring an index file up to date with folders of photos.
 
-    ``hasher``: left out, the one that the index was made with, or a new one, kept beside it (``search.frozen``).
-    ``int8``: the int8 model of an exported hasher, which the index remembers.
+    Args:
+        folders: roots, walked recursively.
+        index: the file; made where there is none.
+        hasher: left out, the one that the index was made with, or the default hasher, kept beside the index.
+        int8: the int8 model of an exported hasher, which the index remembers.
+        hidden: also index files and folders that programs hide.
+        rebuild: encode everything again where the hasher is another one.
+
+    Returns:
+        "index", "codes" (their number), and the fields of ``update.Summary``.
+
+    Raises:
+        DistilhashError: a folder, the hasher or the index cannot be used, or the index is of another hasher.
     """
-    from distilhash.photos.encoder import open_encoder
-    from distilhash.photos.update import update
-
     if hasher is None:
-        if int8:  # before a new hasher is fitted, which has no int8
+        if int8:  # before a default hasher is fitted, which has no int8 model
             raise DistilhashError("int8 is for an exported hasher", "none", "name it with --hasher")
-        from distilhash.photos.default_hasher import hasher_of
-
-        hasher = hasher_of(Path(index), folders, hidden=hidden, rebuild=rebuild, say=say)
+        hasher = default_hasher(Path(index), folders, hidden=hidden, rebuild=rebuild)
     encoder = open_encoder(hasher, int8=int8)
-    store = PhotoStore(Path(index))
-    try:
-        summary = update(store, folders, encoder, hidden=hidden, rebuild=rebuild, say=say)
-        count = len(store.codes()[0])
-    finally:
-        store.close()
-    return {"index": str(index), "codes": count, **dataclasses.asdict(summary)}
+    with contextlib.closing(PhotoStore(Path(index))) as store:
+        summary = update(store, folders, encoder, hidden=hidden, rebuild=rebuild)
+        return {"index": str(index), "codes": len(store.codes()[0]), **dataclasses.asdict(summary)}
 
 
 def search(
@@ -65,12 +73,23 @@ def search(
     hasher: str | Path | None = None,
     int8: bool = False,
 ) -> list[dict[str, Any]]:
-    """The nearest photos of an index to each image or indexed id, without the query itself.
+    """The nearest photos of an index to each query, without the query itself.
 
-    ``top``: hits a query (left out: 10, or with ``radius``, in bits, all so near). ``group_duplicates``: hits at most
-    so many bits from a nearer hit are listed below it. ``hasher``: left out, the one that the index was made with,
-    in the precision that it was made in. ``int8``: the int8 model of an exported hasher.
-    Result: for each query "query" and "hits", each with "id", "path", "distance" and "duplicates". Errors: DistilhashError.
+    Args:
+        index: the index file.
+        images: queries by image file.
+        ids: queries by id in the index.
+        top: hits per query; left out, 10, or with ``radius`` all.
+        radius: only hits at most so far away, in bits.
+        group_duplicates: list hits at most so many bits from a nearer hit below that one.
+        hasher: left out, the one that the index was made with, in the precision that it was made in.
+        int8: the int8 model of an exported hasher.
+
+    Returns:
+        For each query "query" and "hits", by (distance, id), each with "id", "path", "distance" and "duplicates".
+
+    Raises:
+        DistilhashError: the index, the hasher or an image cannot be read, or an id is not in the index.
     """
     if not images and not ids:
         raise DistilhashError("nothing to search for", fix="name an image, or an id of the index with --id")
@@ -79,57 +98,51 @@ def search(
             raise DistilhashError(f"{name} must be at least {least}", value)
     if not Path(index).is_file():
         raise DistilhashError("there is no such index", index, "make it with: distilhash index FOLDER")
-    store = PhotoStore(Path(index))
-    try:
-        with Index.open(index) as codes:
-            queries: list[tuple[str, Bytes, int | None]] = []
-            if images:
-                coded = _codes_for(store, images, hasher, int8)
-                queries += [(str(image), coded[i], None) for i, image in enumerate(images)]
-            if ids:
-                queries += [(str(i), row, int(i)) for i, row in zip(ids, codes.codes_of(ids), strict=True)]
-            # One hit more, as the query itself may be among them.
-            wanted = (top or TOP) * (1 if group_duplicates is None else GROUPED_FROM) + 1
-            every = np.stack([row for _, row, _ in queries])
-            found = (
-                codes.radius(every, radius)
-                if radius is not None
-                else list(zip(*codes.search(every, min(wanted, max(len(codes), 1))), strict=True))
-            )
-            limit = top if top is not None or radius is not None else TOP
-            return [
-                {"query": name, "hits": _hits(store, codes, pair, (name, own), limit, group_duplicates)}
-                for (name, _, own), pair in zip(queries, found, strict=True)
-            ]
-    finally:
-        store.close()
+    with contextlib.closing(PhotoStore(Path(index))) as store, Index.open(index) as codes:
+        # (image or id, its code, its id)
+        queries: list[tuple[str, Bytes, int | None]] = []
+        if images:
+            coded = _encoded(_encoder_of(store, hasher, int8), images)
+            queries += [(str(image), row, None) for image, row in zip(images, coded, strict=True)]
+        if ids:
+            queries += [(str(i), row, int(i)) for i, row in zip(ids, codes.codes_of(ids), strict=True)]
+        codes_QP = np.stack([row for _, row, _ in queries])
+        if radius is not None:
+            found = codes.radius(codes_QP, radius)
+            limit = top
+        else:
+            limit = top or TOP
+            # One more, as the query itself may be among them.
+            wanted = limit * (1 if group_duplicates is None else GROUPED_FROM) + 1
+            found = list(zip(*codes.search(codes_QP, min(wanted, max(len(codes), 1))), strict=True))
+        answers = []
+        for (query, _, own), (hit_ids, distances) in zip(queries, found, strict=True):
+            hits = _hits(store, hit_ids, distances, query, own)
+            if group_duplicates is not None:
+                hits = _grouped(hits, codes.codes_of([hit["id"] for hit in hits]), group_duplicates)
+            answers.append({"query": query, "hits": hits[:limit]})
+        return answers
 
 
 def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool = False) -> list[dict[str, str]]:
-    """The code of each image as hexadecimal digits, the first bit first. Errors: DistilhashError, UnreadableImage.
+    """The code of each image.
 
-    ``int8``: the int8 model of an exported hasher.
+    Args:
+        hasher: a run directory, a model directory, or an exported hasher.
+        images: image files.
+        int8: the int8 model of an exported hasher.
+
+    Returns:
+        For each image "image" and "code", as hexadecimal digits, first bit first.
+
+    Raises:
+        DistilhashError: the hasher or an image cannot be read.
     """
-    from distilhash.photos.encoder import open_encoder
-
     packed = _encoded(open_encoder(hasher, int8=int8), images)
     return [{"image": str(image), "code": row.tobytes().hex()} for image, row in zip(images, packed, strict=True)]
 
 
-def hasher_of(about: dict[str, str], index: Path, hasher: str | Path | None = None) -> str | Path:
-    """Where the hasher of an index is: ``hasher``, or left out, where it was. Errors: DistilhashError where it is gone."""
-    if "encoder" not in about:
-        raise DistilhashError("this index does not say which hasher made it", index, "search it by --id")
-    place = about.get("encoder_path", "") if hasher is None else hasher
-    if hasher is None and not Path(place).exists():
-        raise DistilhashError("the hasher of the index is gone", place, "say where it is with --hasher")
-    return place
-
-
-def _codes_for(store: PhotoStore, images: Sequence[str | Path], hasher: str | Path | None, int8: bool) -> Bytes:
-    """Codes of images by the hasher of an index."""
-    from distilhash.photos.encoder import named, open_encoder
-
+def _encoder_of(store: PhotoStore, hasher: str | Path | None, int8: bool) -> Encoder:
     about = store.about()
     place = named(hasher_of(about, store.path, hasher), int8=int8)
     encoder = open_encoder(place)
@@ -140,50 +153,41 @@ def _codes_for(store: PhotoStore, images: Sequence[str | Path], hasher: str | Pa
             f"name that one with --hasher, or encode the photos again with: distilhash index "
             f"{' '.join(store.roots())} --hasher {place} --index {store.path} --rebuild",
         )
-    return _encoded(encoder, images)
+    return encoder
 
 
-def _encoded(encoder: Any, images: Sequence[str | Path]) -> Bytes:
-    from distilhash.data.decode import UnreadableImage
-
+def _encoded(encoder: Encoder, images: Sequence[str | Path]) -> Bytes:
     found = encoder.encode([str(image) for image in images])
     for position, reason in sorted(found.failures.items()):
         raise UnreadableImage(str(images[position]), reason)
-    packed: Bytes = found.packed
-    return packed
+    return found.packed
 
 
-def _hits(
-    store: PhotoStore,
-    codes: Index,
-    found: tuple[Any, Any],
-    query: tuple[str, int | None],
-    limit: int | None,
-    group_duplicates: int | None,
-) -> list[dict[str, Any]]:
-    """The hits of one query (an image's path, or an id), without itself, perhaps grouped, at most ``limit``."""
-    name, own = query
-    ids, distances = (array[found[0] >= 0].tolist() for array in found)
+def _hits(store: PhotoStore, ids: Any, distances: Any, query: str, own: int | None) -> list[dict[str, Any]]:
+    """The hits of one query (an image's path, or an id) without itself; the id -1 is none."""
+    there = ids >= 0
+    ids, distances = ids[there].tolist(), distances[there].tolist()
     photos = store.photos_of(ids)
     hits = []
     for identity, distance in zip(ids, distances, strict=True):
         path = photos[identity].path if identity in photos else ""
-        itself = identity == own if own is not None else distance == 0 and bool(path) and _same_file(path, name)
+        itself = identity == own if own is not None else distance == 0 and bool(path) and _same_file(path, query)
         if not itself:
-            hits.append({"id": identity, "path": path, "distance": distance})
-    if group_duplicates is None:
-        return [{**hit, "duplicates": []} for hit in hits[:limit]]
-    groups: list[dict[str, Any]] = []
-    packed = codes.codes_of([hit["id"] for hit in hits])
+            hits.append({"id": identity, "path": path, "distance": distance, "duplicates": []})
+    return hits
+
+
+def _grouped(hits: list[dict[str, Any]], packed: Bytes, radius: int) -> list[dict[str, Any]]:
+    """Each hit at most ``radius`` bits from a nearer hit that leads a group moves to the duplicates of that one."""
     leaders: list[int] = []
     for position, hit in enumerate(hits):
-        near = np.flatnonzero(hamming(packed[position : position + 1], packed[leaders])[0] <= group_duplicates)
+        near = np.flatnonzero(hamming(packed[position : position + 1], packed[leaders])[0] <= radius)
         if near.size:
-            groups[int(near[0])]["duplicates"].append(hit)
+            # Without an empty list of duplicates of its own.
+            hits[leaders[int(near[0])]]["duplicates"].append({key: hit[key] for key in ("id", "path", "distance")})
         else:
-            groups.append({**hit, "duplicates": []})
             leaders.append(position)
-    return groups[:limit]
+    return [hits[leader] for leader in leaders]
 
 
 def _same_file(one: str, other: str) -> bool:

@@ -1,14 +1,12 @@
-"""Bringing an index up to date with its folders, reading only what has changed.
+"""Bring an index up to date with its folders, reading only what has changed.
 
-A file whose size and time of last change are known costs a stat. Any other file is hashed: with the content that it
-had, only its stat is noted; with the content of a file that is gone, it was renamed, and its row gets the new path;
-else it is encoded. A file that cannot be decoded is remembered with the reason, and tried again when it changes. A
-file that changes while it is read is left for the next time.
+A file whose size and modification time are stored costs one stat. Any other file is hashed: if its content is the
+stored one, only its stat is updated; if it is the content of a file that is gone, that file was renamed and keeps its
+id and code; else it is encoded. A file that cannot be decoded is stored with the reason, and tried again when it
+changes. A file that changes while it is read is left for the next run.
 
-What is done is committed every two seconds or so, in the order of the walk. Files that are gone are dropped last, so
-that a rename is still seen after a kill, and a run that goes on ends in the rows of one that was never stopped.
-
-Shapes: n photos of a batch, P bytes a code.
+Work is committed every two seconds or so, in the order of the walk. Files that are gone are dropped last, so that a
+rename is still recognised after a kill, and a resumed run ends in the rows of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from distilhash.data.walk import FoundFile, is_below, walk
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo, PhotoStore
 from distilhash.photos.encoder import Encoder
+from distilhash.progress import progress
 
 COMMIT_SECONDS = 2.0
 FIRST_BATCH, LARGEST_BATCH = 16, 4096  # photos
@@ -49,49 +48,48 @@ class Summary:
 
 
 def update(
-    store: PhotoStore,
-    folders: Iterable[str | Path],
-    encoder: Encoder,
-    *,
-    hidden: bool = False,
-    rebuild: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    store: PhotoStore, folders: Iterable[str | Path], encoder: Encoder, *, hidden: bool = False, rebuild: bool = False
 ) -> Summary:
-    """Index every photo below the folders, and forget those that are gone from them.
+    """Index every photo below the folders, and drop those that are gone from them.
 
-    ``rebuild`` drops all codes where they are another encoder's. Errors: DistilhashError for a folder that is none, an index
-    of another encoder, one that another process writes to.
+    Args:
+        store: the index.
+        folders: roots, walked recursively.
+        encoder: what encodes the photos.
+        hidden: also index files and folders that programs hide.
+        rebuild: drop all codes first where they are of another hasher.
+
+    Raises:
+        DistilhashError: a folder does not exist, the index is of another hasher, or another process is writing to it.
     """
     roots = checked_roots(folders)
-    _begin(store, roots, encoder, rebuild)
+    _claim(store, roots, encoder, rebuild)
     known = {photo.path: photo for photo in store.photos()}
     files, unreadable = walk(roots, hidden)
     there = {file.path for file in files}
     for root in roots:
         if any(is_below(path, [root]) for path in known) and not any(is_below(path, [root]) for path in there):
-            unreadable.append((root, "all its photos are gone; they are kept, in case its disk is not there"))
+            unreadable.append((root, "all its photos are gone; they are kept, as its disk may not be mounted"))
     kept = [folder for folder, _ in unreadable]
     gone = {
         path: photo
         for path, photo in known.items()
         if path not in there and is_below(path, roots) and not is_below(path, kept)
     }
-    work = _Work(store, encoder, known, gone, Summary(unreadable=unreadable))
+    work = _Update(store, encoder, known, gone, Summary(unreadable=unreadable))
     waiting = [file for file in files if not work.is_unchanged(file)]
-    done, size = 0, FIRST_BATCH
-    while done < len(waiting):
-        began = time.monotonic()
-        work.commit(waiting[done : done + size])
-        done += size
-        seconds = max(time.monotonic() - began, 1e-3)
-        size = int(np.clip(size * COMMIT_SECONDS / seconds, 1, min(2 * size, LARGEST_BATCH)))
-        say(f"indexed {min(done, len(waiting)):,}/{len(waiting):,}")
-    work.forget_gone()
+    if waiting:
+        work.encode(waiting)
+    work.drop_gone()
     return work.summary
 
 
 def checked_roots(folders: Iterable[str | Path]) -> list[str]:
-    """The folders as absolute paths, each once. Errors: DistilhashError for one that is none."""
+    """The folders as absolute paths, sorted and unique.
+
+    Raises:
+        DistilhashError: one of them is not a folder.
+    """
     roots = sorted({os.path.abspath(Path(folder).expanduser()) for folder in folders})  # noqa: PTH100 (keeps links)
     for root in roots:
         if not Path(root).is_dir():
@@ -99,12 +97,14 @@ def checked_roots(folders: Iterable[str | Path]) -> list[str]:
     return roots
 
 
-def _begin(store: PhotoStore, roots: Sequence[str], encoder: Encoder, rebuild: bool) -> None:
+def _claim(store: PhotoStore, roots: Sequence[str], encoder: Encoder, rebuild: bool) -> None:
+    """Become the writer of an index that is, or becomes, this encoder's."""
     store.claim()
     about = store.about()
     if "num_bits" in about and "encoder" not in about:
         raise DistilhashError("this index holds codes that are not of photos", store.path, "choose another file")
-    if about.get("encoder", encoder.fingerprint) != encoder.fingerprint and not rebuild:
+    of_another = about.get("encoder", encoder.fingerprint) != encoder.fingerprint
+    if of_another and not rebuild:
         raise DistilhashError(
             "the index was made with another hasher",
             f"{encoder.path}, instead of {about.get('encoder_path', 'an unknown one')}",
@@ -112,58 +112,72 @@ def _begin(store: PhotoStore, roots: Sequence[str], encoder: Encoder, rebuild: b
             f"--index {store.path} --rebuild",
         )
     with store.writing():
-        if about.get("encoder", encoder.fingerprint) != encoder.fingerprint:
+        if of_another:
             store.clear()
         store.describe(num_bits=str(encoder.num_bits), encoder=encoder.fingerprint, encoder_path=encoder.path)
         store.put_roots(roots)
 
 
-class _Work:
-    """One update: what was known, and what has come of it."""
+class _Update:
+    """One update: the photos that were known or are gone, by path, and the summary so far."""
 
     def __init__(
         self, store: PhotoStore, encoder: Encoder, known: dict[str, Photo], gone: dict[str, Photo], summary: Summary
     ) -> None:
         self.store, self.encoder, self.known, self.gone, self.summary = store, encoder, known, gone, summary
-        self._claimable: defaultdict[bytes, list[Photo]] = defaultdict(list)
+        self._gone_by_content: defaultdict[bytes, list[Photo]] = defaultdict(list)
         for path in sorted(gone, reverse=True):
             photo = gone[path]
             if photo.content is not None:
-                self._claimable[photo.content].append(photo)
+                self._gone_by_content[photo.content].append(photo)
 
     def is_unchanged(self, file: FoundFile) -> bool:
-        """Whether a stat is enough."""
+        """Whether the stored size and time are the file's; if so, it is counted."""
         photo = self.known.get(file.path)
-        # One that could not even be opened is tried again: permissions change without a trace in size and time.
-        same = photo is not None and photo[2:4] == file[1:] and photo.content is not None
-        if same and photo is not None:
-            self.summary.unchanged += photo.failure is None
-            self.summary.failed += photo.failure is not None
-        return same
+        # A file that could not be opened is tried again: new permissions change neither size nor time.
+        if photo is None or photo.content is None or (photo.size, photo.changed_ns) != file[1:]:
+            return False
+        self.summary.unchanged += photo.failure is None
+        self.summary.failed += photo.failure is not None
+        return True
+
+    def encode(self, files: Sequence[FoundFile]) -> None:
+        """Read and commit these files, in batches that take about COMMIT_SECONDS each."""
+        done, size = 0, FIRST_BATCH
+        with progress("indexing", len(files), "photos") as counter:
+            while done < len(files):
+                began = time.monotonic()
+                batch = files[done : done + size]
+                self.commit(batch)
+                done += len(batch)
+                counter.add(len(batch))
+                seconds = max(time.monotonic() - began, 1e-3)
+                size = int(np.clip(size * COMMIT_SECONDS / seconds, 1, min(2 * size, LARGEST_BATCH)))
 
     def commit(self, files: Sequence[FoundFile]) -> None:
-        """Read these files and keep what has come of them, in one transaction."""
-        photos, coded = self._read(files)
-        encoded = self.encoder.encode([photos[i].path for i in coded])
-        reasons = {coded[position]: reason for position, reason in encoded.failures.items()}
-        rows = {index: row for row, index in enumerate(coded) if index not in reasons}
-        settled = [i for i, file in enumerate(files) if _stat(file.path) == file]
-        self.summary.unsettled += len(files) - len(settled)
+        """Read these files and store the outcome in one transaction."""
+        photos, olds, to_encode = self._read(files)
+        encoded = self.encoder.encode([photos[i].path for i in to_encode])
+        rows = {i: row for row, i in enumerate(to_encode)}
         next_id = self.store.next_id()
         kept, withdrawn, ids, picked = list[Photo](), list[int](), list[int](), list[int]()
-        for i in settled:
-            photo = photos[i]
-            if i in reasons:
-                photo = photo._replace(failure=reasons[i])
-            old = self.known.get(photo.path) or self.gone.pop(self._old_path.get(i, ""), None)
+        for i, file in enumerate(files):
+            photo, old, row = photos[i], olds[i], rows.get(i)
+            if _stat(file.path) != file:
+                self.summary.unsettled += 1
+                continue
+            if row is not None and row in encoded.failures:
+                photo, row = photo._replace(failure=encoded.failures[row]), None
             if not photo.id:
                 photo, next_id = photo._replace(id=next_id), next_id + 1
             kept.append(photo)
-            if i in rows:
+            if row is not None:
                 ids.append(photo.id)
-                picked.append(rows[i])
-            if old is not None and old.failure is None and (i in rows or photo.failure is not None):
+                picked.append(row)
+            if old is not None and old.failure is None and (row is not None or photo.failure is not None):
                 withdrawn.append(photo.id)
+            if old is not None and old.path != photo.path:
+                del self.gone[old.path]
             self._count(photo, old)
         with self.store.writing():
             self.store.withdraw(np.array(withdrawn, np.int64))
@@ -171,32 +185,29 @@ class _Work:
             if ids:
                 self.store.append(np.array(ids, np.int64), encoded.packed[picked])
 
-    def forget_gone(self) -> None:
-        """Drop what is gone and was not found under another name."""
+    def drop_gone(self) -> None:
+        """Drop the photos that are gone and were not found under another path."""
         if self.gone:
             with self.store.writing():
                 self.store.drop_photos(self.gone.values())
             self.summary.deleted = len(self.gone)
         self.store.tidy(*self.store.codes())
 
-    def _read(self, files: Sequence[FoundFile]) -> tuple[list[Photo], list[int]]:
-        """What is now known of each file, before encoding, and which (positions) must be encoded."""
-        photos, coded = list[Photo](), list[int]()
-        self._old_path: dict[int, str] = {}  # of those that were renamed
+    def _read(self, files: Sequence[FoundFile]) -> tuple[list[Photo], list[Photo | None], list[int]]:
+        """For each file the photo that it is before encoding and the one that it was; the positions to encode."""
+        photos, olds, to_encode = list[Photo](), list[Photo | None](), list[int]()
         for i, file in enumerate(files):
             content, failure = _content(file.path)
             old = self.known.get(file.path)
-            photo = Photo(0 if old is None else old.id, *file, content, failure)
-            if old is None and content is not None and self._claimable[content]:
-                old = self._claimable[content].pop()
-                self._old_path[i] = old.path
-                photo = photo._replace(id=old.id)
+            if old is None and content is not None and self._gone_by_content[content]:
+                old = self._gone_by_content[content].pop()
             if content is not None and old is not None and old.content == content:
-                photo = photo._replace(failure=old.failure)
+                failure = old.failure
             elif failure is None:
-                coded.append(i)
-            photos.append(photo)
-        return photos, coded
+                to_encode.append(i)
+            photos.append(Photo(0 if old is None else old.id, *file, content, failure))
+            olds.append(old)
+        return photos, olds, to_encode
 
     def _count(self, photo: Photo, old: Photo | None) -> None:
         if photo.failure is not None:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from distilhash.config import InputConfig
 from distilhash.deploy.runtime import model_file
 from distilhash.errors import DistilhashError
-from distilhash.photos.encoder import named
-from distilhash.photos.search import hasher_of
+from distilhash.photos.encoder import hasher_of, named
 from distilhash.progress import log
 
 if TYPE_CHECKING:
