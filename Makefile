@@ -14,9 +14,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test check format bench stress browser clean
 
 demo: $(VENV)/ready
+	$(BIN)/python benchmarks/cifar10_mirror.py --if-needed
 	$(BIN)/distilhash demo --output $(RUN) --seed $(SEED) $(if $(wildcard $(RUN)/config.json),--resume)
 
 test: $(VENV)/ready-dev browser
+	$(BIN)/python benchmarks/cifar10_mirror.py --if-needed
 	$(BIN)/python -m pytest
 
 check: $(VENV)/ready-dev

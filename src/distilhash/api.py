@@ -16,7 +16,7 @@ import numpy as np
 from distilhash.checkpoint import load_hasher, load_model, load_student
 from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, TeacherConfig, as_dict
 from distilhash.data.check import inspect_images
-from distilhash.data.loading import PARTS, open_readable, part_of, split_of, to_stderr
+from distilhash.data.loading import PARTS, open_readable, part_of, split_of
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import CIFAR10_PROTOCOLS, Split
 from distilhash.data.transforms import CROP_MODES
@@ -74,7 +74,7 @@ def distill(
     with the same ``split_seed`` are left out, unless ``all_images`` is set. Errors: DistilhashError.
     """
     teacher, student, config = teacher or TeacherConfig(), student or StudentConfig(), config or DistillConfig()
-    source = open_readable(images, labelled=None, quiet=quiet)
+    source = open_readable(images, labelled=None)
     chosen = None if all_images else split_of(source, images, protocol, split_seed, split, needed=False)
     indices = np.arange(len(source)) if chosen is None else chosen.unlabelled
     # What can be refused is refused here, before a directory is made, or deleted for --overwrite.
@@ -121,7 +121,7 @@ def hash_images(
     (fine-tuned, or only a head on it with ``config.freeze_backbone``). Errors: DistilhashError.
     """
     config, student, teacher = config or HashConfig(), student or StudentConfig(), teacher or TeacherConfig()
-    source = open_readable(images, labelled=True, quiet=quiet)
+    source = open_readable(images, labelled=True)
     chosen = split_of(source, images, protocol, split_seed, split, needed=True)
     assert chosen is not None
     hashing.check(source, len(chosen.train), config)
@@ -181,8 +181,8 @@ def encode_images(
         raise DistilhashError("int8 and threads are for an exported hasher", hasher, "export it: distilhash export")
     where = current()
     network, _ = load_hasher(hasher)
-    source = open_readable(images, labelled=part != "all", say=say)
-    indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher), say=say)
+    source = open_readable(images, labelled=part != "all")
+    indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher))
     precision = precision or usable(network.precision)
     made = {"hasher": fingerprint_of(network), "precision": precision, "device": where.type}
     table = encode(source, indices, network, precision=precision, provenance=made, say=say)
@@ -190,9 +190,9 @@ def encode_images(
     return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
 
 
-def check_images(images: str | Path, *, say: Callable[[str], None] = to_stderr) -> dict[str, Any]:
-    """What images hold and lack before training; ``data.inspection`` says what is in the result. Errors: DistilhashError."""
-    return inspect_images(images, say=say)
+def check_images(images: str | Path) -> dict[str, Any]:
+    """What images hold and lack before training; ``data.check`` says what is in the result. Errors: DistilhashError."""
+    return inspect_images(images)
 
 
 def profile_networks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from distilhash.cli.flags import Refused, Verbs, to_stderr
+from distilhash.cli.flags import Refused, Verbs
 from distilhash.errors import DistilhashError
 
 
@@ -21,7 +21,7 @@ def _declare_check(parser: argparse.ArgumentParser) -> None:
 def _run_check(options: argparse.Namespace) -> Any:
     from distilhash.api import check_images
 
-    found = check_images(options.images, say=(lambda text: None) if options.quiet else to_stderr)
+    found = check_images(options.images)
     result = found if options.json else _told(found)
     if found["ready"]:
         return result

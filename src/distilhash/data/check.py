@@ -1,7 +1,7 @@
-"""What a folder holds and what it lacks, before anything is trained on it: the work of ``distilhash check``.
+"""What a folder holds and what it lacks, before anything is trained on it: ``distilhash check``.
 
-Every image is decoded once, under the same limits as before training. The judgement is that of the code that training
-runs: the lists are read, and the split is drawn, by what ``hash`` and ``distill`` use.
+Every image is decoded once. Lists are read and splits are drawn by the functions that training uses, so that both
+refuse the same data.
 
 Shapes: N images, C classes.
 """
@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.folders import FileSource, FolderSource, checked_folder
-from distilhash.data.lists import LISTS, Listed, listed_files, read_lists
-from distilhash.data.loading import LISTED, counter, to_stderr
-from distilhash.data.sources import ImageSource, check
+from distilhash.data.folders import LISTS, FileSource, FolderSource, Listed, checked_folder, listed_files, read_lists
+from distilhash.data.loading import LISTED
+from distilhash.data.sources import ImageSource, find_unreadable
 from distilhash.data.splits import holdout_split, list_split
 from distilhash.errors import DistilhashError
 
@@ -27,27 +26,28 @@ NUS_WIDE_COLUMNS = 21
 NUS_WIDE_COUNTS = {"train": 10_500, "test": 2_100}
 NUS_WIDE_PAGE = "https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html"
 
-Say = Callable[[str], None]
 
+def inspect_images(images: str | Path) -> dict[str, Any]:
+    """What a folder (or "cifar10") holds, as JSON data.
 
-def inspect_images(images: str | Path, *, say: Say = to_stderr) -> dict[str, Any]:
-    """What a folder (or "cifar10") holds, as JSON data; ``ready`` says whether training could begin.
+    Returns:
+        ``ready``: whether training could begin. ``parts``: for each list file, or for the whole folder, images named,
+        missing, unreadable and without a label. ``overlaps``: images that two lists share. ``problems``: sentences,
+        each a reason why training could not begin. ``notes``: what is worth knowing all the same.
 
-    ``parts``: for each list file, or for the whole folder, images named, missing, unreadable and without a label.
-    ``overlaps``: images that two lists share. ``problems``: sentences, each a reason why training could not begin;
-    ``notes``: what is worth knowing all the same. ``say`` gets the progress. Errors: DistilhashError where there
-    is no folder.
+    Raises:
+        DistilhashError: there is no folder.
     """
     if images == "cifar10":
-        source = load_cifar10(progress=say)
+        source = load_cifar10()
         return _result(images, "cifar10", [_part("all", len(source))], label_columns=len(source.class_names))
     root = checked_folder(images)
     if any((root / name).is_file() for name in LISTS):
-        return _check_lists(root, say)
-    return _check_folder(root, say)
+        return _check_lists(root)
+    return _check_folder(root)
 
 
-def _check_lists(root: Path, say: Say) -> dict[str, Any]:
+def _check_lists(root: Path) -> dict[str, Any]:
     try:
         listed = read_lists(root)
     except DistilhashError as error:
@@ -58,7 +58,7 @@ def _check_lists(root: Path, say: Say) -> dict[str, Any]:
     unreadable: list[tuple[str, str]] = []
     present = [file for file in files if file is not None]
     if present:
-        report = check(FileSource(root, present, None, []), counter(say))
+        report = find_unreadable(FileSource(root, present, None, []))
         readable_N[np.flatnonzero(~missing_N)[report.readable]] = True
         unreadable = report.unreadable
     columns = listed.labels.shape[1]
@@ -87,7 +87,7 @@ def _check_lists(root: Path, say: Say) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _check_folder(root: Path, say: Say) -> dict[str, Any]:
+def _check_folder(root: Path) -> dict[str, Any]:
     notes: list[str] = []
     try:
         source: ImageSource = FolderSource(root, labelled=True)
@@ -99,7 +99,7 @@ def _check_folder(root: Path, say: Say) -> dict[str, Any]:
         except DistilhashError as nothing:
             return _result(root, "folder", [], problems=[str(nothing)])
         kind = "folder without labels"
-    report = check(source, counter(say))
+    report = find_unreadable(source)
     problems: list[str] = []
     if not len(report.readable):
         problems = ["none of the images can be read"]

@@ -1,9 +1,13 @@
-"""Images that are files: a folder, found by walking it, in an order that any machine agrees on.
+"""Images that are files: those of a folder, or those that list files name.
 
 The fingerprint of files is a hash of each one's relative path, size and time of last change, not of its content: it
 costs no reading, and misses only an edit that keeps both.
 
-Shapes: N images, n images of a batch, H, W sides in pixels.
+List files have one ``path 0 1 0 ...`` a line, the form in which NUS-WIDE and its like are published. The three lists of
+a protocol (train.txt, database.txt, test.txt) lie in one folder, and paths are relative to it. They become one source,
+in which an image that two lists name is one image.
+
+Shapes: N images, n images of a batch, C classes.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ import dataclasses
 import functools
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,28 +27,24 @@ from PIL import Image
 
 from distilhash.data.decode import EXTENSIONS, decode_image
 from distilhash.data.sources import Labels
+from distilhash.data.walk import FoundFile, is_skipped, walk
 from distilhash.errors import DistilhashError
+from distilhash.progress import log
 
+LISTS = ("train.txt", "database.txt", "test.txt")
 
-@dataclasses.dataclass(frozen=True, order=True)
-class ImageFile:
-    """One file under a root. A link that leads nowhere has size -1: reading it tells why."""
-
-    name: str  # relative, with "/", and with any byte that is not UTF-8 escaped
-    path: str  # the same, as the operating system has it
-    size: int  # bytes
-    changed_ns: int  # time of last change, nanoseconds
+# The path ends at the last image ending of the line, so that it may hold spaces.
+_LINE = re.compile(rf"(.*(?:{'|'.join(re.escape(e) for e in sorted(EXTENSIONS))}))(?:\s+(.*))?", re.IGNORECASE)
 
 
 class FileSource:
-    """Images that are files under one root; a folder and its list files differ in how the files are found."""
+    """Images that are files below one root."""
 
     decodes = True
 
-    def __init__(self, root: Path, files: Sequence[ImageFile], labels: Labels, class_names: Sequence[str]) -> None:
-        self.root = root
+    def __init__(self, root: Path, files: Sequence[FoundFile], labels: Labels, class_names: Sequence[str]) -> None:
         self.files = files
-        self.names = [file.name for file in files]
+        self.names = [_name(root, file.path) for file in files]
         self.labels = labels
         self.class_names = list(class_names)
 
@@ -55,38 +56,96 @@ class FileSource:
     def fingerprint(self) -> str:
         """A hash of every file's relative path, size and time of last change, and of the labels."""
         digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(f"{file.name}\0{file.size}\0{file.changed_ns}\n".encode())
+        for name, (_, size, changed_ns) in zip(self.names, self.files, strict=True):
+            digest.update(f"{name}\0{size}\0{changed_ns}\n".encode())
         digest.update(b"" if self.labels is None else np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()[:16]
 
     def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
-        """The images of these indices, decoded, in mode RGB. Errors: UnreadableImage."""
-        files = [self.files[i] for i in np.asarray(indices, np.int64)]
-        return [decode_image(self.root / file.path, file.name, least_side) for file in files]
+        """The n images of these indices, decoded to mode RGB; ``least_side`` as in decode_image."""
+        return [
+            decode_image(Path(self.files[i].path), self.names[i], least_side) for i in np.asarray(indices, np.int64)
+        ]
 
 
 class FolderSource(FileSource):
     """The images of a folder and of all folders below it, in the order of their relative paths.
 
-    ``labelled``: the folders just below the root are the classes. Links are followed, each real folder is visited
-    once; names that begin with a dot are passed over. Errors: DistilhashError where there is nothing to read, or where the
-    folder is no labelled one.
+    A folder below it that cannot be listed is logged and left out.
+
+    Args:
+        root: the folder.
+        labelled: are the folders just below the root the classes? None: where every image lies in one of them.
+
+    Raises:
+        DistilhashError: the folder has no images, or is no labelled one.
     """
 
-    def __init__(self, root: str | Path, labelled: bool = False) -> None:
+    def __init__(self, root: str | Path, labelled: bool | None = False) -> None:
         root = checked_folder(root)
-        files = sorted(_image_files(root))
-        if not files:
+        found = walk([str(root)])
+        for folder, reason in found.unreadable:
+            log.warning("a folder cannot be listed and is left out: %s (%s)", folder, reason)
+        if not found.files:
             raise DistilhashError(
                 "a folder holds no images", str(root), f"known endings: {' '.join(sorted(EXTENSIONS))}"
             )
-        labels, class_names = _folder_classes(root, files) if labelled else (None, [])
-        super().__init__(root, files, labels, class_names)
+        files = sorted(found.files, key=lambda file: _name(root, file.path))
+        super().__init__(root, files, None, [])
+        if labelled is not False:
+            try:
+                self.labels, self.class_names = _classes_of(root, self.names)
+            except DistilhashError:
+                if labelled:
+                    raise
+
+
+class ListSource(FileSource):
+    """The images that the list files of a folder name, with their labels.
+
+    ``lists`` gives the indices of each list's images, in the order of its lines, by the list's name without ending.
+    Labels are (N, C) uint8, or (N,) int64 classes where every line has exactly one 1.
+
+    Raises:
+        DistilhashError: with the file and line, or with the images that are not there.
+    """
+
+    def __init__(self, root: str | Path, names: Sequence[str] = LISTS) -> None:
+        root = checked_folder(root)
+        listed = read_lists(root, names)
+        files = listed_files(root, listed)
+        present = [file for file in files if file is not None]
+        if len(present) < len(files):
+            missing = [path for path, file in zip(listed.paths, files, strict=True) if file is None]
+            by_list = listed.among(np.array([file is None for file in files]))
+            counts = ", ".join(f"{count:,} in {name}" for name, count in by_list.items() if count)
+            raise DistilhashError(
+                "the list files name images that are not there",
+                f"{len(missing)} of {len(files)} missing under {root}: {', '.join(missing[:3])}",
+                f"put them there or take the lines out ({counts}); distilhash check {root} counts them",
+            )
+        labels_NC = listed.labels
+        one_hot = bool((labels_NC.sum(axis=1) == 1).all())
+        class_names = [str(c) for c in range(labels_NC.shape[1])]
+        super().__init__(root, present, labels_NC.argmax(axis=1) if one_hot else labels_NC, class_names)
+        self.lists = listed.lists
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Listed:
+    """What the list files of a folder say; nothing of it has been looked for on the disk."""
+
+    paths: list[str]  # N, relative, each image once
+    labels: NDArray[np.uint8]  # (N, C) of 0/1
+    lists: dict[str, NDArray[np.int64]]  # by the list's name without ending: its images, in the order of its lines
+
+    def among(self, chosen_N: NDArray[np.bool_]) -> dict[str, int]:
+        """How many images of each list are among the chosen ones."""
+        return {name: int(chosen_N[indices].sum()) for name, indices in self.lists.items()}
 
 
 def checked_folder(root: str | Path) -> Path:
-    """The folder as a path. Errors: DistilhashError where there is none."""
+    """The folder as a path. Raises DistilhashError where there is none."""
     path = Path(root).expanduser()
     if not path.is_dir():
         what = "a folder is wanted, and this is a file" if path.exists() else "there is no such folder"
@@ -94,71 +153,113 @@ def checked_folder(root: str | Path) -> Path:
     return path
 
 
-def image_file(root: Path, path: str) -> ImageFile | None:
-    """The file of this relative path; None where there is none."""
+def read_lists(root: Path, names: Sequence[str] = LISTS) -> Listed:
+    """Read the list files of a folder; whether an image exists is not checked.
+
+    Raises:
+        DistilhashError: with the file and line.
+    """
+    labels_of: dict[str, str] = {}
+    position: dict[str, int] = {}
+    lists: dict[str, NDArray[np.int64]] = {}
+    columns = 0
+    for name in names:
+        listed: dict[str, None] = {}
+        for path, labels, where in _lines(root / name):
+            columns = columns or len(labels)
+            if len(labels) != columns:
+                raise DistilhashError(
+                    "a list line has another number of labels than those before it",
+                    f"{len(labels)} instead of {columns} in {where}",
+                )
+            if path in listed:
+                raise DistilhashError("a list names one image twice", f"{path} in {where}", "take one line out")
+            listed[path] = None
+            position.setdefault(path, len(position))
+            if labels_of.setdefault(path, labels) != labels:
+                raise DistilhashError("two lists give one image different labels", f"{path} in {where}")
+        if not listed:
+            raise DistilhashError("a list file is empty", str(root / name))
+        lists[Path(name).stem] = np.array([position[path] for path in listed], np.int64)
+    if columns < 2:
+        raise DistilhashError("list files need two label columns or more", f"{columns} in {root}")
+    digits = np.frombuffer("".join(labels_of.values()).encode(), np.uint8)
+    return Listed(paths=list(labels_of), labels=digits.reshape(-1, columns) - ord("0"), lists=lists)
+
+
+def listed_files(root: Path, listed: Listed) -> list[FoundFile | None]:
+    """The file of each listed image (N); None where there is none."""
+    return [_file(os.path.join(root, path)) for path in listed.paths]  # noqa: PTH118 (a Path of 200,000 is slow)
+
+
+def _file(path: str) -> FoundFile | None:
     try:
-        status = os.stat(f"{root}/{path}")  # noqa: PTH116 (a list has 200,000 of them, and a Path costs more than this)
+        status = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError):
         return None
-    return _described(path, status) if stat.S_ISREG(status.st_mode) else None
+    return FoundFile(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def _described(path: str, status: os.stat_result | None) -> ImageFile:
-    name = path.replace(os.sep, "/")
-    if not name.isascii():
-        name = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return ImageFile(name, path, status.st_size if status else -1, status.st_mtime_ns if status else 0)
-
-
-def _image_files(root: Path) -> Iterable[ImageFile]:
-    folders, links, seen = [""], list[str](), set[tuple[int, int]]()
-    while folders or links:
-        if folders:
-            folder = folders.pop()
-        else:  # links last, so that an image gets the name of the place where it really lies
-            links.sort(reverse=True)
-            folder = links.pop()
-        try:
-            here = (root / folder).stat()
-            if (here.st_dev, here.st_ino) in seen:
-                continue
-            seen.add((here.st_dev, here.st_ino))
-            entries = [entry for entry in os.scandir(root / folder) if not entry.name.startswith(".")]
-        except OSError as error:
-            raise DistilhashError("a folder cannot be listed", f"{root / folder}: {error.strerror}") from error
-        for entry in entries:
-            path = os.path.join(folder, entry.name)  # noqa: PTH118 (a relative string, not a place)
-            status = _status(entry)
-            if _is_folder(status):
-                (links if entry.is_symlink() else folders).append(path)
-            elif Path(entry.name).suffix.lower() in EXTENSIONS and (status is None or stat.S_ISREG(status.st_mode)):
-                yield _described(path, status)
-
-
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Of what the entry leads to; None for a link to nowhere or to itself."""
+def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
+    """(relative path, labels as "010", where it stands) of each line of a list file that is not blank."""
     try:
-        return entry.stat()
-    except OSError:
-        return None
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DistilhashError("a list file cannot be read", f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DistilhashError("a list file is not UTF-8 text", f"{file}: {error}") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        stripped, where = line.strip(), f"line {number} of {file}"
+        if not stripped:
+            continue
+        match = _LINE.fullmatch(stripped)
+        if match is None:
+            raise DistilhashError("a list line must begin with the path of an image", f"{stripped[:80]!r} in {where}")
+        labels = (match[2] or "").split()
+        if not labels:
+            raise DistilhashError("a list line must have labels after the path", where)
+        wrong = [label for label in labels if label not in ("0", "1")]
+        if wrong:
+            raise DistilhashError("labels in a list are 0 or 1", f"{wrong[0]!r} in {where}")
+        yield _inside(match[1], where), "".join(labels), where
 
 
-def _is_folder(status: os.stat_result | None) -> bool:
-    return status is not None and stat.S_ISDIR(status.st_mode)
+def _inside(text: str, where: str) -> str:
+    """The path without ``.``; refused where it leaves the root. Links inside the root are its owner's business."""
+    path = text.replace("\\", "/")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", path) or "\0" in path:
+        raise DistilhashError(
+            "a list path must stay inside the folder of the list",
+            f"{text!r} in {where}",
+            "write it relative to that folder",
+        )
+    return "/".join(parts)
 
 
-def _folder_classes(root: Path, files: Sequence[ImageFile]) -> tuple[NDArray[np.int64], list[str]]:
-    loose = [file.name for file in files if "/" not in file.name]
+def _name(root: Path, path: str) -> str:
+    """The path below the root, with "/"."""
+    return _escaped(path[len(os.path.join(root, "")) :].replace(os.sep, "/"))  # noqa: PTH118
+
+
+def _escaped(name: str) -> str:
+    """The name with any byte that is not UTF-8 escaped."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _classes_of(root: Path, names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """(N,) classes and their names: the folders just below the root."""
+    loose = [name for name in names if "/" not in name]
     if loose:
         raise DistilhashError(
             "in a labelled folder every image lies in the folder of its class",
             f"{len(loose)} images directly in {root}, such as {loose[0]}",
             "move them into class folders, or open the folder as unlabelled",
         )
-    of_file = [file.name.split("/")[0] for file in files]
-    class_names = sorted(set(of_file))
-    folders = {_described(entry.name, None).name for entry in os.scandir(root) if _is_folder(_status(entry))}
-    empty = sorted(name for name in folders - set(class_names) if not name.startswith("."))
+    of_image = [name.split("/")[0] for name in names]
+    class_names = sorted(set(of_image))
+    folders = (path for path in root.iterdir() if os.path.isdir(path) and not is_skipped(path.name))  # noqa: PTH112
+    empty = sorted({_escaped(path.name) for path in folders} - set(class_names))
     if empty:
         raise DistilhashError(
             "a class folder holds no images", f"{', '.join(empty[:3])} in {root}", "fill it or take it away"
@@ -168,4 +269,4 @@ def _folder_classes(root: Path, files: Sequence[ImageFile]) -> tuple[NDArray[np.
             "a labelled folder needs images in two class folders or more", f"only {class_names[0]!r} in {root}"
         )
     number = {name: i for i, name in enumerate(class_names)}
-    return np.array([number[name] for name in of_file], np.int64), class_names
+    return np.array([number[name] for name in of_image], np.int64), class_names

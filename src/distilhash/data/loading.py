@@ -1,45 +1,39 @@
-"""What a verb is told to read: the images behind a name, without those that cannot be read, and their split.
+"""What a command is told to read: the images behind a name, without those that cannot be read, and their split.
 
 Shapes: N images, C classes.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.folders import FolderSource, checked_folder
-from distilhash.data.lists import LISTS, ListSource
+from distilhash.data.folders import LISTS, FolderSource, ListSource, checked_folder
 from distilhash.data.sources import ImageSource, Subset, readable
 from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
 from distilhash.errors import DistilhashError, unknown_name
+from distilhash.progress import log
 
 PARTS = ("all", "query", "database", "train", "validation")
 LISTED = 10  # unreadable images that the report names
-SAY_SECONDS = 5.0
 
 
-def to_stderr(text: str) -> None:
-    """Where progress goes by default."""
-    print(text, file=sys.stderr, flush=True)
+def open_images(where: str | Path, labelled: bool | None = False) -> ImageSource:
+    """Open the images that ``where`` names.
 
+    Args:
+        where: "cifar10", a folder with train.txt, database.txt and test.txt, or any other folder.
+        labelled: are the folders in a plain folder its classes? None: where they can be.
 
-def open_images(
-    where: str | Path, labelled: bool = False, progress: Callable[[str], object] | None = None
-) -> ImageSource:
-    """The source that ``where`` names: "cifar10", a folder with train.txt, database.txt and test.txt, or a folder.
-
-    ``labelled`` is about a plain folder: are the folders in it its classes? ``progress`` gets a sentence for each
-    step of fetching CIFAR-10. Errors: DistilhashError.
+    Raises:
+        DistilhashError: there are none, or not of this form.
     """
     if where == "cifar10":
-        return load_cifar10(progress=progress)
+        return load_cifar10()
     root = checked_folder(where)
     listed = [(root / name).is_file() for name in LISTS]
     if all(listed) or (labelled and any(listed)):
@@ -47,25 +41,30 @@ def open_images(
     return FolderSource(root, labelled)
 
 
-def open_readable(
-    images: str | Path, *, labelled: bool | None, say: Callable[[str], None] = to_stderr, quiet: bool = False
-) -> ImageSource:
-    """The source that ``images`` names without what cannot be read, which is counted and listed through ``say``.
-
-    ``labelled``: are the folders in a folder its classes? None: where they can be. ``quiet`` keeps progress, but not
-    that report, from ``say``. Errors: DistilhashError.
-    """
-    progress = (lambda text: None) if quiet else say
-    source, report = readable(_opened(images, labelled, progress), counter(progress))
+def open_readable(images: str | Path, *, labelled: bool | None) -> ImageSource:
+    """Open images as open_images() does, without those that cannot be read, which are logged."""
+    source, report = readable(open_images(images, labelled))
     if report.unreadable:
-        say(report.summary(LISTED))
+        log.warning("%s", report.summary(LISTED))
     return source
 
 
 def split_of(
     source: ImageSource, images: str | Path, protocol: str, seed: int, file: Path | None, *, needed: bool
 ) -> Split | None:
-    """The split in ``file``, or the one that the source is drawn by; None where there is none and none is needed."""
+    """The split of a source: that of a file, of its lists, or drawn by a protocol.
+
+    Args:
+        source: the opened images.
+        images: what they were opened by.
+        protocol: of CIFAR-10, one of CIFAR10_PROTOCOLS; other images have their own way.
+        seed: what is drawn is drawn by it.
+        file: a saved split, which goes before.
+        needed: whether labels too few to split by are an error; else there is no split then.
+
+    Raises:
+        DistilhashError: the file is of other images, or the images cannot be split.
+    """
     if file is not None:
         split = Split.load(file)
         if split.num_images != len(source):
@@ -94,49 +93,27 @@ def split_beside(hasher: Path) -> Path | None:
 
 
 def part_of(
-    source: ImageSource,
-    images: str | Path,
-    part: str,
-    protocol: str,
-    seed: int,
-    split: Path | None,
-    *,
-    beside: Path,
-    say: Callable[[str], None] = to_stderr,
+    source: ImageSource, images: str | Path, part: str, protocol: str, seed: int, split: Path | None, *, beside: Path
 ) -> NDArray[np.int64]:
-    """The indices of one of PARTS; without a ``split`` file the one beside the hasher is taken. Errors: DistilhashError."""
+    """The indices of one of PARTS, by the split of split_of().
+
+    Args:
+        split: a saved split; left out: the one beside the hasher.
+        beside: the hasher's directory.
+
+    Raises:
+        DistilhashError: an unknown part, or images that have no split.
+    """
     if part not in PARTS:
         raise unknown_name("part", part, PARTS)
     if part == "all":
         return np.arange(len(source))
     saved = split_beside(beside)
     if split is None and saved is not None:
-        say(f"the split is the hasher's own, {saved}")
+        log.info("the split is the hasher's own, %s", saved)
         split = saved
     indices: NDArray[np.int64] = getattr(split_of(source, images, protocol, seed, split, needed=True), part)
     return indices
-
-
-def _opened(images: str | Path, labelled: bool | None, progress: Callable[[str], None]) -> ImageSource:
-    if labelled is None and images != "cifar10":
-        try:
-            return open_images(images, True, progress)
-        except DistilhashError:  # no class folders: a folder of any shape will do
-            labelled = False
-    return open_images(images, bool(labelled), progress)
-
-
-def counter(progress: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Tells every few seconds how many images have been looked at."""
-    said = time.monotonic()
-
-    def count(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
-            progress(f"images looked at {done:,}/{total:,}")
-
-    return count
 
 
 def _lists(source: ImageSource) -> Mapping[str, NDArray[np.int64]] | None:

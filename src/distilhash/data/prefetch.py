@@ -1,4 +1,9 @@
-"""Reading ahead: decoding and preprocessing of the next batches overlap with the network's work on this one."""
+"""Reading ahead: decoding and preprocessing of the next batches overlap with the network's work on this one.
+
+PyTorch may or may not be in the process, and is not imported here. Where it is, its number of threads says how many
+cores there are, and each thread of a pool computes with one core: a second team of compute threads would fight the
+network's for the cores.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from distilhash.runtime import quick_turns
-
 READERS = 16  # for one device, at most: each holds a batch or two in memory
 BATCH_PIXELS = 8 * 224**2  # of the input of one batch in encoding: 8 images of 224 pixels, 392 of 32
 
@@ -20,7 +23,7 @@ V = TypeVar("V")
 
 
 def cores() -> int:
-    """Threads that may compute: PyTorch's number where it is loaded, else the cores of this process."""
+    """How many threads may compute."""
     torch = sys.modules.get("torch")
     if torch:
         threads: int = torch.get_num_threads()
@@ -29,35 +32,43 @@ def cores() -> int:
 
 
 def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threads: int = 1) -> Iterator[V]:
-    """Yield ``load(key)`` in the order of the keys, with up to ``ahead`` results made in background threads.
+    """Yield ``load(key)`` in the order of the keys, computed in background threads.
 
     An error of ``load`` is raised at its place in the order; leaving the loop early stops the threads.
+
+    Args:
+        load: what a thread does for one key.
+        keys: their order is that of the results.
+        ahead: how many results may wait.
+        threads: how many keys are loaded at once.
     """
     waiting: deque[Future[V]] = deque()
-    torch = sys.modules.get("torch")  # where it is not loaded, there are no threads of its to be set
-    cores = torch.get_num_threads() if torch else 1  # asked here: a thread that has not asked yet would get the pool's
-    # One core for each thread: a second team of compute threads would fight the network's for the cores.
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 1
     pool = ThreadPoolExecutor(threads, "prefetch", initializer=torch.set_num_threads if torch else int, initargs=(1,))
     try:
-        with quick_turns:
-            for key in keys:
-                waiting.append(pool.submit(load, key))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+        for key in keys:
+            waiting.append(pool.submit(load, key))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if torch:
-            torch.set_num_threads(cores)  # of threads that are yet to come
+            torch.set_num_threads(before)  # the threads of a pool set the default of all later threads, too
 
 
 def through(load: Callable[[K], U], work: Callable[[U], V], keys: Iterable[K], *, shared: bool) -> Iterator[V]:
     """Yield ``work(load(key))`` in the order of the keys.
 
-    Each core takes a key all the way: so nothing waits, neither the work for what is loaded nor, as in a network that
-    is spread over the cores, one core for the others after every layer. Where one device does the work of all
-    (``shared``), the cores load for it and the caller's thread works, one key after the other.
+    On the CPU each core takes a key all the way, so that none waits for the others after every layer.
+
+    Args:
+        load: the preprocessing of one batch.
+        work: the network.
+        keys: the batches.
+        shared: one device does the work of all: the cores load for it, and the caller's thread runs ``work``.
     """
     threads = cores()
     if shared:
@@ -66,8 +77,6 @@ def through(load: Callable[[K], U], work: Callable[[U], V], keys: Iterable[K], *
 
 
 def readers(shared: bool) -> dict[str, int]:
-    """How ``prefetch`` reads for a caller that computes: in one thread beside it, or, where a device of its own does
-    what is to be computed (``shared``), on all cores, which have nothing else to do.
-    """
+    """``ahead`` and ``threads`` of prefetch(): one thread beside a network on the CPU, all cores beside a device."""
     threads = min(cores(), READERS) if shared else 1
     return {"ahead": threads + 2, "threads": threads}

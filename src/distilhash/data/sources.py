@@ -1,6 +1,4 @@
-"""Where images come from: what every source has, arrays and parts of sources, and which images can be read.
-
-Every source has names, perhaps labels, a fingerprint, and read(); nothing else in the package opens an image file.
+"""Where images come from: the protocol of a source, arrays, subsets, and which images can be read.
 
 Shapes: N images, n images of a batch, C classes, H, W sides in pixels.
 """
@@ -10,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,11 +18,12 @@ from PIL import Image
 from distilhash.data.decode import UnreadableImage
 from distilhash.data.prefetch import cores, prefetch
 from distilhash.errors import DistilhashError
+from distilhash.progress import progress
 
 Images = NDArray[np.uint8] | list[Image.Image]  # (n, H, W, 3) of an array, or n files in mode RGB
 Labels = NDArray[np.int64] | NDArray[np.uint8] | None  # (N,) classes, or (N, C) of 0/1
 
-CHECKED = 16  # images that a core looks at in one go
+CHECKED = 16  # images that a thread decodes in one go
 
 
 class ImageSource(Protocol):
@@ -54,11 +53,22 @@ class ImageSource(Protocol):
         """The number of images."""
 
     def read(self, indices: ArrayLike, least_side: int | None = None) -> Images:
-        """The images of these indices; ``least_side`` as in decode_image. Errors: UnreadableImage."""
+        """The images of these indices; ``least_side`` as in decode_image. Raises UnreadableImage."""
 
 
 class ArraySource:
-    """Images that are already an array (in memory or memory-mapped): uint8 (N, H, W, 3)."""
+    """Images that are already an array.
+
+    Args:
+        images: uint8 (N, H, W, 3), in memory or memory-mapped.
+        labels: (N,) classes or (N, C) of 0/1.
+        names: N names; left out: 00000 and so on.
+        class_names: C names.
+        fingerprint: spares the hashing where the caller already knows it.
+
+    Raises:
+        DistilhashError: another type or shape.
+    """
 
     decodes = False
 
@@ -70,7 +80,6 @@ class ArraySource:
         class_names: Sequence[str] = (),
         fingerprint: str | None = None,
     ) -> None:
-        """``fingerprint`` spares the hashing where the caller already knows it."""
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.size == 0:
             raise DistilhashError("images must be uint8 of shape (N, H, W, 3)", f"{images.dtype} {images.shape}")
         self.images = images
@@ -149,16 +158,13 @@ class Report:
         return f"{len(self.unreadable)} of {self.total} images cannot be read and are left out: {first}{more}"
 
 
-def check(
-    source: ImageSource, progress: Callable[[int, int], object] | None = None, least_side: int | None = None
-) -> Report:
-    """Decode every image once, on every core; ``progress`` is called with (images done, images)."""
+def find_unreadable(source: ImageSource, least_side: int | None = None) -> Report:
+    """Decode every image once, on every core; ``least_side`` as in decode_image."""
     if isinstance(source, ArraySource):
         return Report(total=len(source), readable=np.arange(len(source)), unreadable=[])
-    readable, unreadable = [], []
+    reasons: list[str | None] = []
 
-    def reasons(block: range) -> list[str | None]:
-        """For each image, why it cannot be read."""
+    def reasons_of(block: range) -> list[str | None]:
         found: list[str | None] = []
         for i in block:
             try:
@@ -168,25 +174,28 @@ def check(
                 found.append(error.reason)
         return found
 
-    threads = cores()
     blocks = [range(start, min(start + CHECKED, len(source))) for start in range(0, len(source), CHECKED)]
-    looked = prefetch(reasons, blocks, ahead=2 * threads, threads=threads)
-    for block, found in zip(blocks, looked, strict=True):
-        for i, reason in zip(block, found, strict=True):
-            if reason is None:
-                readable.append(i)
-            else:
-                unreadable.append((source.names[i], reason))
-            if progress is not None:
-                progress(i + 1, len(source))
-    return Report(total=len(source), readable=np.array(readable, np.int64), unreadable=unreadable)
+    with progress("check images", len(source)) as counter:
+        for found in prefetch(reasons_of, blocks, ahead=2 * cores(), threads=cores()):
+            reasons += found
+            counter.add(len(found))
+    return Report(
+        total=len(source),
+        readable=np.array([i for i, reason in enumerate(reasons) if reason is None], np.int64),
+        unreadable=[(name, reason) for name, reason in zip(source.names, reasons, strict=True) if reason is not None],
+    )
 
 
-def readable(
-    source: ImageSource, progress: Callable[[int, int], object] | None = None, least_side: int | None = None
-) -> tuple[ImageSource, Report]:
-    """The source without the images that cannot be read, and which those are. Errors: DistilhashError where none can."""
-    report = check(source, progress, least_side)
+def readable(source: ImageSource, least_side: int | None = None) -> tuple[ImageSource, Report]:
+    """Leave out the images that cannot be read.
+
+    Returns:
+        The source, or the part of it that can be read, and which images those are.
+
+    Raises:
+        DistilhashError: none can be read.
+    """
+    report = find_unreadable(source, least_side)
     if len(report.readable) == 0:
         name, reason = report.unreadable[0]
         raise DistilhashError("none of the images can be read", f"{report.total} of them, such as {name} ({reason})")
@@ -194,7 +203,7 @@ def readable(
 
 
 def checked_labels(labels: ArrayLike | None, count: int) -> Labels:
-    """Labels as (N,) int64 or (N, C) uint8. Errors: DistilhashError on another shape or value."""
+    """Labels as (N,) int64 or (N, C) uint8. Raises DistilhashError on another shape or value."""
     if labels is None:
         return None
     array = np.asarray(labels)

@@ -1,8 +1,8 @@
-"""Every photograph below some folders, found by listing and stat alone: no file is opened.
+"""Every image below some folders, found by listing and stat alone: no file is opened.
 
-Links are followed and each real folder is visited once, so a loop of links ends. What programs keep for themselves
-(thumbnails, version control, bins, whatever begins with a dot) is passed over. A folder that cannot be listed is
-reported and does not end the walk.
+Links are followed and each real folder is visited once, so a loop of links ends. Folders that programs keep for
+themselves (thumbnails, version control, bins) and names that begin with a dot are left out. A folder that cannot be
+listed is reported and does not end the walk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SKIPPED = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume inform
 class FoundFile(NamedTuple):
     """A file that looks like an image. A link to nowhere has size -1: reading it tells why."""
 
-    path: str  # absolute
+    path: str  # the root as it was given, and what lies below it
     size: int  # bytes
     changed_ns: int  # time of last change, nanoseconds
 
@@ -34,14 +34,19 @@ class Walk(NamedTuple):
 
 
 def walk(roots: Iterable[str], hidden: bool = False) -> Walk:
-    """The photographs below these absolute folders. ``hidden``: also those that are passed over by default."""
+    """Find the images below these folders.
+
+    Args:
+        roots: folders, as paths.
+        hidden: also what is_skipped() by default.
+    """
     files: dict[str, FoundFile] = {}
     unreadable: list[tuple[str, str]] = []
     seen: set[tuple[int, int]] = set()
     for root in roots:
         folders, links = [root], list[str]()
         while folders or links:
-            if not folders:  # links last, so that a photo gets the name of the place where it really lies
+            if not folders:  # links last, so that an image gets the name of the place where it really lies
                 links.sort(reverse=True)
             folder = folders.pop() if folders else links.pop()
             try:
@@ -56,19 +61,23 @@ def walk(roots: Iterable[str], hidden: bool = False) -> Walk:
                 continue
             below = list[str]()
             for entry in entries:
-                name = entry.name.lower()
-                if not hidden and (name.startswith(".") or name in SKIPPED):
+                if not hidden and is_skipped(entry.name):
                     continue
                 status = _status(entry)
                 if status is not None and stat.S_ISDIR(status.st_mode):
                     (links if entry.is_symlink() else below).append(entry.path)
-                elif os.path.splitext(name)[1] in EXTENSIONS:  # noqa: PTH122 (a path object a file is slow)
+                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 (a Path a file is slow)
                     if status is None:
                         files[entry.path] = FoundFile(entry.path, -1, 0)
                     elif stat.S_ISREG(status.st_mode):
                         files[entry.path] = FoundFile(entry.path, status.st_size, status.st_mtime_ns)
             folders += reversed(below)
     return Walk(list(files.values()), unreadable)
+
+
+def is_skipped(name: str) -> bool:
+    """Whether a file or folder of this name is left out."""
+    return name.startswith(".") or name.lower() in SKIPPED
 
 
 def is_below(path: str, folders: Iterable[str]) -> bool:

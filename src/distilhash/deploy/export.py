@@ -65,7 +65,7 @@ def export_hasher(
     for name in ("onnx", "onnxruntime", "onnxscript"):  # missing ones are told before anything is computed
         package(name)
     network, description = load_hasher(hasher)
-    source = open_readable(images, labelled=None, say=say)
+    source = open_readable(images, labelled=None)
     chosen = _split(source, images, Path(hasher), protocol, split_seed, split)
     allowed = np.arange(len(source)) if chosen is None else chosen.unlabelled
     drawn = shuffled(allowed, config.seed, CALIBRATION)

@@ -139,8 +139,8 @@ def encode_exported(
 ) -> dict[str, Any]:
     """Write the code table of images, or of one part of their split; return what was written. Errors: DistilhashError."""
     hasher = ExportedHasher.open(directory, int8=int8, threads=threads)
-    source = open_readable(images, labelled=part != "all", say=say)
-    chosen = part_of(source, images, part, protocol, split_seed, split, beside=Path(directory), say=say)
+    source = open_readable(images, labelled=part != "all")
+    chosen = part_of(source, images, part, protocol, split_seed, split, beside=Path(directory))
     table = hasher.encode(source, chosen, say=say)
     table.save(Path(output))
     return {"codes": str(output), "images": len(chosen), "bits": table.num_bits}

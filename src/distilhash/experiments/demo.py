@@ -15,7 +15,6 @@ import numpy as np
 from distilhash.codes import CodeTable, hamming
 from distilhash.config import DemoConfig, as_dict
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.loading import to_stderr
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split, cifar10_split
 from distilhash.evaluation.evaluate import evaluate_tables
@@ -40,7 +39,7 @@ def run_demo(
     """Run every stage that is not yet done and write ``results.json`` and ``report.html``. Errors: DistilhashError."""
     # What can be refused is refused here, before a directory is made, or deleted for --overwrite.
     plan = presets.demo_stages(config)
-    images = load_cifar10(progress=None if quiet else to_stderr)
+    images = load_cifar10()
     split = _split(images, config)
     distillation.check(plan.distill, len(split.unlabelled))
     hashing.check(images, len(split.train), plan.hash)

@@ -62,7 +62,7 @@ def reproduce(
         raise unknown_name("budget", config.budget, TABLES[table])
     matrix = TABLES[table][config.budget]()
     cells = shard_of(cells_of(matrix, config), config.shard)
-    images = _images(table, config, quiet)
+    images = _images(table, config)
     splits = {seed: _split(images, matrix, config, seed) for seed in {cell.seed for cell in cells}}
     for split in splits.values():
         distillation.check(matrix.stages.distill, len(split.unlabelled))
@@ -223,12 +223,12 @@ def _settings_of(path: Path) -> dict[str, Any]:
     return {**description["settings"], "precision": description["precision"]}
 
 
-def _images(table: str, config: ReproduceConfig, quiet: bool) -> ImageSource:
+def _images(table: str, config: ReproduceConfig) -> ImageSource:
     if table == "cifar10":
-        return open_readable("cifar10", labelled=True, quiet=quiet)
+        return open_readable("cifar10", labelled=True)
     if not config.images:
         raise DistilhashError("this table needs a folder with list files", "no --images", "name the folder of NUS-WIDE")
-    return open_readable(config.images, labelled=True, quiet=quiet)
+    return open_readable(config.images, labelled=True)
 
 
 def _split(images: ImageSource, matrix: Matrix, config: ReproduceConfig, seed: int) -> Split:

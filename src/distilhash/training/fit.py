@@ -88,7 +88,7 @@ def fit(
     config, teacher, student = config or FitConfig(), teacher or TeacherConfig(), student or PHOTO_STUDENT
     if config.method not in METHODS:
         raise unknown_name("label-free method", config.method, METHODS)
-    images = open_readable(photos, labelled=False, quiet=quiet)
+    images = open_readable(photos, labelled=False)
     plan = fit_plan(config, len(images), student)
     current()
     teacher_network = open_teacher(teacher)
