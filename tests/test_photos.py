@@ -199,7 +199,7 @@ def test_a_root_whose_photos_are_all_gone_keeps_them(folder, index):
     summary, _ = updated(index, folder)
     assert counts(summary) == {} and summary.unreadable[0][0] == str(folder)
     folder.rmdir()
-    with pytest.raises(DistilhashError, match="there is no such folder"):
+    with pytest.raises(DistilhashError, match=str(folder)):
         updated(index, folder)
     folder.with_name("moved").rename(folder)
     assert counts(updated(index, folder)[0]) == {"unchanged": 6}
@@ -241,11 +241,11 @@ def test_codes_and_photos_do_not_mix(folder, index, tmp_path):
     with Index.open(index) as opened:
         assert len(opened) == 6
         for change in (lambda: opened.add([9], np.ones((1, 20))), lambda: opened.remove([1])):
-            with pytest.raises(DistilhashError, match="belongs to its photos"):
+            with pytest.raises(DistilhashError, match="distilhash index"):
                 change()
     with Index.open(tmp_path / "plain") as plain:
         plain.add([1], np.ones((1, 20)))
-    with pytest.raises(DistilhashError, match="codes that are not of photos"):
+    with pytest.raises(DistilhashError, match="plain"):
         updated(tmp_path / "plain", folder)
 
 

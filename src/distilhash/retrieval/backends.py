@@ -146,11 +146,6 @@ def needed_faiss() -> Any:
     return faiss
 
 
-def fingerprint_of_codes(ids: NDArray[np.int64], codes_BP: Bytes) -> str:
-    """A fingerprint of these ids with these codes, to which saved IVF lists are bound."""
-    return _digest(ids, codes_BP)
-
-
 @dataclass(eq=False)
 class IvfLists:
     """Trained IVF lists: centroids (L, P), the list (B,) of each code, and how many lists a query scans."""
@@ -207,21 +202,21 @@ class IvfLists:
         """Whether there are still enough lists for ``count`` codes."""
         return 4 * len(self.centroids) >= lists_for(count)
 
-    def save(self, path: Path, fingerprint: str) -> None:
-        """Write the lists as one safetensors file, bound to the codes with this fingerprint.
+    def save(self, path: Path, ids: NDArray[np.int64], codes_BP: Bytes) -> None:
+        """Write the lists as one safetensors file, bound to these ids and codes.
 
         Raises:
             DistilhashError: the file cannot be written.
         """
         nprobe = np.array([self.nprobe], np.int64)
         tensors = {"centroids": self.centroids, "list_of": self.list_of, "nprobe": nprobe}
-        header = json.dumps([FORMAT, fingerprint, _digest(self.centroids, self.list_of, nprobe)])
+        header = json.dumps([FORMAT, _digest(ids, codes_BP, self.centroids, self.list_of, nprobe)])
         # One key: safetensors writes several in random order.
         write_atomically(path, safetensors.numpy.save(tensors, metadata={"distilhash": header}))
 
     @classmethod
-    def load(cls, path: Path, fingerprint: str, codes_BP: Bytes) -> IvfLists | None:
-        """The saved lists of exactly these codes; None where the file is missing, damaged or of other codes."""
+    def load(cls, path: Path, ids: NDArray[np.int64], codes_BP: Bytes) -> IvfLists | None:
+        """The saved lists of exactly these ids and codes; None where the file is missing, damaged or of others."""
         try:
             with safetensors.safe_open(path, framework="np") as handle:
                 header = (handle.metadata() or {}).get("distilhash")
@@ -233,7 +228,7 @@ class IvfLists:
             and centroids.shape[1] == codes_BP.shape[1]
             and list_of.shape == (len(codes_BP),)
             and (nprobe.dtype, nprobe.shape) == (np.int64, (1,))
-            and header == json.dumps([FORMAT, fingerprint, _digest(centroids, list_of, nprobe)])
+            and header == json.dumps([FORMAT, _digest(ids, codes_BP, centroids, list_of, nprobe)])
             and bool(((list_of >= 0) & (list_of < len(centroids))).all())
             and 1 <= nprobe[0] <= len(centroids)
         )

@@ -42,7 +42,7 @@ class Index:
         self._ids, self._codes = np.empty(0, np.int64), np.empty((0, 0), np.uint8)
         self._ivf: backends.IvfLists | None = None
         self._ivf_search: backends.IvfSearch | None = None
-        self._saved_fingerprint = ""  # of the codes to which the saved IVF lists belong
+        self._ivf_saved = False
         self._reload()
 
     @classmethod
@@ -202,8 +202,7 @@ class Index:
         with self._mutex:
             if self._store is None:
                 return
-            if self._store.exists:
-                self._save_ivf()
+            self._save_ivf()
             self._store.close()
             self._store = None
 
@@ -264,7 +263,7 @@ class Index:
             self._codes = items[rows].view(np.uint8).reshape(-1, width)
         self._ids = self._ids[rows]
         if self._ivf is not None:
-            self._ivf.list_of = self._ivf.list_of[rows]
+            self._ivf.list_of, self._ivf_saved = self._ivf.list_of[rows], False
         self._ivf_search = None
 
     def _packed(self, array: NDArray[np.generic], name: str) -> Bytes:
@@ -284,29 +283,25 @@ class Index:
     def _ready_ivf(self) -> backends.IvfSearch | None:
         """The approximate search over the current codes, loaded or trained; None where exact search is as fast."""
         if self._ivf_search is None or self._ivf is None:
-            codes = self._codes
             if self._ivf is None and self._store is not None:
-                self._saved_fingerprint = backends.fingerprint_of_codes(self._ids, codes)
-                self._ivf = backends.IvfLists.load(self._ivf_path(self._store), self._saved_fingerprint, codes)
-            if self._ivf is None or not self._ivf.enough_for(len(codes)):
-                self._saved_fingerprint, self._ivf = "", backends.IvfLists.train(codes)
+                self._ivf = backends.IvfLists.load(_ivf_path(self._store), self._ids, self._codes)
+                self._ivf_saved = self._ivf is not None
+            if self._ivf is None or not self._ivf.enough_for(len(self._codes)):
+                self._ivf, self._ivf_saved = backends.IvfLists.train(self._codes), False
                 self._save_ivf()
             if self._engine == "auto" and not self._ivf.faster_than_exact:
                 return None
-            self._ivf_search = self._ivf.filled(codes)
+            self._ivf_search = self._ivf.filled(self._codes)
         return self._ivf_search
 
     def _save_ivf(self) -> None:
-        if self._store is None or self._ivf is None:
-            return
-        fingerprint = backends.fingerprint_of_codes(self._ids, self._codes)
-        if fingerprint != self._saved_fingerprint:
-            self._ivf.save(self._ivf_path(self._store), fingerprint)
-            self._saved_fingerprint = fingerprint
+        if self._store is not None and self._ivf is not None and not self._ivf_saved:
+            self._ivf.save(_ivf_path(self._store), self._ids, self._codes)
+            self._ivf_saved = True
 
-    @staticmethod
-    def _ivf_path(store: Store) -> Path:
-        return store.path.with_name(store.path.name + ".ivf")
+
+def _ivf_path(store: Store) -> Path:
+    return store.path.with_name(store.path.name + ".ivf")
 
 
 def checked_ids(ids: ArrayLike) -> Ids:
