@@ -148,7 +148,7 @@ def test_plain_folders(tmp_path, monkeypatch, capsys):
     found = distilhash.check(tmp_path / "classes")
     assert counts(found) == {"all": (8, 0, 2, 0)}
     assert found["problems"] == [
-        "every class needs three images: one to ask, one to train and one to choose by; got too few in b; "
+        "every class needs three images: a query, one to train on and one to validate on; got too few in b; "
         "add images or take the class away"
     ]
     for i in (2, 3):

@@ -1,13 +1,11 @@
 """Cores that share work, and threads that take turns."""
 
-import sys
 import threading
 
 import pytest
 import torch
 
-from distilhash.data.prefetch import prefetch
-from distilhash.runtime import on_each_core, quick_turns
+from distilhash.runtime import on_each_core
 
 
 @pytest.fixture
@@ -37,27 +35,3 @@ def test_what_goes_wrong_in_a_part_arrives(three_threads):
     with pytest.raises(ZeroDivisionError):
         on_each_core(lambda part: 1 / part, range(3))
     assert on_each_core(lambda part: part, []) == []
-
-
-def test_turns_are_quick_while_something_is_read_ahead_and_usual_again():
-    usual = sys.getswitchinterval()
-    first, second = (prefetch(lambda key: key, range(5)) for _ in range(2))
-    next(first)
-    next(second)
-    assert sys.getswitchinterval() < usual
-    first.close()
-    assert sys.getswitchinterval() < usual
-    assert list(second) == [1, 2, 3, 4]
-    assert sys.getswitchinterval() == usual
-
-
-def test_turns_that_are_quicker_stay():
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    quick = sys.getswitchinterval()  # in whole units of the clock
-    try:
-        with quick_turns:
-            assert sys.getswitchinterval() == quick
-        assert sys.getswitchinterval() == quick
-    finally:
-        sys.setswitchinterval(usual)

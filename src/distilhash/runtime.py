@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import sys
@@ -19,15 +18,6 @@ _NEVER = -1  # mallopt(3): no trimming at all; 2**31 - 1 would trim a heap of 2 
 _LARGEST = 2**30
 
 
-def release_memory() -> None:
-    """Give back what is free now, where glibc is: after an image of hundreds of megabytes that no other may follow.
-
-    Each thread has a heap of its own, and what one of them keeps is of no use to the next.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def keep_memory() -> bool:
     """Let glibc's malloc keep the pages that are freed; True where it listens.
 
@@ -41,38 +31,6 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):  # musl and others: nothing to set
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
-
-
-class _QuickTurns:
-    """While somebody is in it, Python's threads ask for their turn ten times as often as by default.
-
-    A thread that computes in short calls, as a network does, needs the interpreter between them; beside one that
-    decodes images it would wait for milliseconds each time.
-    """
-
-    SECONDS = 0.0005
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._usual = self.SECONDS
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._usual = sys.getswitchinterval()
-                if self._usual > self.SECONDS:
-                    sys.setswitchinterval(self.SECONDS)
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._usual > self.SECONDS:
-                sys.setswitchinterval(self._usual)
-
-
-quick_turns = _QuickTurns()
 
 
 def compiled(function: Callable[..., object]) -> Any:

@@ -1,4 +1,4 @@
-"""Which images are asked about, which train, which choose, and which are searched: drawn once, saved, and checked.
+"""Query, train, validation and database splits: drawn once, saved, and checked.
 
 The published CIFAR-10 protocols draw from all 60,000 images, per class:
 
@@ -8,10 +8,8 @@ The published CIFAR-10 protocols draw from all 60,000 images, per class:
     cifar10-2   1,000   5,000      5,000   10k / 50k / 50k, train is the database
 
 The published code draws anew for every run, chooses its best epoch on the query images, and distils on them. Here a
-split is a function of its seed; every choice is made on the validation slice, which is a part of train; and
-``unlabelled``, the images that distillation may see, never holds a query.
-
-The draw is a hash of (seed, class, image), so a seed means the same split for ever, whatever the NumPy version.
+split is a function of its seed (a hash of seed, class and image: the same for any NumPy version); every choice is made
+on the validation set, which is a part of train; and ``unlabelled``, what distillation may see, never holds a query.
 
 Shapes: N images, C classes.
 """
@@ -40,14 +38,18 @@ _MAX_BYTES = 256 << 20  # of a split file; the largest published one has a few m
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Indices of the images of each part, each ascending and int64. Errors: DistilhashError where parts contradict."""
+    """Indices of the images of each part, each ascending and int64.
+
+    Raises:
+        DistilhashError: the parts contradict each other.
+    """
 
     protocol: str
     seed: int
     num_images: int  # of the source that the indices point into
-    query: NDArray[np.int64]  # the questions of the final evaluation, used nowhere else
+    query: NDArray[np.int64]  # of the final evaluation, used nowhere else
     train: NDArray[np.int64]  # labelled; the published training set, validation included
-    validation: NDArray[np.int64]  # a slice of train, on which every choice is made; may be empty
+    validation: NDArray[np.int64]  # a part of train, on which every choice is made; may be empty
     database: NDArray[np.int64]  # what is searched
     class_names: tuple[str, ...] = ()
     source: str = ""  # fingerprint of that source; empty: not recorded
@@ -103,14 +105,14 @@ class Split:
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
-        """Write the split as JSON, whole or not at all. Errors: DistilhashError where the disk refuses."""
+        """Write the split as JSON, whole or not at all. Raises DistilhashError where the disk refuses."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         data |= {part: data[part].tolist() for part in _PARTS}
         write_atomically(Path(path), json.dumps(data))
 
     @classmethod
     def load(cls, path: str | Path) -> Split:
-        """The split of a file. Errors: DistilhashError for a file that is missing, or is not a split in every detail."""
+        """Read a split. Raises DistilhashError for a file that is missing, or is not a split in every detail."""
         path = Path(path)
         try:
             if path.stat().st_size > _MAX_BYTES:
@@ -132,7 +134,7 @@ def cifar10_split(
     class_names: tuple[str, ...] = (),
     source: str = "",
 ) -> Split:
-    """A published CIFAR-10 protocol, drawn from all 60,000 images. Errors: DistilhashError for other data or names."""
+    """Draw a published CIFAR-10 protocol from the labels of all 60,000 images. Raises DistilhashError for others."""
     if protocol not in CIFAR10_PROTOCOLS:
         raise unknown_name("CIFAR-10 protocol", protocol, CIFAR10_PROTOCOLS)
     labels = np.asarray(labels_N)
@@ -170,11 +172,19 @@ def holdout_split(
     class_names: tuple[str, ...] = (),
     source: str = "",
 ) -> Split:
-    """A split of one's own labelled images: a share of every class asks, the rest trains and is the database.
+    """Draw a split of one's own labelled images: a share of every class is query, the rest is train and database.
 
-    ``labels``: (N,) classes, drawn class by class, or (N, C) of 0/1, drawn from all images at once, since an image
-    with several labels belongs to no one class. ``validation_share`` is a share of train. Each share is rounded, and
-    is at least one image. Errors: DistilhashError for a class with fewer than three images, or a share outside (0, 1).
+    Args:
+        labels: (N,) classes, drawn class by class, or (N, C) of 0/1, drawn from all images at once, since an image
+            with several labels belongs to no one class.
+        query_share: of each class, rounded, at least one image.
+        validation_share: of train, likewise.
+        seed: decides the draw.
+        class_names: kept with the split, and used in errors.
+        source: fingerprint of the images, kept with the split.
+
+    Raises:
+        DistilhashError: a class with fewer than three images, or a share outside (0, 1).
     """
     labels = np.asarray(labels)
     if not (0 < query_share < 1 and 0 < validation_share < 1):
@@ -184,7 +194,7 @@ def holdout_split(
     few = [class_names[c] if c < len(class_names) else f"class {c}" for c in numbers[counts < 3]]
     if few or len(numbers) == 0:
         raise DistilhashError(
-            "every class needs three images: one to ask, one to train and one to choose by",
+            "every class needs three images: a query, one to train on and one to validate on",
             f"too few in {', '.join(few[:5])}{', ...' if len(few) > 5 else ''}" if few else "no images",
             "add images or take the class away",
         )
@@ -219,9 +229,10 @@ def list_split(
     class_names: tuple[str, ...] = (),
     source: str = "",
 ) -> Split:
-    """The split that list files prescribe (``ListSource.lists``): test asks; validation is drawn from train.
+    """The split that list files prescribe (``ListSource.lists``): test is query; validation is drawn from train.
 
-    Errors: DistilhashError where a list is missing, the lists overlap as they must not, or the share is not in [0, 1).
+    Raises:
+        DistilhashError: a list is missing, the lists overlap as they must not, or the share is not in [0, 1).
     """
     missing = sorted({"train", "database", "test"} - set(lists))
     if missing:

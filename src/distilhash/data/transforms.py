@@ -24,7 +24,7 @@ from PIL import Image
 
 from distilhash.config import InputConfig
 from distilhash.data.order import VIEWS, random64
-from distilhash.errors import DistilhashError, unknown_name
+from distilhash.errors import DistilhashError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,18 +65,10 @@ class Preprocess:
     """The preprocessing that a network's InputConfig describes.
 
     Raises:
-        DistilhashError: the config makes no sense.
+        DistilhashError: mean or std are not three numbers, or std are not positive.
     """
 
     def __init__(self, config: InputConfig) -> None:
-        if config.crop_mode not in CROP_MODES:
-            raise unknown_name("crop_mode", config.crop_mode, CROP_MODES)
-        if config.interpolation not in INTERPOLATIONS:
-            raise unknown_name("interpolation", config.interpolation, INTERPOLATIONS)
-        if config.size < 1:
-            raise DistilhashError("the input size must be at least 1 pixel", config.size)
-        if not 0 <= config.margin < 0.5:  # also what keeps a reflection inside the image
-            raise DistilhashError("the margin must lie in [0, 0.5)", config.margin)
         if len(config.mean) != 3 or len(config.std) != 3 or not min(config.std) > 0:
             raise DistilhashError("mean and std need three numbers, std positive ones", f"{config.mean}, {config.std}")
         self.config = config
@@ -204,7 +196,8 @@ class Preprocess:
 
 def _corners(offset: NDArray[np.float64], sides: tuple[int, int], size: int) -> NDArray[np.int64]:
     """(down, right) of windows, to the nearest pixel: so two sizes stay as close together as their pixels allow."""
-    return np.floor(offset * (np.array(sides) - size) + 0.5).astype(np.int64)
+    corners: NDArray[np.int64] = np.floor(offset * (np.array(sides) - size) + 0.5).astype(np.int64)
+    return corners
 
 
 def _windows(images: Pixels, offset_n2: NDArray[np.float64], size: int) -> Pixels:
