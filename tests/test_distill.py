@@ -14,8 +14,7 @@ from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConf
 from distilhash.data.sources import ArraySource
 from distilhash.data.splits import holdout_split
 from distilhash.errors import DistilhashError
-from distilhash.experiments import arms
-from distilhash.experiments import demo as comparison
+from distilhash.experiments import arms, runner
 from distilhash.training import distill as module
 from distilhash.training import hash as hashing
 from distilhash.training.distill import distill, hold_out
@@ -210,8 +209,8 @@ def test_no_query_is_read_before_it_is_encoded(tmp_path, monkeypatch):
 def test_the_comparison_trains_on_no_query(tmp_path, monkeypatch):
     spy = tiny_images(400, source=Spy)
     split = dataclasses.replace(holdout_split(spy.labels), protocol="cifar10")
-    monkeypatch.setattr(comparison, "load_cifar10", lambda **options: spy)
-    monkeypatch.setattr(comparison, "cifar10_split", lambda *arguments, **options: split)
+    monkeypatch.setattr(runner, "open_readable", lambda *arguments, **options: spy)
+    monkeypatch.setattr(runner, "split_of", lambda *arguments, **options: split)
 
     def watched(owner, name, words):
         real = getattr(owner, name)
@@ -230,7 +229,7 @@ def test_the_comparison_trains_on_no_query(tmp_path, monkeypatch):
     watched(hashing, "train_hasher", lambda *arguments: "hash")
     watched(arms, "compute_teacher_features", lambda images, indices, teacher, directory: directory.name)
     config = DemoConfig(teacher_size=32, distill_epochs=1, hash_epochs=1, bits=16)
-    comparison.run_demo(config, tmp_path / "demo", quiet=True)
+    runner.run_demo(config, tmp_path / "demo", quiet=True)
     assert set(trained) == set(split.unlabelled)
     assert spy.seen["distil"] <= set(split.unlabelled)
     assert spy.seen["hash"] <= set(split.train)

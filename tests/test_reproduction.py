@@ -1,4 +1,4 @@
-"""The comparison of the paper: which cells there are, and that they come out the same however the work is cut."""
+"""The comparison of the paper: which trials there are, and that they come out the same however the work is cut."""
 
 from __future__ import annotations
 
@@ -14,31 +14,23 @@ from distilhash.data.splits import holdout_split
 from distilhash.errors import DistilhashError
 from distilhash.experiments import arms
 from distilhash.experiments import runner as running
-from distilhash.experiments.grid import cells_of, shard_of
-from distilhash.experiments.presets import TABLES, desktop, paper, paper_cifar10, smoke
+from distilhash.experiments.grid import keys_of, shard_of
+from distilhash.experiments.presets import TABLES, desktop_cifar10, paper_cifar10, smoke
 from distilhash.experiments.runner import reproduce
 from test_distill import Spy
 from test_resume import Interrupted
 from tiny import tiny_images
 
-ONE_EPOCH = {"epochs": 1, "batch_size": 32}
-
 
 @pytest.fixture
 def images(monkeypatch):
     """A table of two arms at 16 bits on 160 images of 16 pixels; what is read of them is noted."""
-    stages = smoke().stages
-    matrix = dataclasses.replace(
+    preset = dataclasses.replace(
         smoke(), bits=(16,), seeds=(0,), main_bits=16, query_size=None, train_size=None, database_size=None,
-        stages=dataclasses.replace(
-            stages,
-            distill=dataclasses.replace(stages.distill, **ONE_EPOCH, precision="float32"),
-            hash=dataclasses.replace(stages.hash, epochs=2, batch_size=32, precision="float32"),
-            finetune=None,
-        ),
+        finetune=None,
     )  # fmt: skip
     spy = tiny_images(160, source=Spy)
-    monkeypatch.setitem(TABLES, "cifar10", {"smoke": lambda: matrix})
+    monkeypatch.setitem(TABLES, "cifar10", {"smoke": lambda: preset})
     monkeypatch.setattr(running, "open_readable", lambda *arguments, **options: spy)
     monkeypatch.setattr(
         running, "split_of",
@@ -54,26 +46,26 @@ def run(path, **options):
     return reproduce("cifar10", path, config=ReproduceConfig(**chosen), quiet=True, **options)
 
 
-def numbers(cells):
+def numbers(trials):
     """What must not depend on how the work was cut."""
-    return [{key: value for key, value in cell.items() if key not in ("seconds", "command")} for cell in cells]
+    return [{key: value for key, value in trial.items() if key not in ("seconds", "command")} for trial in trials]
 
 
-def test_the_budgets_have_the_cells_that_they_promise():
-    names = [cell.name for cell in cells_of(desktop(), ReproduceConfig())]
+def test_the_budgets_have_the_trials_that_they_promise():
+    names = [trial.name for trial in keys_of(desktop_cifar10(), ReproduceConfig())]
     assert len(names) == len(set(names)) == 3 * 2 * (4 + 2) + 2 * 4
     assert names[0] == "distilled-csq-64-0"
     assert all("finetuned" in name for name in names[-8:])
     assert not any("finetuned" in name for name in names[:-8])
-    assert len(cells_of(paper(paper_cifar10()), ReproduceConfig(seeds="0,1,2", bits="16,32,48,64"))) == 96
-    few = cells_of(desktop(), ReproduceConfig(arms="scratch", frameworks="dch", bits="48", seeds="5,7"))
-    assert [cell.name for cell in few] == ["scratch-dch-48-5", "scratch-dch-48-7"]
+    assert len(keys_of(paper_cifar10(), ReproduceConfig(seeds="0,1,2", bits="16,32,48,64"))) == 96
+    few = keys_of(desktop_cifar10(), ReproduceConfig(arms="scratch", frameworks="dch", bits="48", seeds="5,7"))
+    assert [trial.name for trial in few] == ["scratch-dch-48-5", "scratch-dch-48-7"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 60])
-def test_shards_are_all_cells_once(count):
-    cells = cells_of(desktop(), ReproduceConfig())
-    assert [cell for i in range(count) for cell in shard_of(cells, f"{i + 1}/{count}")] == cells
+def test_shards_are_all_trials_once(count):
+    trials = keys_of(desktop_cifar10(), ReproduceConfig())
+    assert [trial for i in range(count) for trial in shard_of(trials, f"{i + 1}/{count}")] == trials
 
 
 @pytest.mark.parametrize(
@@ -99,12 +91,12 @@ def test_tables_are_refused_by_name(tmp_path, capsys):
     assert "this table needs a folder with list files" in capsys.readouterr().err
 
 
-def test_interrupted_and_sharded_work_gives_the_cells_of_whole_work(tmp_path, images, monkeypatch):
+def test_interrupted_and_sharded_work_gives_the_trials_of_whole_work(tmp_path, images, monkeypatch):
     whole = run(tmp_path / "whole")
-    assert [cell["arm"] for cell in whole] == ["distilled", "teacher_frozen"]
+    assert [trial["arm"] for trial in whole] == ["distilled", "teacher_frozen"]
 
     real, done = running.write_json, []
-    for stop in range(3):  # before the first file of a cell, between it and the tables, and at the end
+    for stop in (0, 1, 1):  # before the file of a trial, between it and the tables, and before the last tables
 
         def write(path, data, stop=stop):
             done.append(path)
@@ -121,14 +113,14 @@ def test_interrupted_and_sharded_work_gives_the_cells_of_whole_work(tmp_path, im
 
     for shard in ("1/2", "2/2"):
         assert len(run(tmp_path / shard[0], shard=shard)) == 1
-    for file in (tmp_path / "2" / "cells").iterdir():
-        (tmp_path / "1" / "cells" / file.name).write_bytes(file.read_bytes())
+    for file in (tmp_path / "2" / "trials").iterdir():
+        (tmp_path / "1" / "trials" / file.name).write_bytes(file.read_bytes())
     merged = run(tmp_path / "1", resume=True)
     assert numbers(merged) == numbers(whole)
     assert (tmp_path / "1" / "table.md").read_text() == (tmp_path / "whole" / "table.md").read_text()
 
 
-def test_a_cell_says_how_it_was_made_and_trains_on_no_query(tmp_path, images, monkeypatch):
+def test_a_trial_says_how_it_was_made_and_trains_on_no_query(tmp_path, images, monkeypatch):
     trained = []
     for owner, name in ((arms.distillation, "distill"), (arms.hashing, "train_hasher")):
         real = getattr(owner, name)
@@ -137,18 +129,18 @@ def test_a_cell_says_how_it_was_made_and_trains_on_no_query(tmp_path, images, mo
                 trained.append(set(indices)), real(source, indices, *rest, **options)
             )[1],
         )  # fmt: skip
-    (cell,) = run(tmp_path / "run", arms="distilled", best_on_test=True)
+    (trial,) = run(tmp_path / "run", arms="distilled", best_on_test=True)
     split = holdout_split(np.asarray(images.labels), seed=0)
     assert trained == [set(split.unlabelled), set(split.fit)]
     epochs = [json.loads(line) for line in (tmp_path / "run/0/hash-distilled-csq-16/metrics.jsonl").open()]
     best = max(epochs, key=lambda line: line["validation_map"])
-    assert cell["chosen"] == {"epoch": best["epoch"], "map": pytest.approx(best["test_map"])}
-    assert cell["map_at_all"] == pytest.approx(epochs[-1]["test_map"])
-    assert cell["best_on_test"]["map"] == max(line["test_map"] for line in epochs)
-    assert cell["settings"]["hash"]["epochs"] == cell["epochs"] == 2
-    assert cell["command"] == (
+    assert trial["chosen"] == {"epoch": best["epoch"], "map": pytest.approx(best["test_map"])}
+    assert trial["map_at_all"] == pytest.approx(epochs[-1]["test_map"])
+    assert trial["best_on_test"]["map"] == max(line["test_map"] for line in epochs)
+    assert trial["settings"]["hash"]["epochs"] == trial["epochs"] == 2
+    assert trial["command"] == (
         "distilhash reproduce cifar10 --budget smoke --protocol cifar10 --arms distilled --frameworks csq --bits 16"
         " --seeds 0"
     )
     assert "optimistic" in (tmp_path / "run" / "table.md").read_text()
-    assert (tmp_path / "run" / "index.html").stat().st_size > 10_000
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000

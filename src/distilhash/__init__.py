@@ -59,7 +59,7 @@ _HOMES = {
 _INTERIM = {
     "check": ("distilhash.api", "check_images"),
     "code": ("distilhash.photos.search", "code"),
-    "demo": ("distilhash.experiments.demo", "run_demo"),
+    "demo": ("distilhash.experiments.runner", "run_demo"),
     "encode": ("distilhash.api", "encode_images"),
     "evaluate": ("distilhash.evaluation.evaluate", "evaluate_files"),
     "export": ("distilhash.deploy.export", "export_hasher"),

@@ -23,7 +23,7 @@ from distilhash.data.transforms import CROP_MODES
 from distilhash.deploy.runtime import encode_exported, is_exported
 from distilhash.device import DEVICES, current
 from distilhash.errors import DistilhashError, unknown_name
-from distilhash.experiments.presets import PRESETS
+from distilhash.experiments.presets import TABLES
 from distilhash.files import fingerprint_of_indices
 from distilhash.inference import encode, head_inputs
 from distilhash.losses import CENTRES
@@ -239,7 +239,8 @@ def known_names() -> dict[str, list[str]]:
         "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],
         "protocols": list(CIFAR10_PROTOCOLS),
         "parts": list(PARTS),
-        "presets": list(PRESETS),
+        "tables": list(TABLES),
+        "budgets": list(TABLES["cifar10"]),
     }
 
 

