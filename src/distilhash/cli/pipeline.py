@@ -53,9 +53,15 @@ def _results(rows: list[dict[str, Any]], options: argparse.Namespace) -> Any:
     """The rows of results.json, or for a person the table of them."""
     if options.json:
         return rows
-    from distilhash.experiments.matrix_text import markdown_table
+    from rich.console import Console
 
-    return f"{markdown_table(rows)}\n\nThe report: {options.output / 'report.html'}"
+    from distilhash.experiments.tables import terminal_table
+    from distilhash.experiments.trials import read_trials
+
+    console = Console()
+    with console.capture() as captured:
+        console.print(terminal_table(read_trials(rows)))
+    return f"{captured.get()}\nThe report: {options.output / 'report.html'}"
 
 
 def _declare_distill(parser: argparse.ArgumentParser) -> None:

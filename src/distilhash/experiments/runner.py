@@ -70,8 +70,6 @@ def reproduce(
     config = config or ReproduceConfig()
     if table not in TABLES:
         raise unknown_name("table", table, TABLES)
-    if config.budget not in TABLES[table]:
-        raise unknown_name("budget", config.budget, TABLES[table])
     preset = TABLES[table][config.budget]()
     keys = shard_of(keys_of(preset, config), config.shard)
     where = config.images or ("" if table == "nuswide" else "cifar10")

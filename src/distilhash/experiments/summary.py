@@ -94,7 +94,7 @@ def _examples(trials: Sequence[Trial], images: ImageSource, path: Path) -> list[
     names = images.class_names
 
     def picture(index: int) -> bytes:
-        return png_bytes(images.read(np.array([index]))[0])
+        return png_bytes(np.asarray(images.read(np.array([index]))[0]))
 
     found = []
     for trial in (trial for trial in trials if trial.framework == "csq"):
