@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+DRAWN = ("curves", "precision_at_n")  # of a trial: what only the report shows
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,7 +27,7 @@ def main() -> int:
         command = [sys.executable, "-m", "distilhash", "demo", "--seed", str(seed), "--output", str(run)]
         subprocess.run([*command, *(["--resume"] if run.exists() else [])], check=True, stdout=subprocess.DEVNULL)
         rows += json.loads((run / "results.json").read_text())
-    rows = [{name: value for name, value in row.items() if name != "precision_recall"} for row in rows]
+    rows = [{name: value for name, value in row.items() if name not in DRAWN} for row in rows]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(rows, indent=1) + "\n")
 

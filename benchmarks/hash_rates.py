@@ -19,8 +19,8 @@ from distilhash.data.loading import open_readable, split_of
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
 from distilhash.evaluation.metrics import mean_average_precision
-from distilhash.experiments.arms import framed_teacher
-from distilhash.experiments.presets import desktop
+from distilhash.experiments.arms import cropped_teacher
+from distilhash.experiments.presets import desktop_cifar10
 from distilhash.inference import encode
 from distilhash.models import Backbone
 from distilhash.training import distill as distillation
@@ -48,8 +48,8 @@ def main() -> None:
             for rate in rates:
                 run = RunDirectory(options.run / f"{arm}-{framework}-{rate}", {"stage": "hash rates"}, resume=True)
                 if not run.finished:
-                    plan = dataclasses.replace(desktop().stages.hash, framework=framework, muon_lr=rate, seed=SEED)
-                    backbone = new_student(desktop().stages.student, SEED)
+                    plan = dataclasses.replace(desktop_cifar10().hash, framework=framework, muon_lr=rate, seed=SEED)
+                    backbone = new_student(desktop_cifar10().student, SEED)
                     if arm == "distilled":
                         backbone = distilled(images, split, options.run)
                     hashing.train_hasher(images, split.fit, new_hasher(backbone, plan), plan, run)
@@ -73,7 +73,7 @@ def split_at(images: ImageSource, seed: int) -> Split:
 
 def scored(images: ImageSource, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Queries and database, of which no table has a query and no hasher here a label."""
-    taken = [split.query, split.train, *(split_at(images, seed).query for seed in desktop().seeds)]
+    taken = [split.query, split.train, *(split_at(images, seed).query for seed in desktop_cifar10().seeds)]
     free = np.setdiff1d(split.database, np.concatenate(taken))
     query = np.random.default_rng(0).choice(free, QUERIES, replace=False)
     return query, np.setdiff1d(free, query)[::EVERY]
@@ -81,12 +81,12 @@ def scored(images: ImageSource, split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 def distilled(images: ImageSource, split: Split, place: Path) -> Backbone:
     """The student of the comparison, distilled on this split once."""
-    path, plan = place / "distill", desktop().stages
+    path, plan = place / "distill", desktop_cifar10()
     if not (path / "model" / "model.safetensors").exists():
         config = dataclasses.replace(plan.distill, seed=SEED)
         run = RunDirectory(path, {"stage": "distill"}, resume=True)
         distillation.distill(
-            images, split.unlabelled, framed_teacher(plan), new_student(plan.student, SEED), config, run
+            images, split.unlabelled, cropped_teacher(plan), new_student(plan.student, SEED), config, run
         )
     return load_student(path)[0]
 

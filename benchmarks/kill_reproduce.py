@@ -4,8 +4,8 @@
 
 `distilhash reproduce cifar10 --budget smoke` at 16 bits and seed 0, every arm and both frameworks: once whole; once
 killed (SIGKILL) at moments drawn between none and a share of the whole run's time, and resumed each time; and once as
-two shards in directories of their own, whose cells are then put together. The three tables must be equal to the byte,
-and so must the numbers of every cell but its seconds. On one thread, where sums are always taken in the same order.
+two shards in directories of their own, whose trials are then put together. The three tables must be equal to the byte,
+and so must the numbers of every trial but its seconds. On one thread, where sums are always taken in the same order.
 
 One line on stdout, progress on stderr; exit code 1 where something differs.
 """
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-CELLS = ["--budget", "smoke", "--bits", "16", "--seeds", "0"]
+TRIALS = ["--budget", "smoke", "--bits", "16", "--seeds", "0"]
 LONGEST = 0.6  # of the whole run's time, that a killed process lives
 
 
@@ -47,8 +47,8 @@ def main() -> int:
             time.sleep(draw.uniform(0, LONGEST * seconds))
             process.send_signal(signal.SIGKILL)
             kills += process.wait() == -signal.SIGKILL
-            done = len(list((killed / "cells").glob("*.json")))
-            print(f"kill {kills} of {options.kills}: {done} cells are done", file=sys.stderr, flush=True)
+            done = len(list((killed / "trials").glob("*.json")))
+            print(f"kill {kills} of {options.kills}: {done} trials are done", file=sys.stderr, flush=True)
             if done == len(numbers(whole)):  # the rest of the kills goes over a run of its own
                 finish(start(killed))
                 wrong |= differs(killed, whole)
@@ -57,13 +57,15 @@ def main() -> int:
         wrong |= differs(killed, whole)
         for number, folder in enumerate((first, second), start=1):
             finish(start(folder, "--shard", f"{number}/2"))
-        for cell in (second / "cells").iterdir():
-            shutil.copy(cell, first / "cells")
+        for file in (second / "trials").iterdir():
+            shutil.copy(file, first / "trials")
         finish(start(first))
         wrong |= differs(first, whole)
-        cells = len(numbers(whole))
+        trials = len(numbers(whole))
     verdict = "DIFFERENT" if wrong else "equal"
-    print(f"{verdict}: {cells} cells whole, killed {kills} times, and in two shards; {time.monotonic() - began:.0f} s")
+    print(
+        f"{verdict}: {trials} trials whole, killed {kills} times, and in two shards; {time.monotonic() - began:.0f} s"
+    )
     return 1 if wrong else 0
 
 
@@ -75,7 +77,7 @@ def differs(run: Path, whole: Path) -> bool:
 
 def start(output: Path, *more: str) -> subprocess.Popen[bytes]:
     """The command: it begins, or goes on."""
-    command = [sys.executable, "-m", "distilhash", "reproduce", "cifar10", *CELLS, "--output", str(output), "--resume"]
+    command = [sys.executable, "-m", "distilhash", "reproduce", "cifar10", *TRIALS, "--output", str(output), "--resume"]
     return subprocess.Popen(
         [*command, "--quiet", *more], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
     )
@@ -88,9 +90,9 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 
 def numbers(output: Path) -> list[dict[str, Any]]:
-    """The cells without their seconds."""
-    cells = json.loads((output / "results.json").read_text(encoding="utf-8"))
-    return [{key: value for key, value in cell.items() if key != "seconds"} for cell in cells]
+    """The rows of results.json without their seconds."""
+    rows = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 if __name__ == "__main__":

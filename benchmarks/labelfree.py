@@ -27,8 +27,8 @@ from distilhash.config import DemoConfig, FitConfig
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.splits import Split
 from distilhash.evaluation.metrics import mean_average_precision, relevant_share
-from distilhash.experiments import presets
-from distilhash.experiments.arms import framed_teacher
+from distilhash.experiments.arms import cropped_teacher
+from distilhash.experiments.presets import demo
 from distilhash.inference import encode, head_inputs
 from distilhash.training import hash as hashing
 from distilhash.training.networks import new_hasher
@@ -42,12 +42,14 @@ CHOOSING = 1_000  # queries by which the method is chosen
 
 class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.run = options, options.run
+        self.options = options
         self.images = load_cifar10()
+        seed = json.loads((options.run / "config.json").read_text())["seed"]
+        self.run = options.run / str(seed)
         self.split = Split.load(self.run / "split.json")
         self.student = load_student(options.student or self.run / "distill")[0]
-        seed = json.loads((self.run / "config.json").read_text())["seed"]
-        self.plan = presets.demo_stages(DemoConfig(seed=seed))
+        self.preset = demo(DemoConfig(seed=seed))
+        self.hash = dataclasses.replace(self.preset.hash, bits=options.bits, epochs=options.epochs, seed=seed)
         chosen = np.random.default_rng(seed).permutation(self.split.train)[:CHOOSING]
         self.parts = {"database": self.split.database, "choosing": np.sort(chosen), "query": self.split.query}
 
@@ -96,30 +98,25 @@ class Bench:
         return {part: head_inputs(self.images, indices, self.student) for part, indices in self.parts.items()}
 
     def teacher_features(self) -> dict[str, np.ndarray]:
-        """From the caches of the run: one of all images, or, as older demonstrations have it, one for the queries."""
-        split, apart = self.split, (self.run / "query_features").exists()
-        held = {"teacher_features": split.unlabelled if apart else np.union1d(split.unlabelled, split.query)}
-        if apart:
-            held["query_features"] = split.query
-        found = {}
-        for name, indices in held.items():
-            cache = compute_teacher_features(
-                self.images, indices, framed_teacher(self.plan), self.run / name, precision="auto", say=print
-            )[0]
-            for part, wanted in self.parts.items():
-                if np.isin(wanted, indices).all():
-                    found[part] = cache[np.searchsorted(indices, wanted)]
-        return found
+        cached = np.union1d(self.split.unlabelled, self.split.query)
+        cache = compute_teacher_features(
+            self.images,
+            cached,
+            cropped_teacher(self.preset),
+            self.run / "teacher_features",
+            precision="auto",
+            say=print,
+        )[0]
+        return {part: cache[np.searchsorted(cached, wanted)] for part, wanted in self.parts.items()}
 
     def pseudo_hasher(self):
         options, database = self.options, self.split.database
-        classes = pseudo_classes(self.teacher_features()["database"], options.clusters, self.plan.hash.seed)
-        config = dataclasses.replace(self.plan.hash, bits=options.bits, epochs=options.epochs)
+        classes = pseudo_classes(self.teacher_features()["database"], options.clusters, self.hash.seed)
         settings = {"stage": "labelfree", "clusters": options.clusters, "epochs": options.epochs, "bits": options.bits}
         run = RunDirectory(options.place, settings, resume=True)
         if not run.finished:
             images = PseudoLabelled(self.images, database, classes)
-            hashing.train_hasher(images, database, new_hasher(self.student, config), config, run)
+            hashing.train_hasher(images, database, new_hasher(self.student, self.hash), self.hash, run)
             self.student = load_student(options.student or self.run / "distill")[0]  # training has moved its weights
         return load_hasher(options.place)[0]
 

@@ -73,7 +73,7 @@ def main() -> int:
 def floor(folder: Path, run: Path) -> float:
     """mAP@5000 of the hasher with its first weights."""
     images, split = open_readable(str(folder), labelled=True), Split.load(run / "0" / "split.json")
-    student = new_student(TABLES["nuswide"]["desktop"]().stages.student, 0)
+    student = new_student(TABLES["nuswide"]["desktop"]().student, 0)
     hasher = new_hasher(student, HashConfig(bits=BITS))
     tables = [encode(images, indices, hasher) for indices in (split.query, split.database)]
     found: float = evaluate_tables(*tables, at=5000)["map_at_5000"]

@@ -78,7 +78,7 @@ def reproduce(
     words = f"distilhash reproduce {table} --budget {config.budget} " + (
         "--images FOLDER" if table == "nuswide" else f"--protocol {config.protocol}"
     )
-    images = open_readable(where, labelled=True, quiet=quiet)
+    images = open_readable(where, labelled=True)
     comparison = _Comparison(
         title=f"The paper's comparison: {table}",
         dataset=table, budget=config.budget, preset=preset, keys=keys, images=images, where=where,
@@ -115,7 +115,7 @@ def run_demo(
     comparison = _Comparison(
         title="A pretrained teacher, a compact student",
         dataset="cifar10", preset=preset, keys=keys_of(preset, ReproduceConfig()),
-        images=open_readable("cifar10", labelled=True, quiet=quiet), where="cifar10", protocol=config.protocol,
+        images=open_readable("cifar10", labelled=True), where="cifar10", protocol=config.protocol,
         command=lambda key: " ".join(["distilhash demo", *flags]),
     )  # fmt: skip
     settings = {"stage": "demo", **as_dict(config)}
