@@ -38,20 +38,29 @@ def inspect_images(images: str | Path) -> dict[str, Any]:
     Raises:
         DistilhashError: there is no folder.
     """
+    found: dict[str, Any] = {"parts": [], "label_columns": 0, "overlaps": {}, "missing": [], "unreadable": []}
+    found |= {"problems": [], "notes": []}
     if images == "cifar10":
         source = load_cifar10()
-        return _result(images, "cifar10", [_part("all", len(source))], label_columns=len(source.class_names))
-    root = checked_folder(images)
-    if any((root / name).is_file() for name in LISTS):
-        return _check_lists(root)
-    return _check_folder(root)
+        found |= {"kind": "cifar10", "parts": [_part("all", len(source))], "label_columns": len(source.class_names)}
+    else:
+        root = checked_folder(images)
+        found |= _check_lists(root) if any((root / name).is_file() for name in LISTS) else _check_folder(root)
+    return found | {
+        "images": str(images),
+        "ready": not found["problems"],
+        "missing": found["missing"][:LISTED],
+        "unreadable": [{"image": name, "reason": reason} for name, reason in found["unreadable"][:LISTED]],
+        "problems": [problem.removesuffix(".") for problem in found["problems"]],
+        "notes": [note.removesuffix(".") for note in found["notes"]],
+    }
 
 
 def _check_lists(root: Path) -> dict[str, Any]:
     try:
         listed = read_lists(root)
     except DistilhashError as error:
-        return _result(root, "list files", [], problems=[str(error)])
+        return {"kind": "list files", "problems": [str(error)]}
     files = listed_files(root, listed)
     missing_N = np.array([file is None for file in files])
     readable_N = np.zeros(len(files), bool)
@@ -61,30 +70,28 @@ def _check_lists(root: Path) -> dict[str, Any]:
         report = find_unreadable(FileSource(root, present, None, []))
         readable_N[np.flatnonzero(~missing_N)[report.readable]] = True
         unreadable = report.unreadable
-    columns = listed.labels.shape[1]
-    unlabelled_N = listed.labels.sum(axis=1) == 0
-    missing, broken = listed.among(missing_N), listed.among(~missing_N & ~readable_N)
-    unlabelled, readable = listed.among(unlabelled_N), listed.among(readable_N)
-    parts = [
-        _part(name, len(indices), missing[name], broken[name], unlabelled[name])
-        for name, indices in listed.lists.items()
+    counts = [
+        listed.among(chosen_N)
+        for chosen_N in (missing_N, ~missing_N & ~readable_N, listed.labels.sum(axis=1) == 0, readable_N)
     ]
+    parts = [_part(name, len(listed.lists[name]), *(count[name] for count in counts[:3])) for name in listed.lists]
     overlaps, problems = _overlaps(listed)
+    columns = listed.labels.shape[1]
     if missing_N.any():
         fix = f"fetch them from the authors' page, {NUS_WIDE_PAGE}" if columns == NUS_WIDE_COLUMNS else "fetch them"
         problems.append(
             f"{int(missing_N.sum()):,} of {len(files):,} images are missing; {fix}, or take their lines out"
         )
-    problems += [f"no image of {name} can be read" for name, count in readable.items() if not count]
+    problems += [f"no image of {name} can be read" for name, count in counts[3].items() if not count]
     if not problems:  # whatever else the split would refuse
         place = np.cumsum(readable_N) - 1
         kept = {name: place[indices[readable_N[indices]]] for name, indices in listed.lists.items()}
         problems = _refusal(lambda: list_split(kept, int(readable_N.sum())))
-    return _result(
-        root, "list files", parts, label_columns=columns, overlaps=overlaps, problems=problems,
-        missing=[path for path, gone in zip(listed.paths, missing_N, strict=True) if gone],
-        unreadable=unreadable, notes=_notes(listed, parts),
-    )  # fmt: skip
+    return {
+        "kind": "list files", "parts": parts, "label_columns": columns, "overlaps": overlaps, "problems": problems,
+        "missing": [path for path, gone in zip(listed.paths, missing_N, strict=True) if gone],
+        "unreadable": unreadable, "notes": _notes(listed, parts),
+    }  # fmt: skip
 
 
 def _check_folder(root: Path) -> dict[str, Any]:
@@ -97,7 +104,7 @@ def _check_folder(root: Path) -> dict[str, Any]:
         try:
             source = FolderSource(root)
         except DistilhashError as nothing:
-            return _result(root, "folder", [], problems=[str(nothing)])
+            return {"kind": "folder", "problems": [str(nothing)]}
         kind = "folder without labels"
     report = find_unreadable(source)
     problems: list[str] = []
@@ -108,11 +115,10 @@ def _check_folder(root: Path) -> dict[str, Any]:
         problems = _refusal(lambda: holdout_split(labels_N, class_names=tuple(source.class_names)))
         empty = sorted(set(source.class_names) - {source.class_names[c] for c in np.unique(labels_N)})
         notes += [f"no image of class {name} can be read: training would go on without it" for name in empty]
-    part = _part("all", len(source), unreadable=len(report.unreadable))
-    return _result(
-        root, kind, [part], label_columns=len(source.class_names), problems=problems, unreadable=report.unreadable,
-        notes=notes,
-    )  # fmt: skip
+    return {
+        "kind": kind, "parts": [_part("all", len(source), unreadable=len(report.unreadable))],
+        "label_columns": len(source.class_names), "problems": problems, "unreadable": report.unreadable, "notes": notes,
+    }  # fmt: skip
 
 
 def _overlaps(listed: Listed) -> tuple[dict[str, int], list[str]]:
@@ -159,29 +165,3 @@ def _part(name: str, images: int, missing: int = 0, unreadable: int = 0, without
     return {
         "part": name, "images": images, "missing": missing, "unreadable": unreadable, "without_label": without_label,
     }  # fmt: skip
-
-
-def _result(
-    images: str | Path,
-    kind: str,
-    parts: list[dict[str, Any]],
-    *,
-    label_columns: int = 0,
-    overlaps: dict[str, int] | None = None,
-    problems: Sequence[str] = (),
-    missing: Sequence[str] = (),
-    unreadable: Sequence[tuple[str, str]] = (),
-    notes: Sequence[str] = (),
-) -> dict[str, Any]:
-    return {
-        "images": str(images),
-        "kind": kind,
-        "ready": not problems,
-        "parts": parts,
-        "label_columns": label_columns,
-        "overlaps": overlaps or {},
-        "missing": list(missing[:LISTED]),
-        "unreadable": [{"image": name, "reason": reason} for name, reason in unreadable[:LISTED]],
-        "problems": [problem.removesuffix(".") for problem in problems],
-        "notes": [note.removesuffix(".") for note in notes],
-    }
