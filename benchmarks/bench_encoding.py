@@ -19,11 +19,10 @@ from distilhash.data.folders import FolderSource
 from distilhash.data.prefetch import prefetch
 from distilhash.data.sources import ArraySource
 from distilhash.data.transforms import Preprocess
+from distilhash.device import fastest_precision
 from distilhash.inference import BATCH_PIXELS, encode
 from distilhash.models import Hasher, create_hasher, create_student
 from distilhash.models.fold import folded
-from distilhash.precision import fastest
-from distilhash.runtime import keep_memory
 from scaling import cost
 from sidebyside import Process, Work, compare, timed
 
@@ -129,11 +128,10 @@ def peer_process(photos: Path, *options: str) -> Iterator[Process]:
 
 def new_hasher(size: int, stem: str) -> Hasher:
     """Student v1 with fresh weights, which take as long as any others."""
-    keep_memory()
     torch.manual_seed(0)
     hasher = create_hasher(create_student("v1", size=size, stem=stem), num_bits=BITS).eval()
     # As training would have found it.
-    hasher.precision = fastest(folded(hasher.backbone), (max(1, BATCH_PIXELS // size**2), 3, size, size))
+    hasher.precision = fastest_precision(folded(hasher.backbone), (max(1, BATCH_PIXELS // size**2), 3, size, size))
     return hasher
 
 

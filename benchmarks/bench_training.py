@@ -1,7 +1,7 @@
 """The training benchmarks: our loops beside the published ones, on the same images and the same machine.
 
     python benchmarks/bench.py teacher_pass distill_224 distill_64 hash_224 --photos FOLDER
-    python benchmarks/bench.py beside winograd memory cost_distill
+    python benchmarks/bench.py beside memory cost_distill
 
 Each side runs in a process of its own (`peer_training.py`, `our_training.py`) and both are timed in turn.
 """
@@ -133,15 +133,6 @@ def beside(photos: Path) -> None:
             side.close()
 
 
-def winograd(photos: Path) -> None:
-    """Our 3x3 convolutions against those of PyTorch's library, in float32 and in training, at 224 pixels."""
-    with class_folders(photos) as (folder, kind):
-        arguments = ["distill_224_float32", folder, "--steps", "1"]
-        settings = {"images": kind, "student": "v1 at 224 pixels", "batch": 64, "batches_a_run": 1}
-        work = Work("winograd", "the same, with PyTorch's convolutions", "images/s", 1, settings)
-        in_turn(work, Process(OURS, *arguments, "--default-convolutions"), Process(OURS, *arguments))
-
-
 def alone(work: str, *arguments: str) -> str:
     """The last line of a work of ours that has no peer."""
     done = subprocess.run([sys.executable, OURS, work, *arguments], stdout=subprocess.PIPE, text=True, check=True)
@@ -182,5 +173,5 @@ def cost_distill(photos: Path) -> None:
 
 WORKS = {
     work.__name__: work
-    for work in (teacher_pass, distill_224, distill_64, hash_224, beside, winograd, memory, cost_distill)
+    for work in (teacher_pass, distill_224, distill_64, hash_224, beside, memory, cost_distill)
 }

@@ -37,7 +37,6 @@ from distilhash.data.loading import open_readable
 from distilhash.data.prefetch import prefetch
 from distilhash.data.sources import ImageSource
 from distilhash.device import current
-from distilhash.models import winograd
 from distilhash.models.teacher import TEACHERS, Teacher, rebuild_teacher
 from distilhash.training import distill, teacher_features
 from distilhash.training import hash as hashing
@@ -191,10 +190,7 @@ def main() -> None:
     parser.add_argument("images", help="a folder of JPEG files in class folders, or cifar10")
     parser.add_argument("--steps", type=int, default=2, help="of one run, count")
     parser.add_argument("--default-threads", action="store_true", help="threads wait as the OpenMP library has it")
-    parser.add_argument("--default-convolutions", action="store_true", help="all of them by PyTorch's library")
     options = parser.parse_args()
-    if options.default_convolutions:
-        winograd.pays = lambda conv, x_NCHW: False
     with tempfile.TemporaryDirectory(prefix="our_training_") as place:
         WORKS[options.work](Path(place), options.images, options.steps)
 

@@ -37,7 +37,6 @@ SPEED = {
     "overlap": "photographs to codes in float32, both halves at once",
     "overlap_bfloat16": "photographs to codes in bfloat16, both halves at once",
     "beside": "distilling beside a process that keeps one of two cores busy",
-    "winograd": "a distillation step, v1 at 224 pixels, in float32",
     "map": "mAP@all, 1,000 queries, 54,000 codes of 64 bits, one core",
 }
 

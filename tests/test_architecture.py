@@ -13,8 +13,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "distilhash"
 # A package or module may import those before it in this order, and itself; those of one row do not import each other.
 LAYERS = [
     {"errors", "progress"},
-    {"files", "device"},
+    {"files"},
     {"config"},
+    {"device"},
     {"data", "models", "losses", "codes"},
     {"checkpoint", "inference", "evaluation"},
     {"deploy", "retrieval"},

@@ -47,7 +47,7 @@ def test_a_student_comes_back_from_every_place_that_holds_it(saved, place):
     root, backbone, _ = saved
     loaded, description = load_student(root / "distill" / place)
     assert not loaded.training
-    assert loaded.learned and not backbone.learned
+    assert loaded.pretrained and not backbone.pretrained
     assert (loaded.name, loaded.input, loaded.architecture) == ("v1", INPUT, backbone.architecture)
     assert description == describe(backbone, settings={"epochs": 3})
     for name, tensor in backbone.state_dict().items():

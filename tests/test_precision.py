@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from distilhash import precision
+from distilhash import device
 from distilhash.checkpoint import load_hasher, save_model
+from distilhash.device import arithmetic, fastest_precision, settled_precision
 from distilhash.errors import DistilhashError
 from distilhash.files import write_json
 from distilhash.inference import outputs
 from distilhash.models import create_hasher, create_student
-from distilhash.precision import arithmetic, fastest, settled
 from distilhash.training import distill, teacher_features
 from distilhash.training import hash as hashing
 from distilhash.training.teacher_features import compute_teacher_features
@@ -28,29 +28,29 @@ SHAPE = (4, 3, 16, 16)
 def stopwatch(monkeypatch, float32: float, bfloat16: float) -> None:
     """A processor that has bfloat16 and takes so many seconds for a pass."""
     seconds = {"float32": float32, "bfloat16": bfloat16}
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
-    monkeypatch.setattr(precision, "_seconds", lambda network, images, name: seconds[name])
+    monkeypatch.setattr(device, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(device, "_seconds", lambda network, images, name: seconds[name])
 
 
 @pytest.mark.parametrize(("bfloat16", "expected"), [(0.4, "bfloat16"), (0.9, "float32"), (5.0, "float32")])
 def test_bfloat16_is_chosen_where_it_is_clearly_faster(monkeypatch, bfloat16, expected):
     stopwatch(monkeypatch, 1.0, bfloat16)
-    assert fastest(TinyStudent(), SHAPE) == expected
+    assert fastest_precision(TinyStudent(), SHAPE) == expected
 
 
 def test_nothing_is_timed_where_the_processor_has_no_bfloat16(monkeypatch):
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
-    monkeypatch.setattr(precision, "_seconds", None)
-    assert fastest(TinyStudent(), SHAPE) == "float32"
+    monkeypatch.setattr(device, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(device, "_seconds", None)
+    assert fastest_precision(TinyStudent(), SHAPE) == "float32"
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_timing_leaves_the_network_and_the_generator_as_they_were(monkeypatch, training):
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(device, "native_bfloat16", lambda: True)
     network = TinyStudent().train(training)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = torch.get_rng_state()
-    assert fastest(network, SHAPE) in ("float32", "bfloat16")
+    assert fastest_precision(network, SHAPE) in ("float32", "bfloat16")
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
     assert torch.equal(torch.get_rng_state(), state)
@@ -59,14 +59,14 @@ def test_timing_leaves_the_network_and_the_generator_as_they_were(monkeypatch, t
 def test_a_choice_is_made_once(monkeypatch, tmp_path):
     file = tmp_path / "precision.json"
     stopwatch(monkeypatch, 1.0, 0.4)
-    assert settled("float32", file, TinyStudent(), SHAPE) == "float32"
+    assert settled_precision("float32", file, TinyStudent(), SHAPE) == "float32"
     assert not file.exists()
-    assert settled("auto", file, TinyStudent(), SHAPE) == "bfloat16"
+    assert settled_precision("auto", file, TinyStudent(), SHAPE) == "bfloat16"
     stopwatch(monkeypatch, 1.0, 5.0)
-    assert settled("auto", file, TinyStudent(), SHAPE) == "bfloat16"
+    assert settled_precision("auto", file, TinyStudent(), SHAPE) == "bfloat16"
     write_json(file, {"precision": "float7"})
     with pytest.raises(DistilhashError, match="does not name a precision"):
-        settled("auto", file, TinyStudent(), SHAPE)
+        settled_precision("auto", file, TinyStudent(), SHAPE)
 
 
 def test_only_products_are_rounded():
@@ -102,14 +102,6 @@ def test_a_resumed_run_goes_on_in_the_precision_it_began_in(tmp_path, monkeypatc
     train(tmp_path / "run", config, resume=True)
     assert content(tmp_path / "run") == content(tmp_path / "whole")
     assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["precision"] == "bfloat16"
-
-
-def test_an_unknown_precision_is_refused(tmp_path):
-    for train, config in ((distil_tiny, DISTILL), (hash_tiny, HASH)):
-        with pytest.raises(
-            DistilhashError, match=r"unknown precision; got 'half'; choose one of: auto, bfloat16, float32\."
-        ):
-            train(tmp_path / train.__name__, dataclasses.replace(config, precision="half"))
 
 
 def compute(directory, **options):
@@ -158,7 +150,7 @@ def test_an_interrupted_pass_goes_on_in_its_precision(tmp_path, monkeypatch):
 
 def test_codes_in_bfloat16_are_near_those_in_float32(monkeypatch):
     """Encoded as it was trained; a bit may differ only where its output is near zero."""
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(device, "native_bfloat16", lambda: True)
     images, indices = tiny_images(60), np.arange(60)
     torch.manual_seed(0)
     hasher = create_hasher(TinyStudent(), 32).eval()
@@ -168,7 +160,7 @@ def test_codes_in_bfloat16_are_near_those_in_float32(monkeypatch):
     assert not np.array_equal(exact, rounded)
     assert np.abs(exact - rounded).max() < 0.02 * np.abs(exact).max()
     assert np.array_equal(exact, np.concatenate(list(outputs(images, indices, hasher, precision="float32"))))
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(device, "native_bfloat16", lambda: False)
     assert np.array_equal(exact, np.concatenate(list(outputs(images, indices, hasher)))), "never emulated"
 
 

@@ -21,7 +21,7 @@ from distilhash.data.sources import ImageSource
 from distilhash.data.splits import CIFAR10_PROTOCOLS, Split
 from distilhash.data.transforms import CROP_MODES
 from distilhash.deploy.runtime import encode_exported, is_exported
-from distilhash.device import DEVICES, current
+from distilhash.device import DEVICES, PRECISIONS, current, usable_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.experiments.presets import TABLES
 from distilhash.files import fingerprint_of_indices
@@ -38,8 +38,6 @@ from distilhash.models import (
     create_teacher,
 )
 from distilhash.models.backbone import fingerprint_of
-from distilhash.precision import PRECISIONS, usable
-from distilhash.runtime import keep_memory
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
 from distilhash.training.networks import is_teacher, new_hasher, new_student, open_backbone, open_teacher
@@ -47,8 +45,6 @@ from distilhash.training.optim import OPTIMIZERS
 from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS
 from distilhash.training.unlabelled import METHODS
-
-keep_memory()  # before the first network runs
 
 
 def distill(
@@ -183,7 +179,7 @@ def encode_images(
     network, _ = load_hasher(hasher)
     source = open_readable(images, labelled=part != "all")
     indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher))
-    precision = precision or usable(network.precision)
+    precision = precision or usable_precision(network.precision)
     made = {"hasher": fingerprint_of(network), "precision": precision, "device": where.type}
     table = encode(source, indices, network, precision=precision, provenance=made, say=say)
     table.save(Path(output))

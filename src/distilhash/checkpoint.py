@@ -120,7 +120,7 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[s
             "make it again",
         )
     module.load_state_dict(tensors)
-    backbone.learned = True
+    backbone.pretrained = True
     return module.eval(), description
 
 

@@ -17,11 +17,10 @@ from distilhash.codes import CodeTable, pack
 from distilhash.data.prefetch import BATCH_PIXELS, through
 from distilhash.data.sources import ImageSource
 from distilhash.data.transforms import Preprocess
-from distilhash.device import current, larger, on, sent
+from distilhash.device import batch_factor, current, on, sent, usable_precision
 from distilhash.models.backbone import Backbone
 from distilhash.models.fold import folded
 from distilhash.models.hasher import Hasher
-from distilhash.precision import usable
 
 SAY_SECONDS = 5.0
 
@@ -62,7 +61,9 @@ def outputs(
     ``device`` left out: the one of this process.
     """
     device = device or current()
-    return _through(images, indices, hasher.backbone, hasher.head, precision or usable(hasher.precision), device)
+    return _through(
+        images, indices, hasher.backbone, hasher.head, precision or usable_precision(hasher.precision), device
+    )
 
 
 def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
@@ -81,7 +82,7 @@ def _through(
     network = on(folded(backbone, precision=precision), device)
     head = on(head, device)
     parts = 1 if shared else torch.get_num_threads()
-    size = max(1, min(larger(device) * BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // parts)))
+    size = max(1, min(batch_factor(device) * BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // parts)))
 
     def batch_of(block: np.ndarray) -> Tensor:
         return sent(pixels.tensor(pixels.read(images, block)), device)

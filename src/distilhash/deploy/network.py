@@ -1,6 +1,6 @@
 """The network that is exported: the hasher's own function, written in the operators that other runtimes run well.
 
-BatchNorm is folded. A 3x3 convolution on a map of 1 or 2 pixels (``models.small_map``) becomes the smaller convolution
+BatchNorm is folded. A 3x3 convolution on a map of 1 or 2 pixels (``models.conv``) becomes the smaller convolution
 or the one matrix that it amounts to at this input size, so that the file holds finished weights instead of slices.
 
 Shapes: N images, S pixels, C channels in, O channels out, K bits.
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distilhash.models.conv import Conv3x3
 from distilhash.models.fold import folded
 from distilhash.models.hasher import Hasher
-from distilhash.models.small_map import Conv3x3
 
 
 class ExportNetwork(nn.Module):
@@ -24,7 +24,7 @@ class ExportNetwork(nn.Module):
 
     def __init__(self, hasher: Hasher) -> None:
         super().__init__()
-        self.backbone = folded(hasher.backbone, winograd=False)
+        self.backbone = folded(hasher.backbone)
         self.head = hasher.head
         _finish_small_maps(self.backbone, hasher.input.size)
 

@@ -21,7 +21,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from distilhash.errors import DistilhashError
-from distilhash.models.small_map import Conv3x3
+from distilhash.models.conv import Conv3x3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
-"""A network for inference: the same function of an image with fewer passes over memory and fewer multiplications.
+"""A network for inference: every BatchNorm folded into the convolution before it.
 
-In eval mode BatchNorm is an affine map of each channel, and so is a factor and an offset of the kernel before it. The
-3x3 convolutions that remain are computed as ``winograd`` says, with kernels that are transformed once.
+In eval mode BatchNorm is an affine map of each channel, and so is a factor and an offset of the kernel before it: the
+same function of an image with fewer passes over memory.
 
-Shapes: N images, S pixels.
+Shapes: N images, S pixels, D features.
 """
 
 from __future__ import annotations
@@ -15,41 +15,28 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from distilhash.models.backbone import Backbone
-from distilhash.models.winograd import Winograd3x3, fits
 
 TOLERANCE = 1e-3  # of the largest feature: folding only rounds differently
 
 
-def folded(backbone: Backbone, *, winograd: bool = True, precision: str = "float32") -> nn.Module:
-    """A copy for inference with every BatchNorm folded into the convolution that is declared just before it, and, on a
-    CPU, with a quarter of the multiplications in 3x3 convolutions, unless ``winograd`` is off (other runtimes have
-    ways of their own). In ``precision`` "bfloat16" weights and maps are rounded to it, and no
-    multiplication is spared: the transforms would round once more. Images and features are float32 all the same.
+def folded(backbone: Backbone, *, precision: str = "float32") -> nn.Module:
+    """A copy of a backbone for inference, in channels-last memory.
 
-    Declared before need not mean applied before: unless the backbone is known to be ``in_order``, the features of a
-    made-up image are compared with the original's, and where they differ by more than rounding the original is
-    returned.
+    A BatchNorm is folded into a convolution that is declared just before it. Declared before need not mean applied
+    before: unless the backbone is ``in_order``, the features of a made-up image are compared with the original's.
+
+    Args:
+        backbone: stays as it is.
+        precision: "bfloat16" rounds weights and maps to it; images and features are float32 all the same.
+
+    Returns:
+        The copy, or the backbone itself where folding would change its features by more than rounding.
     """
     fast = copy.deepcopy(backbone).eval().requires_grad_(False)
     _fold(fast)
     fast = fast.to(memory_format=torch.channels_last)
-    if winograd and precision == "float32":
-        _transform(fast)
     network = fast if backbone.in_order or _alike(backbone, fast) else backbone
     return Rounded(network) if precision == "bfloat16" else network
-
-
-def _alike(backbone: Backbone, fast: nn.Module) -> bool:
-    """Are the features of a made-up image the same, but for rounding?"""
-    side = backbone.input.size
-    image_13SS = torch.linspace(-2, 2, 3 * side * side).sin().mul(2).reshape(1, 3, side, side)
-    image_13SS = image_13SS.to(next(backbone.parameters(), image_13SS).device)
-    training = backbone.training
-    backbone.eval()
-    with torch.inference_mode():
-        expected, found = backbone(image_13SS), fast(image_13SS)
-    backbone.train(training)
-    return bool((expected - found).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 class Rounded(nn.Module):
@@ -83,9 +70,14 @@ def _fold(module: nn.Module) -> None:
         before = child if isinstance(child, nn.Conv2d) else None
 
 
-def _transform(module: nn.Module) -> None:
-    for name, child in list(module.named_children()):
-        if fits(child):
-            setattr(module, name, Winograd3x3(child))
-        else:
-            _transform(child)
+def _alike(backbone: Backbone, fast: nn.Module) -> bool:
+    """Whether the features of a made-up image are the same but for rounding."""
+    side = backbone.input.size
+    image_13SS = torch.linspace(-2, 2, 3 * side * side).sin().mul(2).reshape(1, 3, side, side)
+    image_13SS = image_13SS.to(next(backbone.parameters(), image_13SS).device)
+    training = backbone.training
+    backbone.eval()
+    with torch.inference_mode():
+        expected, found = backbone(image_13SS), fast(image_13SS)
+    backbone.train(training)
+    return bool((expected - found).abs().max() <= TOLERANCE * expected.abs().max())

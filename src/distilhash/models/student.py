@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distilhash.config import InputConfig, as_dict
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.models.backbone import Backbone
-from distilhash.models.small_map import Conv3x3
+from distilhash.models.conv import Conv3x3
 
 # Channels of the five stages.
 STUDENTS: dict[str, tuple[int, int, int, int, int]] = {

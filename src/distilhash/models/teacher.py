@@ -35,7 +35,7 @@ class Teacher(Backbone):
     moves. trainable=True lifts both, for the arm that fine-tunes its teacher.
     """
 
-    learned = True
+    pretrained = True
 
     def __init__(
         self, network: nn.Module, name: str, feature_dim: int, input: InputConfig, trainable: bool = False

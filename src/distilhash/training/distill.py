@@ -24,12 +24,11 @@ from distilhash.data.order import Batches
 from distilhash.data.prefetch import prefetch, readers
 from distilhash.data.sources import ImageSource
 from distilhash.data.transforms import Preprocess, make_views
-from distilhash.device import current, on, sent
+from distilhash.device import PRECISIONS, arithmetic, current, on, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
 from distilhash.models.student import Student
 from distilhash.models.teacher import Teacher
-from distilhash.precision import PRECISIONS, arithmetic, settled
 from distilhash.training.optim import OPTIMIZERS, Optimizers
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
@@ -119,7 +118,9 @@ def distill(
         run.record(0, epoch=0, **agreement())
     student.train()
     side = student.input.size
-    precision = settled(config.precision, run.path / "precision.json", student, (config.batch_size, 3, side, side))
+    precision = settled_precision(
+        config.precision, run.path / "precision.json", student, (config.batch_size, 3, side, side)
+    )
     for pixels_N3SS, target_NT in prefetch(load, range(step, steps), **readers(shared=where.type != "cpu")):
         with arithmetic(precision):
             outputs_NT = bridge(student(pixels_N3SS))

@@ -23,12 +23,11 @@ from distilhash.data.order import Batches
 from distilhash.data.prefetch import prefetch, readers
 from distilhash.data.sources import ImageSource
 from distilhash.data.transforms import Preprocess, make_views
-from distilhash.device import current, sent
+from distilhash.device import PRECISIONS, arithmetic, current, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
 from distilhash.losses import csq_loss, dch_loss, hash_centres, multi_label_centres
 from distilhash.models.hasher import Hasher
-from distilhash.precision import PRECISIONS, arithmetic, settled
 from distilhash.training.optim import OPTIMIZERS, Optimizers
 from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
@@ -61,7 +60,7 @@ def train_hasher(
     """
     check(images, len(indices), config)
     assert images.labels is not None
-    muon_lr = config.muon_lr or MUON_LRS[hasher.backbone.learned]
+    muon_lr = config.muon_lr or MUON_LRS[hasher.backbone.pretrained]
     config = dataclasses.replace(config, muon_lr=muon_lr)
     where = current()
     loss_of = _loss(one_hot(images.labels, _count_classes(images))[indices], config, where)
@@ -98,7 +97,7 @@ def train_hasher(
     precision, side = "float32", hasher.input.size  # which is what a head alone is fastest in
     if not hasher.freeze_backbone:
         shape_N3SS = (config.batch_size, 3, side, side)
-        precision = settled(config.precision, run.path / "precision.json", network, shape_N3SS)
+        precision = settled_precision(config.precision, run.path / "precision.json", network, shape_N3SS)
     hasher.precision = precision  # in which it is measured between epochs, too
     description = {
         "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,

@@ -1,29 +1,114 @@
-"""The ways to move weights here, and how their state is kept.
+"""The optimizers, their one schedule, and how their state is kept.
 
 "muon": Muon on convolution kernels, AdamW on the rest, one cycle of the rate: in a given number of steps it gets a
 student much further than AdamW alone. "adamw": AdamW, one cycle. "published": the constant rate of the published code.
 The rate is a function of the step alone, and the state packs into named tensors, so that a run resumes exactly.
+
+Legend: G kernels of one shape, R x S their shape as matrices.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from distilhash.config import Optimizer
 from distilhash.errors import DistilhashError, unknown_name
-from distilhash.training.muon import Muon
 
-OPTIMIZERS = ("muon", "adamw", "published")
+OPTIMIZERS = get_args(Optimizer)
 WARM_UP = 0.2  # share of the steps over which a one-cycle rate rises
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Muon's quintic p(x) = a x + b x^3 + c x^5, applied STEPS times
+STEPS = 5
+
+
+def orthonormalize(matrices_GRS: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices, but for singular values within about 0.7 to 1.2 instead of 1.
+
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), iterate X <- aX + (bA + cA^2) X
+    with A = X X^T. Every step is a polynomial of the first A, so here the small Gram matrices are iterated and X is
+    multiplied once, which for a 128 x 1152 kernel takes 2.5 times fewer multiplications.
+    """
+    a, b, c = NEWTON_SCHULZ
+    wide = matrices_GRS.shape[1] <= matrices_GRS.shape[2]
+    x_GRS = matrices_GRS if wide else matrices_GRS.mT
+    x_GRS = x_GRS / x_GRS.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    gram_GRR = x_GRS @ x_GRS.mT
+    product_GRR = torch.eye(gram_GRR.shape[1], dtype=gram_GRR.dtype, device=gram_GRR.device).expand_as(gram_GRR)
+    for _ in range(STEPS):
+        p_GRR = torch.baddbmm(b * gram_GRR, gram_GRR, gram_GRR, alpha=c)
+        p_GRR.diagonal(dim1=1, dim2=2).add_(a)
+        product_GRR = p_GRR @ product_GRR
+        gram_GRR = p_GRR @ gram_GRR @ p_GRR
+    y_GRS = product_GRR @ x_GRS
+    return y_GRS if wide else y_GRS.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon on convolution kernels (out, in, h, w) as matrices (out, h*w*in), with Nesterov momentum.
+
+    The update is that of ``timm.optim.Muon(nesterov=True, ns_coefficients="original", adjust_lr_fn="original")``. That
+    one computes in bfloat16 and kernel by kernel: where a CPU has no bfloat16, a step of v1 at 32 pixels takes four
+    times as long with it. Here kernels of one shape are iterated together, in float32.
+
+    Args:
+        kernels: what to move.
+        lr: root-mean-square singular value of one update of a square kernel.
+        momentum: share of the old momentum that is kept.
+        weight_decay: decoupled.
+    """
+
+    def __init__(
+        self, kernels: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(kernels, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every kernel that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for kernel in group["params"]:
+                if kernel.grad is not None:
+                    by_shape.setdefault(kernel.shape, []).append(kernel)
+            for kernels in by_shape.values():
+                updates_GRS = torch.stack([_matrix(self._update(kernel, group["momentum"])) for kernel in kernels])
+                rows, columns = updates_GRS.shape[1:]
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                for kernel, moved_RS in zip(kernels, orthonormalize(updates_GRS), strict=True):
+                    kernel.mul_(1 - group["lr"] * group["weight_decay"])
+                    in_memory = kernel.permute(0, 2, 3, 1)
+                    in_memory.add_(moved_RS.view_as(in_memory), alpha=-rate)
+
+    def _update(self, kernel: nn.Parameter, momentum: float) -> Tensor:
+        assert kernel.grad is not None
+        state = self.state[kernel]
+        if not state:
+            state["momentum"] = torch.zeros_like(kernel)
+        state["momentum"].lerp_(kernel.grad, 1 - momentum)
+        return kernel.grad.lerp(state["momentum"], momentum)
+
+
+def _matrix(kernel: Tensor) -> Tensor:
+    """(out, in, h, w) as (out, h*w*in), which in channels-last memory it is already."""
+    return kernel.permute(0, 2, 3, 1).reshape(len(kernel), -1)
 
 
 class Optimizers:
     """One or two optimizers that step together under one schedule.
 
-    ``published`` is the class that stands behind the name "published". Errors: DistilhashError for another name.
+    Args:
+        modules: what is trained, by the names under which its tensors are packed.
+        name: one of OPTIMIZERS.
+        steps: of the whole run.
+        published: the class behind the name "published".
+        rate: peak learning rate of AdamW, or the constant one of ``published``.
+        muon_lr: peak learning rate of Muon.
+        weight_decay: of kernels and matrices; with ``published`` of every weight.
     """
 
     def __init__(
@@ -56,7 +141,7 @@ class Optimizers:
             raise unknown_name("optimizer", name, OPTIMIZERS)
         self._peaks = [group["lr"] for member in self.members for group in member.param_groups]
 
-    def step(self, loss: torch.Tensor, step: int) -> None:
+    def step(self, loss: Tensor, step: int) -> None:
         """Move the weights along the gradient of ``loss``, at the rate of this step (0 is the first)."""
         share = 1.0 if self.constant else one_cycle(step, self.steps)
         groups = [group for member in self.members for group in member.param_groups]
@@ -68,7 +153,7 @@ class Optimizers:
         for member in self.members:
             member.step()
 
-    def pack(self) -> dict[str, torch.Tensor]:
+    def pack(self) -> dict[str, Tensor]:
         """Weights, buffers and moments as one dict of named tensors."""
         tensors = {f"{name}.{k}": v for name, module in self.modules.items() for k, v in module.state_dict().items()}
         for number, member in enumerate(self.members):
@@ -76,8 +161,12 @@ class Optimizers:
                 tensors |= {f"optimizer.{number}.{index}.{key}": value for key, value in moments.items()}
         return tensors
 
-    def unpack(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Put a packed state back. Errors: DistilhashError where it does not fit these modules."""
+    def unpack(self, tensors: dict[str, Tensor]) -> None:
+        """Put a packed state back.
+
+        Raises:
+            DistilhashError: the state is of other modules.
+        """
         for name, module in self.modules.items():
             prefix = f"{name}."
             try:

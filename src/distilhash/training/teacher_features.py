@@ -29,12 +29,11 @@ from distilhash.config import InputConfig, fingerprint
 from distilhash.data.prefetch import through
 from distilhash.data.sources import ImageSource
 from distilhash.data.transforms import Preprocess, make_views
-from distilhash.device import current, larger, on, sent
+from distilhash.device import batch_factor, current, fastest_precision, on, sent
 from distilhash.errors import DistilhashError
 from distilhash.files import fingerprint_of_indices, read_json, write_json
 from distilhash.models.fold import folded
 from distilhash.models.teacher import Teacher
-from distilhash.precision import fastest
 
 BATCH, BATCH_PIXELS = 64, 400_000  # most of a forward pass: larger ones leave the processor's caches and are slower
 FLUSH_SECONDS = 1.0  # what a kill loses at most
@@ -79,7 +78,7 @@ def compute_teacher_features(
         where = current()
         batch = _batch(seen, where)
         if precision == "auto":
-            precision = fastest(folded(teacher), (batch, 3, seen.size, seen.size))
+            precision = fastest_precision(folded(teacher), (batch, 3, seen.size, seen.size))
         network = on(folded(teacher, precision=precision), where)
         work = _Pass(features, images, indices, network, Preprocess(seen), seed, batch, where)
         work.run(done, lambda rows: _write_progress(directory, key, shape, precision, rows), say)
@@ -137,7 +136,7 @@ class _Pass:
 
 def _batch(seen: InputConfig, where: torch.device) -> int:
     """Images of one forward pass."""
-    return max(1, larger(where) * min(BATCH, BATCH_PIXELS // seen.size**2))
+    return max(1, batch_factor(where) * min(BATCH, BATCH_PIXELS // seen.size**2))
 
 
 def _open_cache(

@@ -2,8 +2,7 @@
 
 A student that gets 32 pixels ends in maps of 2x2 and 1x1, where most taps of a 3x3 kernel fall on padding. Computed as
 the smaller convolution or the matrix product that remains, the result is the same function of input and kernel, and a
-training step of the student takes three quarters of the time. Larger maps are left to ``winograd`` in training, where
-that pays, and to the library otherwise.
+training step of the student takes three quarters of the time. Larger maps are left to PyTorch.
 
 Shapes: N images, C channels in, O channels out.
 """
@@ -13,8 +12,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from distilhash.models import winograd
 
 
 class Conv3x3(nn.Conv2d):
@@ -31,15 +28,12 @@ class Conv3x3(nn.Conv2d):
             if self.stride == (2, 2):  # one window, with its first row and column outside
                 return F.conv2d(x, self.weight[:, :, 1:, 1:], self.bias)
             return self._on_2x2(x)
-        if self.training and winograd.fits(self) and winograd.pays(self, x):
-            return winograd.convolve(x, self.weight)
         return super().forward(x)
 
     def _on_2x2(self, x: Tensor) -> Tensor:
         """Four pixels to four pixels: every pair of them is joined by exactly one tap, so the map is one matrix."""
-        weight = self.weight
         # For the output pixel (i, j) the taps that meet the four input pixels, (O, C, 2, 2).
-        taps = [weight[:, :, 1 - i : 3 - i, 1 - j : 3 - j] for i in (0, 1) for j in (0, 1)]
+        taps = [self.weight[:, :, 1 - i : 3 - i, 1 - j : 3 - j] for i in (0, 1) for j in (0, 1)]
         matrix = torch.stack(taps).permute(0, 1, 3, 4, 2).reshape(4 * self.out_channels, 4 * self.in_channels)
         flat = F.linear(x.permute(0, 2, 3, 1).reshape(len(x), -1), matrix)
         y = flat.view(len(x), 2, 2, self.out_channels).permute(0, 3, 1, 2)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
+import timm.optim
 import torch
 from torch import nn
 
 from distilhash.checkpoint import load_tensors, save_tensors
 from distilhash.errors import DistilhashError
-from distilhash.training import muon
-from distilhash.training.muon import Muon, orthonormalise
-from distilhash.training.optim import OPTIMIZERS, Optimizers, one_cycle
+from distilhash.training import optim
+from distilhash.training.optim import OPTIMIZERS, Muon, Optimizers, one_cycle, orthonormalize
 from tiny import TinyStudent
 
 SHAPES = [(6, 6), (5, 40), (40, 5), (16, 144), (1, 9)]
@@ -27,9 +28,9 @@ def well_conditioned(count, rows, columns, seed=0):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_orthonormalise_keeps_the_singular_vectors_and_levels_the_values(shape):
+def test_orthonormalize_keeps_the_singular_vectors_and_levels_the_values(shape):
     matrices, u, v = well_conditioned(3, *shape)
-    levelled = u.mT @ orthonormalise(matrices) @ v.mT  # diagonal in the basis of the singular vectors
+    levelled = u.mT @ orthonormalize(matrices) @ v.mT  # diagonal in the basis of the singular vectors
     values = levelled.diagonal(dim1=1, dim2=2)
     assert values.min() > 0.6
     assert values.max() < 1.3
@@ -37,7 +38,7 @@ def test_orthonormalise_keeps_the_singular_vectors_and_levels_the_values(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_orthonormalise_is_the_plain_iteration_on_the_wide_matrix(shape):
+def test_orthonormalize_is_the_plain_iteration_on_the_wide_matrix(shape):
     for matrix in well_conditioned(3, *shape, seed=1)[0]:
         x = matrix.double() if shape[0] <= shape[1] else matrix.double().T
         x = x / x.norm()
@@ -45,22 +46,22 @@ def test_orthonormalise_is_the_plain_iteration_on_the_wide_matrix(shape):
             a = x @ x.T
             x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
         plain = x if shape[0] <= shape[1] else x.T
-        assert (orthonormalise(matrix[None])[0] - plain).abs().max() < 1e-3
+        assert (orthonormalize(matrix[None])[0] - plain).abs().max() < 1e-3
 
 
-def test_orthonormalise_takes_no_notice_of_scale_or_of_neighbours():
+def test_orthonormalize_takes_no_notice_of_scale_or_of_neighbours():
     matrices = well_conditioned(4, 8, 24)[0]
-    together = orthonormalise(matrices)
-    assert (orthonormalise(1000 * matrices) - together).abs().max() < 1e-4
-    assert torch.allclose(torch.cat([orthonormalise(m[None]) for m in matrices]), together, atol=1e-5)
+    together = orthonormalize(matrices)
+    assert (orthonormalize(1000 * matrices) - together).abs().max() < 1e-4
+    assert torch.allclose(torch.cat([orthonormalize(m[None]) for m in matrices]), together, atol=1e-5)
 
 
 def test_nothing_to_move_is_no_movement():
-    assert torch.equal(orthonormalise(torch.zeros(2, 3, 5)), torch.zeros(2, 3, 5))
+    assert torch.equal(orthonormalize(torch.zeros(2, 3, 5)), torch.zeros(2, 3, 5))
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 2), (24, 2, 1, 3)], ids=["wide", "tall"])
-def test_muon_is_nesterov_momentum_orthonormalised(shape):
+def test_muon_is_nesterov_momentum_orthonormalized(shape):
     torch.manual_seed(0)
     kernel = nn.Parameter(torch.randn(shape))
     optimizer = Muon([kernel], lr=0.1, momentum=0.9, weight_decay=0.5)
@@ -70,7 +71,7 @@ def test_muon_is_nesterov_momentum_orthonormalised(shape):
         momentum = 0.9 * momentum + 0.1 * kernel.grad
         update = 0.1 * kernel.grad + 0.9 * momentum
         rows = shape[0]
-        moved = orthonormalise(update.reshape(1, rows, -1)).reshape(shape)
+        moved = orthonormalize(update.reshape(1, rows, -1)).reshape(shape)
         tall = math.sqrt(max(1, rows / (kernel.numel() // rows)))
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * tall * moved
         optimizer.step()
@@ -93,7 +94,7 @@ def test_muon_levels_kernels_of_one_shape_together_as_apart(monkeypatch):
         Muon([single], lr=0.1).step()
     calls = []
     monkeypatch.setattr(
-        muon, "orthonormalise", lambda matrices: calls.append(len(matrices)) or orthonormalise(matrices)
+        optim, "orthonormalize", lambda matrices: calls.append(len(matrices)) or orthonormalize(matrices)
     )
     Muon(kernels, lr=0.1).step()
     assert calls == [3, 1]
@@ -101,27 +102,35 @@ def test_muon_levels_kernels_of_one_shape_together_as_apart(monkeypatch):
         assert torch.allclose(kernel, single, atol=1e-6)
 
 
-def test_muon_moves_kernels_alike_on_any_number_of_cores_and_in_any_layout():
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_muon_is_timms_muon(monkeypatch, weight_decay):
+    """The class of timm, told to compute in float32: scale, momentum, weight decay, any layout."""
+    iterate = timm.optim.muon.zeropower_via_newtonschulz
+    monkeypatch.setattr(timm.optim.muon, "zeropower_via_newtonschulz", partial(iterate, dtype=torch.float32))
     torch.manual_seed(0)
-    weights = [torch.randn(shape) for shape in [(8, 16, 3, 3)] * 5 + [(16, 8, 1, 1)] * 2 + [(8, 16, 3, 3)]]
-    gradients = [[torch.randn_like(weight) for weight in weights] for _ in range(3)]
-
-    def moved(threads, layout):
-        kernels = [nn.Parameter(weight.clone(memory_format=layout)) for weight in weights]
-        optimizer = Muon(kernels, lr=0.1, weight_decay=0.1)
-        torch.set_num_threads(threads)
-        try:
-            for step in gradients:
-                for kernel, gradient in zip(kernels, step, strict=True):
-                    kernel.grad = gradient.clone(memory_format=layout)
-                optimizer.step()
-        finally:
-            torch.set_num_threads(1)
-        return torch.cat([kernel.detach().flatten() for kernel in kernels])
-
-    one = moved(1, torch.channels_last)
-    assert torch.equal(moved(2, torch.channels_last), one)
-    assert torch.equal(moved(3, torch.contiguous_format), one)
+    weights = [torch.randn(shape) for shape in [(8, 16, 3, 3)] * 3 + [(64, 8, 1, 1), (8, 16, 3, 3)]]
+    ours, plain, theirs = (
+        [nn.Parameter(weight.clone(memory_format=layout)) for weight in weights]
+        for layout in (torch.channels_last, torch.contiguous_format, torch.contiguous_format)
+    )
+    optimizers = [
+        Muon(ours, lr=0.1, weight_decay=weight_decay),
+        Muon(plain, lr=0.1, weight_decay=weight_decay),
+        timm.optim.Muon(
+            theirs, lr=0.1, momentum=0.95, weight_decay=weight_decay, nesterov=True, ns_coefficients="original",
+            adjust_lr_fn="original",
+        ),
+    ]  # fmt: skip
+    for _ in range(4):
+        for kernels in zip(ours, plain, theirs, strict=True):
+            gradient = torch.randn(kernels[0].shape)
+            for kernel in kernels:
+                kernel.grad = gradient.clone(memory_format=torch.preserve_format)
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, same, other in zip(ours, plain, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(same, one, rtol=1e-5, atol=1e-5, check_stride=False)
 
 
 def test_one_cycle_rises_by_a_line_and_falls_by_a_cosine_to_nothing():
