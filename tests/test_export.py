@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-import distilhash.deploy.export as room
+import distilhash.deploy.export as exporting
 from distilhash import cli
 from distilhash.checkpoint import save_model
 from distilhash.codes import CodeTable, pack, unpack
@@ -18,10 +18,11 @@ from distilhash.config import ExportConfig, InputConfig
 from distilhash.data.loading import open_readable, split_of
 from distilhash.data.sources import ArraySource
 from distilhash.data.transforms import Preprocess
-from distilhash.deploy.network import ExportNetwork
+from distilhash.deploy.quantize import ExportNetwork
 from distilhash.deploy.report import verdict
 from distilhash.deploy.runtime import INT8, ExportedHasher
 from distilhash.errors import DistilhashError
+from distilhash.evaluation import mean_average_precision
 from distilhash.models import create_hasher, create_student
 from mistakes import picture
 
@@ -52,13 +53,13 @@ def built(tmp_path_factory):
     save_model(root / "hasher" / "model", network, description)
     seen = []
 
-    def recorded(content, images, folder, inner=room.to_int8):
+    def recorded(content, images, folder, inner=exporting.to_int8):
         seen.append(images)
         return inner(content, images, folder)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "to_int8", recorded)
-        report = room.export_hasher(root / "hasher", root / "exported", root / "photos", config=CONFIG)
+        patch.setattr(exporting, "to_int8", recorded)
+        report = exporting.export_hasher(root / "hasher", root / "exported", root / "photos", config=CONFIG)
     return root, network, report, np.concatenate(seen)
 
 
@@ -121,9 +122,9 @@ def test_no_query_calibrates_and_the_report_says_what_was_measured(built):
     assert len(calibration) == report["calibration_images"] == 24
     assert not {image.tobytes() for image in queries} & {image.tobytes() for image in calibration}
     database = source.read(split.database)
-    expected = room.map_at_all(
-        outputs_of(network, source.read(split.query)), outputs_of(network, database),
-        source.labels[split.query], source.labels[split.database],
+    expected = mean_average_precision(
+        pack(outputs_of(network, source.read(split.query))), pack(outputs_of(network, database)),
+        source.labels[split.query], source.labels[split.database], num_bits=24,
     )  # fmt: skip
     assert report["map_at_all"]["torch"] == pytest.approx(expected, abs=1e-3)
     assert set(report["speed"]) == {"1", "32"}
@@ -165,12 +166,12 @@ def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):
         raise DistilhashError("no power")
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "to_int8", broken)
+        patch.setattr(exporting, "to_int8", broken)
         assert cli.main([*words, "--overwrite"]) == 2
     assert names_in(tmp_path) == ["out"] and (tmp_path / "out" / "model.onnx").read_text() == "mine"
     for function, name in (("to_onnx", "model.onnx"), ("to_int8", INT8)):  # which take seconds and were tested above
         content = (root / "exported" / name).read_bytes()
-        monkeypatch.setattr(room, function, lambda *given, content=content: content)
+        monkeypatch.setattr(exporting, function, lambda *given, content=content: content)
     small = ["--calibration-images", "4", "--compared-images", "4", "--database-images", "9", "--seconds", "0.01"]
     assert cli.main([*words, *small, "--overwrite", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["map_at_all"]["database"] == 9
@@ -297,4 +298,4 @@ def test_a_missing_package_names_the_extra(built, name, monkeypatch):
     with pytest.raises(DistilhashError, match=rf"package {name};.*'distilhash\[export\]'"):
         ExportedHasher.open(built[0] / "exported")
     with pytest.raises(DistilhashError, match=rf"package {name};.*'distilhash\[export\]'"):
-        room.export_hasher(built[0] / "hasher", built[0] / "another", built[0] / "photos")
+        exporting.export_hasher(built[0] / "hasher", built[0] / "another", built[0] / "photos")

@@ -171,7 +171,7 @@ def encode_images(
             )
         return encode_exported(
             hasher, images, output, int8=int8, threads=threads, part=part, protocol=protocol, split_seed=split_seed,
-            split=split, say=say,
+            split=split,
         )  # fmt: skip
     if int8 or threads is not None:
         raise DistilhashError("int8 and threads are for an exported hasher", hasher, "export it: distilhash export")

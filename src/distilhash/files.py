@@ -1,4 +1,4 @@
-"""What a stage leaves on disk: written whole or not at all, and able to say where it came from."""
+"""What a command leaves on disk: written whole or not at all, and able to say where it came from."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,10 +23,16 @@ from distilhash.errors import DistilhashError
 def write_atomically(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader, a crash or a full disk finds the old file or the new one, never a part.
 
-    ``content`` is what to write, or a function that writes to the open file it is given. Two processes may do so at
-    once: the last one wins. Errors: DistilhashError where the disk refuses; nothing is left behind.
+    Two processes may do so at once: the last one wins.
+
+    Args:
+        path: the file; its directory is made where it is missing.
+        content: what to write, or a function that writes to the open file it is given.
+
+    Raises:
+        DistilhashError: the disk refuses; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -36,25 +43,104 @@ def write_atomically(path: Path, content: bytes | str | Callable[[BinaryIO], obj
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_directory(path.parent)
+        _sync(path.parent)
     except OSError as error:
-        reason = error.strerror or error
-        raise DistilhashError(
-            f"cannot write {path}", reason, "free some room or choose another place; nothing was changed"
-        ) from error
+        raise _refused(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _sync_directory(directory: Path) -> None:
-    if os.name != "posix":  # elsewhere a directory cannot be opened, and the rename is already durable
+@contextlib.contextmanager
+def write_directory_atomically(path: Path) -> Iterator[Path]:
+    """Write a directory whole or not at all, also where it replaces another.
+
+    A directory cannot be renamed onto one that holds files, so for a moment the old one stands aside under a hidden
+    name. Where the process is killed in that moment, the next call for this path puts it back.
+
+    Args:
+        path: where the directory goes.
+
+    Yields:
+        An empty directory beside it, to be filled. Where the block raises, nothing is changed.
+
+    Raises:
+        DistilhashError: the disk refuses.
+    """
+    path = path.resolve()
+    restore_directory(path)
+    temporary, aside = _beside(path, "tmp"), _beside(path, "old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        replaced = path.exists()
+        if replaced:
+            path.rename(aside)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if replaced:
+                aside.rename(path)
+            raise
+        if replaced:
+            aside.rename(temporary)  # what is half deleted must not be put back
+        _sync(path.parent)
+    except OSError as error:
+        raise _refused(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def restore_directory(path: Path) -> None:
+    """Put back the directory that a killed process had moved aside, and delete what else such processes left.
+
+    Args:
+        path: as it was given to write_directory_atomically.
+    """
+    path = path.resolve()
+    left = [place for place in path.parent.glob(f".{path.name}.*.*.*") if place.suffix in (".tmp", ".old")]
+    dead = [place for place in left if (owner := place.name.split(".")[-3]).isdigit() and not _alive(int(owner))]
+    for place in dead:
+        if place.suffix == ".old" and not path.exists():
+            place.rename(path)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.{suffix}")
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere there is no harmless signal
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a directory."""
+    if path.is_dir() and os.name != "posix":  # elsewhere a directory cannot be opened, and renames are durable
         return
-    handle = os.open(directory, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _refused(path: Path, error: OSError) -> DistilhashError:
+    return DistilhashError(
+        f"cannot write {path}", error.strerror or error, "free some room or choose another place; nothing was changed"
+    )
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -63,14 +149,22 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The JSON data in a file; DistilhashError where it is missing or not JSON. ``what`` names it in the sentence."""
+    """The JSON data in a file.
+
+    Args:
+        path: the file.
+        what: its name in errors.
+
+    Raises:
+        DistilhashError: it is missing or not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DistilhashError(f"no {what} here", path, "run the stage that writes it") from None
+        raise DistilhashError(f"no {what} here", path, "run the command that writes it") from None
     except (OSError, ValueError) as error:
         raise DistilhashError(
-            f"{what} cannot be read", f"{path} ({error})", "delete it and run its stage again"
+            f"{what} cannot be read", f"{path} ({error})", "delete it and run its command again"
         ) from error
 
 
@@ -80,7 +174,11 @@ def fingerprint_of_indices(indices: np.ndarray) -> str:
 
 
 def provenance(**made_from: Any) -> dict[str, Any]:
-    """Where an artefact comes from: the command, versions and class of machine, and what the caller adds."""
+    """Where an artefact comes from: the command, versions and class of machine.
+
+    Args:
+        made_from: JSON data that is added, such as fingerprints of what was read.
+    """
     versions = {name: metadata.version(name) for name in ("distilhash", "numpy", "torch", "torchvision", "timm")}
     return {
         "command": " ".join(["distilhash", *sys.argv[1:]]),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from distilhash.cli.flags import Verbs, add_images, add_settings, image_options, settings, to_stderr
+from distilhash.cli.flags import Verbs, add_images, add_settings, image_options, settings
 from distilhash.config import ExportConfig
 
 
@@ -25,7 +25,7 @@ def _run_export(options: argparse.Namespace) -> Any:
 
     report = export_hasher(
         options.hasher, options.output, options.images, config=settings(options, ExportConfig),
-        overwrite=options.overwrite, say=to_stderr, **image_options(options),
+        overwrite=options.overwrite, **image_options(options),
     )  # fmt: skip
     if options.json:
         return report

@@ -147,10 +147,10 @@ def _run_encode(options: argparse.Namespace) -> Any:
     if options.precision or not is_exported(options.hasher):  # else there is no need of PyTorch, which stages imports
         from distilhash.api import encode_images
 
-        encode = functools.partial(encode_images, precision=options.precision)
+        encode = functools.partial(encode_images, precision=options.precision, say=to_stderr)
     return encode(
         options.hasher, options.images, options.output, part=options.part, int8=options.int8, threads=options.threads,
-        say=to_stderr, **image_options(options),
+        **image_options(options),
     )  # fmt: skip
 
 

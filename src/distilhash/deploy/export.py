@@ -1,6 +1,8 @@
-"""A hasher as ONNX, in float32 and int8, and a report of what that changed; ``distilhash.deploy.runtime`` runs it.
+"""The command ``export``: a hasher as ONNX, in float32 and int8, and a report of what that changed.
 
-Legend: N images, S pixels, K bits.
+``distilhash.deploy.runtime`` runs what it writes.
+
+Shapes: N images, S pixels, K bits.
 """
 
 from __future__ import annotations
@@ -17,28 +19,28 @@ import torch
 from numpy.typing import NDArray
 
 from distilhash.checkpoint import load_hasher
+from distilhash.codes import pack
 from distilhash.config import ExportConfig, as_dict
 from distilhash.data.loading import open_readable, split_beside, split_of
 from distilhash.data.order import CALIBRATION, shuffled
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
 from distilhash.data.transforms import Preprocess
-from distilhash.deploy.folder import written_whole
 from distilhash.deploy.quantize import to_int8, to_onnx
-from distilhash.deploy.report import agreement, map_at_all, markdown, speeds, verdict
+from distilhash.deploy.report import agreement, markdown, speeds, verdict
 from distilhash.deploy.runtime import FLOAT, FORMAT, INT8, ExportedHasher, is_exported, package, session_of
 from distilhash.errors import DistilhashError
-from distilhash.files import write_json
+from distilhash.evaluation.metrics import mean_average_precision
+from distilhash.files import restore_directory, write_directory_atomically, write_json
 from distilhash.inference import outputs
 from distilhash.models.backbone import fingerprint_of
 from distilhash.models.fold import folded
 from distilhash.models.hasher import Hasher
+from distilhash.progress import log
 
 MOST_DIFFERENCE = 1e-3  # of the largest output: an ONNX file that is further from PyTorch is not written
 CPU = torch.device("cpu")  # as ONNX Runtime, with which it is compared
 BATCHES = (1, 32)  # that are timed, images
-
-Say = Callable[[str], None]
 
 
 def export_hasher(
@@ -51,14 +53,31 @@ def export_hasher(
     split_seed: int = 0,
     split: Path | None = None,
     overwrite: bool = False,
-    say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Write a hasher as ONNX, calibrated and compared on these images; return the report.
+    """Write a hasher as ONNX, calibrated and compared on images.
 
-    Where the images have a split (``split``, the one beside the hasher, or one drawn by ``split_seed``), calibration
-    sees no query of it, and mAP is measured on it. The directory is written whole or not at all. Errors: DistilhashError.
+    The directory is written whole or not at all. Where the images have a split, calibration sees no query of it, and
+    mAP is measured on it.
+
+    Args:
+        hasher: a run directory or a model directory.
+        output: the directory to write.
+        images: "cifar10" or a folder.
+        config: numbers of images, seconds and seed; None: the defaults.
+        protocol: the split of CIFAR-10.
+        split_seed: random seed of the split where one is drawn.
+        split: a split's file; None: the one beside the hasher, else a drawn one where the images have classes.
+        overwrite: replace an exported hasher that stands at ``output``.
+
+    Returns:
+        The report, which is also ``report.json`` and ``README.md`` in the directory.
+
+    Raises:
+        DistilhashError: ``output`` exists, a package is missing, an input cannot be read, the disk refuses, or ONNX
+            Runtime does not compute what PyTorch does.
     """
     config, place = config or ExportConfig(), Path(output)
+    restore_directory(place)
     if place.exists() and not (overwrite and is_exported(place)):
         fix = "choose another place" if overwrite else "choose another place, or --overwrite an exported hasher"
         raise DistilhashError("the output exists", place, fix)
@@ -74,10 +93,10 @@ def export_hasher(
     if len(compared) == 0:  # so few that calibration takes them all
         compared = calibration
     pixels = Preprocess(network.input)
-    with written_whole(place) as folder:
-        say("writing float32")
+    with write_directory_atomically(place) as folder:
+        log.info("writing float32")
         content = to_onnx(network)
-        say(f"writing int8, calibrated on {len(calibration):,} images")
+        log.info("writing int8, calibrated on %s images", f"{len(calibration):,}")
         work = folder / "work"
         work.mkdir()
         small = to_int8(content, pixels.planes(pixels.read(source, calibration)), work)
@@ -96,7 +115,7 @@ def export_hasher(
             "images": source.fingerprint,
             "files": {n: {"sha256": hashlib.sha256(d).hexdigest(), "bytes": len(d)} for n, d in files.items()},
         })  # fmt: skip
-        report = _report(network, folder, source, compared, chosen, config, say)
+        report = _report(network, folder, source, compared, chosen, config)
         report["calibration_images"] = len(calibration)
         report["bytes"] = {name: len(data) for name, data in files.items()}
         report["verdict"] = verdict(report)
@@ -114,7 +133,7 @@ def export_hasher(
 def _split(
     source: ImageSource, images: str | Path, hasher: Path, protocol: str, seed: int, file: Path | None
 ) -> Split | None:
-    """The split of these images: the hasher's own only where it is of as many images."""
+    """The split of the images: the hasher's own only where it is of as many images."""
     beside = split_beside(hasher)
     if file is None and beside is not None and Split.load(beside).num_images == len(source):
         file = beside
@@ -128,7 +147,6 @@ def _report(
     compared: NDArray[np.int64],
     split: Split | None,
     config: ExportConfig,
-    say: Say,
 ) -> dict[str, Any]:
     """Agreement, mAP and speed of PyTorch, fp32 and int8."""
     exported = {name: ExportedHasher.open(folder, int8=name == "int8") for name in ("fp32", "int8")}
@@ -138,7 +156,7 @@ def _report(
             return np.concatenate(list(outputs(source, indices, network, precision="float32", device=CPU)))
         return np.concatenate(list(exported[name].outputs(source, indices)))
 
-    say(f"comparing {len(compared):,} images")
+    log.info("comparing %s images", f"{len(compared):,}")
     torch_NK, fp32_NK, int8_NK = (outputs_of(name, compared) for name in ("torch", "fp32", "int8"))
     found: dict[str, Any] = {
         "compared_images": len(compared),
@@ -150,14 +168,14 @@ def _report(
     if split is not None and source.labels is not None:
         database = shuffled(split.database, config.seed, CALIBRATION)[: config.database_images]
         labels = np.asarray(source.labels)
-        say(f"measuring mAP, {len(split.query):,} queries in {len(database):,} images")
-        found["map_at_all"] = {"queries": len(split.query), "database": len(database)} | {
-            name: map_at_all(
-                outputs_of(name, split.query), outputs_of(name, database), labels[split.query], labels[database]
+        log.info("measuring mAP, %s queries in %s images", f"{len(split.query):,}", f"{len(database):,}")
+        found["map_at_all"] = {"queries": len(split.query), "database": len(database)}
+        for name in ("torch", "fp32", "int8"):
+            query, images = (pack(outputs_of(name, part)) for part in (split.query, database))
+            found["map_at_all"][name] = mean_average_precision(
+                query, images, labels[split.query], labels[database], num_bits=network.num_bits
             )
-            for name in ("torch", "fp32", "int8")
-        }
-    say("measuring speed")
+    log.info("measuring speed")
     found["speed"] = {str(batch): _speed(network, folder, batch, config.seconds) for batch in BATCHES}
     return found
 

@@ -1,6 +1,6 @@
-"""What an exported hasher costs: how far its outputs, codes, mAP and speed are from what it was made from.
+"""The report of an export: how far outputs, codes, mAP and speed are from those of the network that was exported.
 
-Legend: N images, Q queries, B database images, K bits.
+Shapes: N images, K bits.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distilhash.codes import pack
-from distilhash.evaluation.metrics import mean_average_precision
-
 MOST_DROP = 0.01  # of mAP, absolute: above it int8 is called worse
 LEAST_ROUNDS = 5
 
 
 def agreement(before_NK: NDArray[np.float32], after_NK: NDArray[np.float32]) -> dict[str, float]:
-    """How two hashers' outputs of the same images agree."""
+    """How two hashers' outputs for the same images agree.
+
+    Returns:
+        ``largest_difference`` as a share of the largest output before, and the shares of bits and of whole codes that
+        are equal.
+    """
     same_NK = (before_NK > 0) == (after_NK > 0)
     return {
         "largest_difference": float(np.abs(before_NK - after_NK).max() / np.abs(before_NK).max()),
@@ -30,18 +32,16 @@ def agreement(before_NK: NDArray[np.float32], after_NK: NDArray[np.float32]) -> 
     }
 
 
-def map_at_all(
-    outputs_QK: NDArray[np.float32],
-    outputs_BK: NDArray[np.float32],
-    labels_Q: NDArray[Any],
-    labels_B: NDArray[Any],
-) -> float:
-    """Expected mAP over the whole database, of the signs of these outputs."""
-    return mean_average_precision(pack(outputs_QK), pack(outputs_BK), labels_Q, labels_B, num_bits=outputs_QK.shape[1])
-
-
 def speeds(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each, run in turn, so that a slow moment of the machine falls on all alike."""
+    """Median time of each function, run in turn, so that a slow moment of the machine falls on all alike.
+
+    Args:
+        runs: functions by name.
+        seconds: how long to measure for each function, at least.
+
+    Returns:
+        Milliseconds by name.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
@@ -56,7 +56,7 @@ def speeds(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, f
 
 
 def verdict(report: dict[str, Any]) -> str:
-    """One sentence: is int8 worth it, by this report?"""
+    """One sentence on whether int8 is worth it, by this report."""
     ratios = {batch: row["fp32_over_int8"] for batch, row in report["speed"].items()}
     slower = [f"batch {batch} ({ratio:.2f} times as fast)" for batch, ratio in ratios.items() if ratio <= 1]
     drop = report["map_at_all"]["fp32"] - report["map_at_all"]["int8"] if report["map_at_all"] else None
@@ -75,7 +75,7 @@ def verdict(report: dict[str, Any]) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """The report as the README of an exported directory."""
     lines = ["# An exported distilhash hasher", "", report["verdict"], ""]
     lines += ["| | of | bits equal | codes equal | largest difference of an output |", "|---|---|---|---|---|"]
     for name, text in (("fp32", "model.onnx against PyTorch"), ("int8", "model.int8.onnx against model.onnx")):

@@ -1,9 +1,10 @@
-"""A hasher that was exported to ONNX, without PyTorch: images to codes on the CPU through ONNX Runtime.
+"""An exported hasher without PyTorch: images to codes on the CPU through ONNX Runtime.
 
-An exported directory holds ``config.json`` (the input, the number of bits, and a fingerprint of each model file),
+An exported directory holds ``config.json`` (the input, the number of bits, and the SHA-256 of each model file),
 ``model.onnx`` and ``model.int8.onnx``. All of it may come from a stranger. Before a model reaches the runtime its file
-is held to the config's fingerprint, its size to a limit, its inputs and outputs to the shapes that the config says, and
-it may refer to nothing outside itself: no tensors in other files, no operators from libraries, no subgraphs.
+is checked against the config's SHA-256, its size against a limit, its inputs and outputs against the shapes in the
+config, and it may refer to nothing outside itself: no tensors in other files, no operators from libraries, no
+subgraphs. These checks and what they guard are one file, so that no model is loaded past them.
 
 Shapes: N images, n images of a batch, S side of the input in pixels, K bits.
 """
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from distilhash.data.sources import ImageSource
 from distilhash.data.transforms import Preprocess
 from distilhash.errors import DistilhashError
 from distilhash.files import read_json
+from distilhash.progress import progress
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -47,33 +50,50 @@ def is_exported(path: str | Path) -> bool:
 
 
 def model_file(place: str | Path, *, int8: bool = False) -> Path | None:
-    """The model that a place means: an exported directory (float32, or ``int8``) or one of its two models by its path.
+    """The model file that a path means.
 
-    ``int8`` takes the int8 one beside a float32 one, too. None where the place is no exported hasher.
+    Args:
+        place: an exported directory, or one of its two model files.
+        int8: take the int8 model, also beside a float32 one that is named.
+
+    Returns:
+        The model file, which may be missing; None where the place is no exported hasher.
     """
     path = Path(place)
-    if path.name in (FLOAT, INT8) and (path.is_file() or is_exported(path.parent)):  # or it is missing, and told so
+    if path.name in (FLOAT, INT8) and (path.is_file() or is_exported(path.parent)):
         return path.with_name(INT8) if int8 else path
     return path / (INT8 if int8 else FLOAT) if is_exported(path) else None
 
 
 class ExportedHasher:
-    """An exported hasher that is ready to run; :meth:`open` makes one."""
+    """An exported hasher that is ready to run; :meth:`open` makes one.
+
+    Attributes:
+        input: the preprocessing of images.
+        num_bits: K.
+        threads: batches that run at once.
+        fingerprint: of the function from images to codes, for code tables; int8 has one of its own.
+        model_fingerprint: of the weights that run: two exports of one hasher may have been calibrated differently.
+    """
 
     def __init__(self, session: onnxruntime.InferenceSession, config: ExportedConfig, model: str, threads: int) -> None:
         self.input, self.num_bits, self.threads = config.input, config.bits, threads
-        # Codes of int8 are another function's: a table of them is not to be searched with the other's by mistake.
         self.fingerprint = config.hasher if model == FLOAT else f"{config.hasher}-int8"
-        # The weights that run, too: two exports of one hasher may have been calibrated on other images.
         kind = "fp32" if model == FLOAT else "int8"
         self.model_fingerprint = f"{config.hasher}-{kind}-{config.files[model]['sha256'][:16]}"
         self._session = session
 
     @classmethod
     def open(cls, directory: str | Path, *, int8: bool = False, threads: int | None = None) -> ExportedHasher:
-        """The hasher in a directory that ``distilhash export`` wrote; ``threads``: left out, one for each core.
+        """Load a hasher from a directory that ``distilhash export`` wrote.
 
-        Errors: DistilhashError where the directory, its config or its model is damaged or not what it says.
+        Args:
+            directory: the exported directory.
+            int8: take the int8 model.
+            threads: batches that run at once; None: one for each core.
+
+        Raises:
+            DistilhashError: the directory, its config or its model is missing, damaged or not allowed.
         """
         if threads is not None and threads < 1:
             raise DistilhashError("a hasher runs on at least one thread", threads)
@@ -82,9 +102,9 @@ class ExportedHasher:
         return cls(session_of(content), config, model, threads or cores())
 
     def outputs(self, images: ImageSource, indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """The outputs (n, K) of ``images[indices]``, batch after batch, in that order.
+        """Outputs (n, K) of ``images[indices]``, batch after batch, in that order.
 
-        As in ``encoding.outputs``, each thread takes a batch of its own all the way from the files to the outputs.
+        Each thread takes a batch of its own all the way from the files to the outputs.
         """
         pixels = Preprocess(self.input)
         size = max(1, min(BATCH_PIXELS // self.input.size**2, -(-len(indices) // self.threads)))
@@ -96,7 +116,7 @@ class ExportedHasher:
         return prefetch(outputs_of, blocks, ahead=2 * self.threads, threads=self.threads)
 
     def run(self, images_N3SS: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs (N, K) of images that are preprocessed already."""
+        """Outputs (N, K) of preprocessed images."""
         outputs_NK: NDArray[np.float32] = self._session.run(["outputs"], {"images": images_N3SS})[0]
         return outputs_NK
 
@@ -104,19 +124,22 @@ class ExportedHasher:
         self,
         images: ImageSource | Sequence[NDArray[np.uint8]],
         indices: NDArray[np.int64] | None = None,
-        *,
-        say: Callable[[str], None] = lambda text: None,
     ) -> CodeTable:
-        """Codes of ``images[indices]`` (left out: of all), in that order: the sign of each output, packed.
+        """Codes of images: the sign of each output, packed.
 
-        ``images`` is a source, or uint8 arrays (H, W, 3) of any sizes, which are named by their place.
+        Args:
+            images: a source, or uint8 arrays (H, W, 3) of any sizes, which are named by their position.
+            indices: which of them, in this order; None: all.
         """
         source: ImageSource = _Given(images) if isinstance(images, Sequence | np.ndarray) else images
         chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
-        say(f"encoding {len(chosen):,} images on {self.threads} threads")
-        packed = [pack(outputs_nK) for outputs_nK in self.outputs(source, chosen)]
+        packed = [np.empty((0, -(-self.num_bits // 8)), np.uint8)]
+        with progress("encoding", len(chosen)) as counter:
+            for outputs_nK in self.outputs(source, chosen):
+                packed.append(pack(outputs_nK))
+                counter.add(len(outputs_nK))
         return CodeTable(
-            packed=np.concatenate([np.empty((0, -(-self.num_bits // 8)), np.uint8), *packed]),
+            packed=np.concatenate(packed),
             num_bits=self.num_bits,
             names=[source.names[int(index)] for index in chosen],
             labels=None if source.labels is None else np.asarray(source.labels)[chosen],
@@ -135,13 +158,27 @@ def encode_exported(
     protocol: str = "cifar10",
     split_seed: int = 0,
     split: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Write the code table of images, or of one part of their split; return what was written. Errors: DistilhashError."""
+    """Write the code table of images, or of one part of their split.
+
+    Args:
+        directory, int8, threads: as ExportedHasher.open.
+        images: "cifar10" or a folder.
+        output: the code table's file.
+        part: all, query, train, validation or database.
+        protocol, split_seed: of the split, where one is drawn.
+        split: a split's file; None: the one beside the hasher, else a drawn one.
+
+    Returns:
+        Where the codes are, their number and their bits.
+
+    Raises:
+        DistilhashError: the hasher or the images cannot be read, or the table cannot be written.
+    """
     hasher = ExportedHasher.open(directory, int8=int8, threads=threads)
     source = open_readable(images, labelled=part != "all")
     chosen = part_of(source, images, part, protocol, split_seed, split, beside=Path(directory))
-    table = hasher.encode(source, chosen, say=say)
+    table = hasher.encode(source, chosen)
     table.save(Path(output))
     return {"codes": str(output), "images": len(chosen), "bits": table.num_bits}
 
@@ -157,7 +194,11 @@ class ExportedConfig:
 
     @classmethod
     def load(cls, directory: Path) -> ExportedConfig:
-        """The config of a directory; DistilhashError where it is missing, or wrong in any detail."""
+        """Read the config of a directory.
+
+        Raises:
+            DistilhashError: it is missing, or wrong in any detail.
+        """
         path = directory / "config.json"
         if path.is_file() and path.stat().st_size > MAX_CONFIG_BYTES:
             raise DistilhashError("the config of an exported hasher is too large", path, _AGAIN)
@@ -181,7 +222,19 @@ class ExportedConfig:
 
 
 def checked_model(path: Path, config: ExportedConfig, model: str) -> bytes:
-    """The bytes of a model file, once they are known to be harmless and the config's. Errors: DistilhashError."""
+    """Read a model file and check it, see the module.
+
+    Args:
+        path: the file.
+        config: of its directory.
+        model: the file's name in the config.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        DistilhashError: the file is missing, too large, not the config's, not ONNX, or not allowed.
+    """
     onnx = package("onnx")
     if not path.is_file():
         raise DistilhashError("the exported hasher lacks a model", path, _AGAIN)
@@ -202,7 +255,15 @@ def checked_model(path: Path, config: ExportedConfig, model: str) -> bytes:
 
 
 def session_of(content: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A model in ONNX Runtime, on the CPU. Errors: DistilhashError where the runtime refuses it."""
+    """Load a model into ONNX Runtime, on the CPU.
+
+    Args:
+        content: the model file's bytes.
+        threads: of one batch.
+
+    Raises:
+        DistilhashError: the runtime refuses the model.
+    """
     runtime = package("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -284,16 +345,18 @@ class _Given:
             digest.update(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes())
         return digest.hexdigest()[:16]
 
-    def read(self, indices: Any, least_side: int | None = None) -> list[NDArray[np.uint8]]:
+    def read(self, indices: Any, least_side: int | None = None) -> Any:  # arrays, which Preprocess takes as well
         return [self.images[int(index)] for index in indices]
 
 
 def package(name: str) -> Any:
-    """A package of the extra "export"; DistilhashError where it is not installed."""
-    from importlib import import_module
+    """Import a package of the extra "export".
 
+    Raises:
+        DistilhashError: it is not installed.
+    """
     try:
-        return import_module(name)
+        return importlib.import_module(name)
     except ImportError as error:
         raise DistilhashError(
             f"export and exported hashers need the package {name}", str(error), "pip install 'distilhash[export]'"
