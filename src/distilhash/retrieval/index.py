@@ -104,9 +104,11 @@ class Index:
                 twice = np.flatnonzero(new_ids[1:] == new_ids[:-1])
                 if twice.size:
                     raise DistilhashError("an id is given twice", int(new_ids[twice[0]]))
-            there = new_ids[self._rows(new_ids) >= 0]
-            if there.size:
-                raise DistilhashError("an id is in the index already", int(there[0]), "remove it first")
+            behind = not len(self._ids) or not len(new_ids) or new_ids[0] > self._ids[-1]  # the usual case
+            if not behind:
+                there = new_ids[self._rows(new_ids) >= 0]
+                if there.size:
+                    raise DistilhashError("an id is in the index already", int(there[0]), "remove it first")
             num_bits = self._num_bits or _inferred_bits(array)
             if self._store is not None:
                 with self._store.writing():
@@ -115,7 +117,6 @@ class Index:
             self._num_bits = num_bits
             if self._ivf is not None:
                 self._ivf.list_of = np.append(self._ivf.list_of, self._ivf.assign(packed))
-            behind = not len(self._ids) or not len(new_ids) or new_ids[0] > self._ids[-1]
             self._ids = np.append(self._ids, new_ids)
             self._codes = np.concatenate([self._codes.reshape(-1, packed.shape[1]), packed])
             self._take(slice(None) if behind else np.argsort(self._ids, kind="stable"))
