@@ -1,13 +1,13 @@
-"""The arms of a comparison: every way to a hasher, each trained once from what the others have computed already.
+"""The arms of a comparison, the distilled student and its baselines: each trained once from what others have computed.
 
-    teacher_features/              of every image that an arm looks at; one cache for all arms
+    teacher_features/              of every image that is looked at; one cache for all arms
     distill/                       the distilled student, shared by all hashers on it
     hash-ARM-FRAMEWORK-BITS/       a hasher
     codes/                         its codes of the query and database images
     seconds.json                   what each stage took, over all attempts
 
-The arms are the distilled student, the same student from scratch, the frozen teacher with a head, and the fine-tuned
-teacher, all hashed on the same labels. A finished stage is not repeated, so an interrupted comparison continues.
+The baselines are the same student from scratch, the frozen teacher with a head, and the fine-tuned teacher. All are
+hashed on the same labels. A finished stage is not repeated, so an interrupted comparison continues.
 """
 
 from __future__ import annotations

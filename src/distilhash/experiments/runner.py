@@ -95,7 +95,7 @@ def reproduce(
 def run_demo(
     config: DemoConfig, output: str | Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
 ) -> list[dict[str, Any]]:
-    """Run the demonstration on CIFAR-10: the arms of the paper's comparison, small enough for a laptop.
+    """Run the demonstration on CIFAR-10: the distilled student and its baselines, at a size for a laptop.
 
     Args:
         config: what is run.

@@ -51,8 +51,8 @@ def report_of(title: str, rows: Iterable[Mapping[str, Any]], preset: Preset, ima
         grid=Grid(arms=PAPER.arms, frameworks=FRAMEWORKS, bits=preset.bits) if full else Grid(),
         training=_training(shown, path),
         examples=_examples(shown, images, path) if preset.examples else (),
-        provenance=_provenance(shown[0], preset, path),
-        notes=_notes(shown[0], preset),
+        provenance=_provenance(trials, preset, path),
+        notes=_notes(preset),
     )
 
 
@@ -115,30 +115,27 @@ def _examples(trials: Sequence[Trial], images: ImageSource, path: Path) -> list[
     return found
 
 
-def _provenance(trial: Trial, preset: Preset, path: Path) -> dict[str, str]:
+def _provenance(trials: Sequence[Trial], preset: Preset, path: Path) -> dict[str, str]:
     made = read_json(path / "provenance.json", "provenance")
-    seconds = read_seconds(path / str(trial.seed))
-    hashed = preset.hash
+    seconds = read_seconds(path / str(min(trial.seed for trial in trials)))
+    commands = {trial.command for trial in trials}
+    teacher, hashed = preset.teacher, preset.hash
     return {
-        "command": made["command"],
-        "data": f"{trial.dataset}, protocol {trial.protocol}",
-        "teacher": f"{preset.teacher.name}" + (f" at {preset.teacher.size} pixels" if preset.teacher.size else ""),
+        **({"command": commands.pop()} if len(commands) == 1 else {}),  # else each trial has its own
+        "teacher": f"{teacher.name}, frozen" + (f", at {teacher.size} pixels" if teacher.size else ""),
         "student": f"{preset.student.name} at {preset.student.size} pixels",
         "distillation": f"without labels, {preset.distill.epochs} epochs, loss {preset.distill.loss}",
         "hashing": f"{hashed.epochs} epochs for every student, optimizer {hashed.optimizer}",
-        "machine": made["machine"],
         "versions": ", ".join(f"{name} {version}" for name, version in made["versions"].items()),
-        "seconds": ", ".join(f"{name} {value:.0f}" for name, value in sorted(seconds.items())),
+        "stage seconds": ", ".join(f"{name} {value:.0f}" for name, value in sorted(seconds.items())),
     }
 
 
-def _notes(trial: Trial, preset: Preset) -> list[str]:
+def _notes(preset: Preset) -> list[str]:
     notes = [
         "Query images are in no training step: not in distillation, not in hashing, and in no choice of settings.",
         "Every student is hashed on the same labelled images with the same epochs, learning rates and views. The last"
         " epoch is reported.",
-        f"{trial.metric} is expected average precision: images at equal Hamming distance are taken in random order, in"
-        " closed form. The stable one takes them in database order.",
     ]
     if preset.measure_every:
         notes.append(

@@ -130,7 +130,9 @@ class Grid:
 
 
 PAPER = Grid(
-    arms=("teacher_finetuned", "teacher_frozen", "distilled", "scratch"), frameworks=("csq", "dch"), bits=(16, 32, 48, 64)
+    arms=("teacher_finetuned", "teacher_frozen", "distilled", "scratch"),
+    frameworks=("csq", "dch"),
+    bits=(16, 32, 48, 64),
 )
 
 
@@ -149,17 +151,19 @@ class Report:
 
 
 def read_trials(rows: Iterable[Mapping[str, Any]]) -> list[Trial]:
-    """Trials from plain JSON data. Errors: DistilhashError names the field that is unsound, or a run that is there twice."""
+    """Trials from the rows of results.json.
+
+    Raises:
+        DistilhashError: a field is unsound, which is named, or a trial is there twice.
+    """
     trials = [_trial(row) for row in rows]
     seen: set[tuple[object, ...]] = set()
-    for trial in trials:
-        key = (trial.dataset, trial.protocol, trial.budget, trial.at, trial.arm, trial.backbone, trial.framework, trial.bits,
-               trial.seed)  # fmt: skip
-        if trial.done and key in seen:
-            name = f"{trial.dataset}, {trial.arm}, {trial.backbone}, {trial.framework}, {trial.bits} bits, seed {trial.seed}"
-            raise DistilhashError("a comparison holds one run twice", name, "keep one of the two")
-        if trial.done:
-            seen.add(key)
+    for t in (trial for trial in trials if trial.done):
+        key = (t.dataset, t.protocol, t.budget, t.at, t.arm, t.backbone, t.framework, t.bits, t.seed)
+        if key in seen:
+            name = f"{t.dataset}, {t.arm}, {t.backbone}, {t.framework}, {t.bits} bits, seed {t.seed}"
+            raise DistilhashError("a comparison holds one trial twice", name, "keep one of the two")
+        seen.add(key)
     return trials
 
 
