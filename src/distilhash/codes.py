@@ -6,7 +6,7 @@ zeros. A uint8 array is always read as packed; every other dtype as -1/+1.
 
 A CodeTable on disk is one safetensors file: the tensors ``packed``, ``names_utf8`` and ``name_ends`` (all names in one
 run of bytes, and where each ends), ``labels`` where there are any, and a header with the number of bits and the
-provenance. NumPy only: no torch is imported.
+provenance. NumPy only: no torch is imported. One file, because all of it is this one format in memory and on disk.
 
 Shapes: N images, Q queries, B database images, K bits, P = ceil(K / 8) bytes, W = ceil(K / 64) words, C classes.
 """
@@ -37,9 +37,16 @@ Words = NDArray[np.uint64]
 
 
 def pack(codes_NK: ArrayLike) -> Bytes:
-    """(N, P) bytes of these codes: bit 1 where an entry is above zero, so a hasher's real outputs may be given too.
+    """Pack codes to bits: 1 where an entry is above zero, so that a hasher's real outputs may be given too.
 
-    Raises DistilhashError unless the array is two-dimensional and free of NaN.
+    Args:
+        codes_NK: (N, K) of any number type.
+
+    Returns:
+        (N, P) uint8.
+
+    Raises:
+        DistilhashError: the array is not of two dimensions, or holds NaN.
     """
     codes = np.asarray(codes_NK)
     if codes.ndim != 2:
@@ -50,13 +57,24 @@ def pack(codes_NK: ArrayLike) -> Bytes:
 
 
 def unpack(packed: ArrayLike, num_bits: int) -> NDArray[np.int8]:
-    """(N, num_bits) int8 codes of -1/+1 from (N, P) packed bytes: the inverse of pack."""
+    """Unpack codes: the inverse of pack.
+
+    Args:
+        packed: (N, P) uint8.
+        num_bits: K.
+
+    Returns:
+        (N, K) int8 of -1/+1.
+
+    Raises:
+        DistilhashError: the bytes are not codes of this many bits.
+    """
     bits = np.unpackbits(_checked_packed(np.asarray(packed), num_bits, "codes"), axis=1, count=num_bits)
     return bits.view(np.int8) * np.int8(2) - np.int8(1)
 
 
 def to_words(packed_NP: Bytes) -> Words:
-    """(N, W) 64-bit words with the same bits, the last word padded with zeros: the form in which bits are counted."""
+    """The same bits as (N, W) 64-bit words, the last one padded with zeros: the form in which bits are counted."""
     num_images, num_bytes = packed_NP.shape
     padded = np.zeros((num_images, -(-num_bytes // 8) * 8), np.uint8)
     padded[:, :num_bytes] = packed_NP
@@ -64,10 +82,18 @@ def to_words(packed_NP: Bytes) -> Words:
 
 
 def packed_pair(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) -> tuple[Bytes, Bytes, int]:
-    """Both sets of codes packed, and their number of bits; each may come as -1/+1 or as packed uint8.
+    """Pack two sets of codes that are to be compared.
 
-    ``num_bits`` is read off a -1/+1 side, and required where both sides are packed. Raises DistilhashError for codes of
-    different lengths, entries other than -1/+1, and packed bytes that do not fit ``num_bits``.
+    Args:
+        query: (Q, K) of -1/+1, or packed (Q, P) uint8.
+        database: (B, K) of -1/+1, or packed (B, P) uint8.
+        num_bits: K; needed where both sides are packed.
+
+    Returns:
+        (Q, P) and (B, P) uint8, and K.
+
+    Raises:
+        DistilhashError: the codes differ in length, hold other entries than -1/+1, or packed bytes do not fit K.
     """
     sides = {"query_codes": np.asarray(query), "database_codes": np.asarray(database)}
     for name, codes in sides.items():
@@ -88,10 +114,17 @@ def packed_pair(query: ArrayLike, database: ArrayLike, num_bits: int | None = No
 
 
 def hamming(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) -> NDArray[np.uint8 | np.uint16]:
-    """(Q, B) Hamming distances, in bits: uint8 up to 255 bits, uint16 beyond.
+    """Hamming distances of all pairs.
 
-    Codes are -1/+1 or packed uint8; ``num_bits`` of two packed sides may be left out, and is then 8 bits a byte.
-    Raises DistilhashError as packed_pair does.
+    Args:
+        query, database: as packed_pair.
+        num_bits: K; None for two packed sides means 8 bits a byte.
+
+    Returns:
+        (Q, B) distances in bits, uint8 for codes of up to 255 bits, else uint16.
+
+    Raises:
+        DistilhashError: as packed_pair.
     """
     query, database = np.asarray(query), np.asarray(database)
     if num_bits is None and query.dtype == database.dtype == np.uint8 and query.ndim == 2:
@@ -124,7 +157,7 @@ def _packed(codes: NDArray[Any], num_bits: int, name: str) -> Bytes:
 
 
 def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:
-    """The same bytes, once it is sure that they are codes of this many bits with zeros behind them."""
+    """The same bytes, checked to be codes of this many bits with zeros behind them."""
     if packed.dtype != np.uint8 or packed.ndim != 2:
         raise DistilhashError(
             f"packed {name} must be uint8 of two dimensions, (images, bytes)", f"{packed.dtype} {packed.shape}"
@@ -144,14 +177,15 @@ def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CodeTable:
-    """The codes of a set of images, with the name (and the label, where known) of each, and where they came from.
+    """The codes of a set of images with their names, labels where known, and provenance.
 
-    Raises DistilhashError where the parts do not fit each other.
+    Raises:
+        DistilhashError: the parts do not fit each other.
     """
 
     packed: Bytes  # (N, P)
     num_bits: int  # K
-    names: list[str]  # N names, one an image, in the order of the codes
+    names: list[str]  # N, in the order of the codes
     labels: NDArray[Any] | None = None  # (N,) integer classes, or (N, C) uint8 of 0/1
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON data: what made the codes, from what
 
@@ -179,9 +213,10 @@ class CodeTable:
         return len(self.packed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table to one file: whole or not at all, whatever happens meanwhile.
+        """Write the table to one file, whole or not at all.
 
-        Raises DistilhashError where the file cannot be written.
+        Raises:
+            DistilhashError: the file cannot be written.
         """
         # "surrogatepass": a file name on disk need not be valid Unicode, and must come back as it was.
         encoded = [name.encode("utf-8", "surrogatepass") for name in self.names]
@@ -198,13 +233,17 @@ class CodeTable:
             "num_bits": str(self.num_bits),
             "provenance": json.dumps(self.provenance),
         }
-        # One key: safetensors writes several in random order, and equal tables shall be equal files.
+        # One key: safetensors writes several in random order, and equal tables must be equal files.
         packed_header = {"distilhash": json.dumps(header, sort_keys=True)}
         write_atomically(Path(path), safetensors.numpy.save(tensors, metadata=packed_header))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CodeTable:
-        """The table in this file; DistilhashError where there is none, or where it is not a whole and valid one."""
+        """Read a table from a file.
+
+        Raises:
+            DistilhashError: there is no file, or it is not a whole and valid table.
+        """
         if not Path(path).is_file():
             raise DistilhashError("there is no code table at this path", path, "write one with: distilhash encode")
         try:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from distilhash.errors import DistilhashError
@@ -101,6 +100,9 @@ def latency(module: nn.Module, size: int, batch_size: int = 1, seconds: float = 
     weight = next(module.parameters(), torch.empty(0))
     images = torch.zeros(batch_size, 3, size, size, device=weight.device, dtype=weight.dtype)
     images = images.contiguous(memory_format=torch.channels_last)  # as preprocessing hands them over
+    # Imported here: it looks for a CUDA toolkit, and warns where it finds one without a GPU.
+    from torch.utils.benchmark import Timer
+
     timer = Timer("module(images)", globals={"module": module, "images": images}, num_threads=torch.get_num_threads())
     with _evaluating(module), torch.inference_mode():
         median = timer.blocked_autorange(min_run_time=seconds).median
