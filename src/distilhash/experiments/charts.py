@@ -1,7 +1,7 @@
 """Line charts and bubble charts as inline SVG, drawn by matplotlib, with every colour a CSS variable of the page.
 
-A chart is drawn in CSS pixels for one width. Lines differ in their dashes as well as in their colours. Every point has a
-transparent circle with a <title>, which a browser shows under the pointer.
+A chart is drawn in CSS pixels for one width. Lines differ in their dashes as well as in their colours. Every point is a
+circle with a <title>, transparent on lines, which a browser shows under the pointer.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -29,13 +30,14 @@ COLOURS = ("ink", "quiet", "hairline", "rule", "card", "distilled", "scratch", "
 # matplotlib takes no CSS variables: it draws with colours that occur nowhere else, which are replaced in its SVG.
 INK = {name: f"#fe01{i:02x}" for i, name in enumerate(COLOURS)}
 TINT = {name: f"#fe02{i:02x}" for i, name in enumerate(COLOURS)}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "distilhash",
     "font.family": "DejaVu Sans",
     "font.size": 12,
     "lines.scale_dashes": False,
     "path.simplify": False,
+    "text.parse_math": False,
 }
 
 
@@ -160,18 +162,18 @@ def bubble_chart(
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         most = max((disc.area for disc in discs if math.isfinite(disc.area)), default=0) or 1
         radii = [max(4.0, LARGEST_DISC * (d.area / most) ** 0.5 if math.isfinite(d.area) else 0.0) for d in discs]
-        spots = [tuple(map(float, spot)) for spot in axes.transData.transform(list(zip(x, y, strict=True)))]
-        taken = [(*spot, r) for spot, r in zip(spots, radii, strict=True)]
+        spots: list[tuple[float, float]] = axes.transData.transform(list(zip(x, y, strict=True))).tolist()
+        taken = [(at, up, r) for (at, up), r in zip(spots, radii, strict=True)]
         if arrow:
             taken += _arrow(chart, arrow, [taken[discs.index(end)] for end in arrow[:2]])
         for disc, spot, r in sorted(zip(discs, spots, radii, strict=True), key=lambda one: -one[2]):  # the small on top
             chart.points([(disc.x, disc.y)], INK[disc.colour], r, "disc", [disc.note], TINT[disc.colour])
             offsets = [(r + 10, 0), (-r - 10, 0), (0, r + 11), (0, -r - 11)]
-            free = (o for o in offsets
-                    if all(math.dist((spot[0] + o[0], spot[1] + o[1]), other[:2]) > other[2] + 8 for other in taken))  # fmt: skip
-            offset = next(free, offsets[0])
-            taken.append((spot[0] + offset[0], spot[1] + offset[1], 8.0))
-            chart.label(disc.label, (disc.x, disc.y), offset, "center")
+            places = [(spot[0] + x, spot[1] + y) for x, y in offsets]
+            free = [all(math.dist(place, other[:2]) > other[2] + 8 for other in taken) for place in places]
+            best = free.index(True) if any(free) else 0
+            taken.append((*places[best], 8.0))
+            chart.label(disc.label, (disc.x, disc.y), offsets[best], "center")
         facts = "; ".join(f"{disc.name}, {disc.figures} at {EngFormatter(places=1)(disc.x)}" for disc in discs)
         return chart.svg(f"{title}. {y_label} against {x_label}. {facts}")
 
@@ -196,7 +198,7 @@ def _lone(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def _arrow(
     chart: _Chart, arrow: tuple[Disc, Disc, str], ends: Sequence[tuple[float, float, float]]
 ) -> list[tuple[float, float, float]]:
-    """An arrow from rim to rim with its words beside it, and the room they take; nothing where the rims are too close."""
+    """An arrow from rim to rim with its words beside it, and the room that these take; nothing between close discs."""
     start, end, told = arrow
     (x1, y1, r1), (x2, y2, r2) = ends
     if math.dist((x1, y1), (x2, y2)) - r1 - r2 < 24:
@@ -205,7 +207,8 @@ def _arrow(
              "shrinkA": r1 + 4, "shrinkB": r2 + 5}  # fmt: skip
     chart.axes.annotate("", (end.x, end.y), (start.x, start.y), arrowprops=props)
     middle = ((x1 + x2) / 2, (y1 + y2) / 2)
-    chart.label(told, chart.axes.transData.inverted().transform(middle), (9, 0), "left")
+    at, up = chart.axes.transData.inverted().transform(middle)
+    chart.label(told, (at, up), (9, 0), "left")
     return [(middle[0] + 9 + step * 8, middle[1], 6.0) for step in range(len(told))]
 
 
@@ -224,8 +227,8 @@ class _Chart:
         self.axes.spines[["left", "top", "right"]].set_visible(False)
         self.axes.spines["bottom"].set_color(INK["rule"])
         self.axes.grid(axis="y", color=INK["hairline"], linewidth=1)
-        self.axes.tick_params(which="both", bottom=False, left=False, labelcolor=INK["quiet"], labelsize=12, pad=8)
-        style = {"color": INK["quiet"], "fontsize": 12}
+        self.axes.tick_params(which="both", bottom=False, left=False, labelcolor=INK["quiet"], pad=8)
+        style: dict[str, Any] = {"color": INK["quiet"]}
         self.figure.text((left + width - 16) / 2 / width, 8 / height, x_label, ha="center", **style)
         self.figure.text(0, (height - 13) / height, y_label, **style)  # above its axis: nobody turns the head
         self._circles: dict[str, tuple[str, float, Sequence[str]]] = {}  # group id: class, radius, titles
@@ -247,7 +250,7 @@ class _Chart:
         """Bold text at an offset in pixels from a point of the data."""
         self.axes.annotate(
             text, point, offset, textcoords="offset points", ha=align, va="center_baseline", gid="label",
-            color=INK["ink"], fontsize=12, fontweight="bold", zorder=4,
+            color=INK["ink"], fontweight="bold", zorder=4,
         )  # fmt: skip
 
     def svg(self, description: str) -> Markup:
@@ -257,10 +260,7 @@ class _Chart:
         view = "0 0 {:g} {:g}".format(*self.size)
         svg = ElementTree.Element("svg", {"viewBox": view, "role": "img", "aria-label": description})
         svg.extend(self._shapes(ElementTree.fromstring(file.getvalue()), ""))
-        text = ElementTree.tostring(svg, encoding="unicode")
-        text = re.sub("#fe01(..)", lambda found: _variable(found[1]), text)
-        text = re.sub("#fe02(..)", lambda found: f"color-mix(in srgb, {_variable(found[1])} 26%, var(--card))", text)
-        return Markup(text)  # ElementTree has escaped what is inside
+        return Markup(ElementTree.tostring(svg, encoding="unicode"))
 
     def _shapes(self, node: ElementTree.Element, group: str) -> Iterator[ElementTree.Element]:
         """Texts, paths and circles without groups, clip paths and definitions; only circles are defined elsewhere."""
@@ -271,18 +271,16 @@ class _Chart:
             if tag == "g":
                 yield from self._shapes(child, gid if gid == "label" or gid in self._circles else group)
             elif tag == "path":
-                yield ElementTree.Element("path", d=_rounded(child.get("d", "")), style=child.get("style", ""))
+                yield ElementTree.Element("path", d=_rounded(child.get("d", "")), style=_style(child))
             elif tag == "text":
-                style = re.sub(r"font-family: [^;]*; |font: (?:\d+ )?([\d.]+px)[^;]*; ", "", child.get("style", ""))
-                text = ElementTree.Element("text", x=child.get("x", ""), y=child.get("y", ""), style=style)
+                place = {axis: _rounded(child.get(axis, "")) for axis in "xy"}
+                text = ElementTree.Element("text", {"class": group or "word"} | place, style=_style(child))
                 text.text = child.text
-                text.attrib |= {"class": "label"} if group == "label" else {}
                 yield text
             elif tag == "use":
                 kind, radius, titles = self._circles[group]
                 place = {f"c{axis}": _rounded(child.get(axis, "")) for axis in "xy"}
-                circle = ElementTree.Element("circle", place, r=f"{radius:g}", style=child.get("style", ""))
-                circle.set("class", kind)
+                circle = ElementTree.Element("circle", {"class": kind} | place, r=f"{radius:g}", style=_style(child))
                 if titles:
                     ElementTree.SubElement(circle, "title").text = titles[circles]
                 circles += 1
@@ -291,6 +289,13 @@ class _Chart:
 
 def _rounded(numbers: str) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", numbers).strip()
+
+
+def _style(node: ElementTree.Element) -> str:
+    """The style with CSS variables in the places of our colours, and the fonts left to the page."""
+    style = re.sub(r"font[a-z-]*: [^;]*; ", "", node.get("style", ""))
+    style = re.sub("#fe01(..)", lambda found: _variable(found[1]), style)
+    return re.sub("#fe02(..)", lambda found: f"color-mix(in srgb, {_variable(found[1])} 26%, var(--card))", style)
 
 
 def _variable(index: str) -> str:

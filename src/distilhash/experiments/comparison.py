@@ -60,7 +60,7 @@ def share(ratio: float) -> str:
 
 
 def times(theirs: float, ours: float, what: str) -> str:
-    """How two costs compare, up to the other's name: "4.3× fewer multiply-adds than"."""
+    """How two costs compare, up to the other's name: "4.3x fewer multiply-adds than"."""
     ratio = max(theirs, ours) / min(theirs, ours)
     if ratio < 1.05:
         return f"as many {what} as"
@@ -318,7 +318,9 @@ class Findings:
 
     def facts(self) -> list[tuple[str, str]]:
         """What the headline says, as numbers and what they are."""
-        done, planned = (sum(map(len, parts)) for parts in zip(*((t.entries, t.planned) for t in self.tables)))
+        done, planned = (
+            sum(map(len, parts)) for parts in zip(*((t.entries, t.planned) for t in self.tables), strict=True)
+        )
         facts = []
         if self.only:
             one = self.only.one

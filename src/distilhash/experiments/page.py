@@ -1,7 +1,7 @@
 """The report of a comparison: one self-contained HTML page, and beside it table.md and trials.csv.
 
 ``comparison`` says what the trials show and ``charts`` draws; this module selects what is drawn, and the templates lay
-out the page. A section appears when it has data. Every number of a table leads to its trials: seeds, settings, commands.
+out the page. A section appears when it has data. Every number of a table leads to its trials.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from distilhash.experiments.comparison import (
     pairs_of,
     score,
     tables_of,
+    whole,
 )
 from distilhash.experiments.tables import csv_text, markdown_page, note
 from distilhash.experiments.trials import ARMS, Curve, Example, Report
@@ -44,15 +45,14 @@ from distilhash.files import write_atomically
 # What the headline sets in bold: .573, with its sign where it has one, and 3.8 times.
 NUMBER = re.compile("(?<![\\w.])([+\N{MINUS SIGN}±]?\\d?\\.\\d{3}|\\d+(?:\\.\\d)?\N{MULTIPLICATION SIGN})(?!\\w)")
 
-# Heading, what it means more closely, the filter that writes it, whether more is better, the field of Trial.
+# Heading, its second line, how a value is written, whether more is better, the field of Trial.
 COLUMNS = (
-    ("stable", "score", True, "stable_map"),
-    ("P@r≤2", "score", True, "precision_at_radius_2"),
-    ("Parameters", "count", False, "parameters"),
-    ("MACs per image", "count", False, "macs"),
-    ("Training, s", "whole", False, "seconds"),
+    ("mAP", "stable", score, True, "stable_map"),
+    ("P@r≤2", "", score, True, "precision_at_radius_2"),
+    ("Parameters", "", count, False, "parameters"),
+    ("MACs", "per image", count, False, "macs"),
+    ("Seconds", "training", whole, False, "seconds"),
 )
-Draw = Callable[..., Markup]  # takes width and height
 
 
 class Panel(NamedTuple):
@@ -61,7 +61,7 @@ class Panel(NamedTuple):
     name: str
     lines: Sequence[Line]
     discs: Sequence[Disc]
-    draw: Draw
+    draw: Callable[..., Markup]  # of width and height
 
 
 def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
@@ -203,7 +203,7 @@ def against_bits(tables: Sequence[Table]) -> list[Panel]:
             lines = [line for line in lines if any(map(math.isfinite, line.y))]
             if lines and len(table.bits) > 1:
                 name = _name(tables, table, framework)
-                draw = partial(line_chart, lines, title=f"{table.metric} against bits, {name}", x_label="code length, bits",
+                draw = partial(line_chart, lines, title=f"{table.metric} by bits, {name}", x_label="code length, bits",
                                y_label=f"{table.metric}, expected", x_ticks=table.bits)  # fmt: skip
                 panels.append(Panel(name, lines, (), draw))
     return panels
@@ -266,8 +266,8 @@ def curves(
             featured, _ = _featured(table, framework, has)
             for bits in table.bits:
                 entries = _with(table, framework, bits, has)
-                lines = [Line(table.short_name(row), *getattr(entry.one, field), row[0], _dash(table, row))
-                         for row, entry in entries.items()]  # fmt: skip
+                points = {row: getattr(entry.one, field) for row, entry in entries.items()}
+                lines = [Line(table.short_name(row), x, y, row[0], _dash(table, row)) for row, (x, y) in points.items()]
                 name = f"{_name(tables, table, framework)} · {bits} bits"
                 draw = partial(line_chart, lines, title=f"Precision by {x_label}, {name}", x_label=x_label,
                                y_label="precision", x_range=x_range, y_range=(0, 1))  # fmt: skip
