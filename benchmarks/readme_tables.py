@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from distilhash.experiments.matrix_text import markdown_table
+from distilhash.experiments.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 END = "<!-- end -->"

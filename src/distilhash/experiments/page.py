@@ -88,7 +88,7 @@ def page(report: Report) -> str:
     if not report.trials:
         raise DistilhashError("a report needs at least one trial")
     tables = tables_of(report.trials, report.grid)
-    return _templates().get_template("report.html.j2").render(
+    return templates().get_template("report.html.j2").render(
         report=report,
         tables=tables,
         findings=Findings(tables),
@@ -110,7 +110,8 @@ def png_bytes(image_HW3: np.ndarray) -> bytes:
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """The templates of the report, with the filters and functions that they use; everything is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("distilhash.experiments"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
