@@ -122,7 +122,7 @@ def line_chart(
         integral = all(float(x).is_integer() for line in lines for x in line.x)  # there is no epoch 2.5
         axes.xaxis.set_major_locator(FixedLocator(x_ticks) if x_ticks else MaxNLocator(6, integer=integral))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.7g}"))
         axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         return chart.svg(f"{title}. {y_label} by {x_label}, from the first point to the last. {'; '.join(told)}")
 
