@@ -88,7 +88,10 @@ def test_tables_are_refused_by_name(tmp_path, capsys):
     assert cli.main(["reproduce", "imagenet", "--output", str(tmp_path / "run")]) == 2
     assert "unknown table; got imagenet" in capsys.readouterr().err.replace("'", "")
     assert cli.main(["reproduce", "nuswide", "--output", str(tmp_path / "run")]) == 2
-    assert "this table needs a folder with list files" in capsys.readouterr().err
+    assert "list files" in capsys.readouterr().err
+    assert cli.main(["reproduce", "cifar10", "--images", str(tmp_path), "--output", str(tmp_path / "run")]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_interrupted_and_sharded_work_gives_the_trials_of_whole_work(tmp_path, images, monkeypatch):

@@ -72,19 +72,20 @@ def reproduce(
         raise unknown_name("table", table, TABLES)
     preset = TABLES[table][config.budget]()
     keys = shard_of(keys_of(preset, config), config.shard)
-    where = config.images or ("" if table == "nuswide" else "cifar10")
-    if not where:
-        raise DistilhashError("this table needs a folder with list files", "no --images", "name the folder of NUS-WIDE")
-    words = f"distilhash reproduce {table} --budget {config.budget} " + (
-        "--images FOLDER" if table == "nuswide" else f"--protocol {config.protocol}"
-    )
+    if (table == "nuswide") != bool(config.images):
+        raise DistilhashError(
+            "nuswide needs a folder with list files, and cifar10 takes none", f"{table}, --images {config.images}"
+        )
+    where = config.images or "cifar10"
     images = open_readable(where, labelled=True)
+    chosen = "--images FOLDER" if config.images else f"--protocol {config.protocol}"
     comparison = _Comparison(
         title=f"The paper's comparison: {table}",
         dataset=table, budget=config.budget, preset=preset, keys=keys, images=images, where=where,
         protocol=config.protocol, best_on_test=config.best_on_test,
         command=lambda key: (
-            f"{words} --arms {key.arm} --frameworks {key.framework} --bits {key.bits} --seeds {key.seed}"
+            f"distilhash reproduce {table} --budget {config.budget} {chosen} --arms {key.arm}"
+            f" --frameworks {key.framework} --bits {key.bits} --seeds {key.seed}"
         ),
     )  # fmt: skip
     settings = {"stage": "reproduce", "table": table, "budget": config.budget, "protocol": config.protocol,
