@@ -171,8 +171,8 @@ def test_an_unknown_verb_lists_the_known_ones(capsys):
 @pytest.mark.parametrize(
     ("command", "stage", "hint"),
     [
-        ("hash", "hash_images", "the same command with --resume goes on from the last saved state"),
-        ("encode", "encode_images", "nothing was written"),
+        ("hash", "hash", "the same command with --resume goes on from the last saved state"),
+        ("encode", "encode", "nothing was written"),
     ],
 )
 def test_an_interrupt_says_what_becomes_of_the_work(command, stage, hint, here, monkeypatch, capsys):
@@ -185,6 +185,6 @@ def test_an_interrupt_says_what_becomes_of_the_work(command, stage, hint, here, 
 
 
 def test_our_bugs_are_not_dressed_up_as_the_users_mistakes(here, monkeypatch):
-    monkeypatch.setattr("distilhash.api.hash_images", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("distilhash.api.hash", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(list(COMMANDS["hash"]))

@@ -188,21 +188,21 @@ def test_no_query_is_read_before_it_is_encoded(tmp_path, monkeypatch):
     split = holdout_split(spy.labels, class_names=tuple(spy.class_names))
     query, unlabelled, train = set(split.query), set(split.unlabelled), set(split.train)
     assert len(query) == 12
-    monkeypatch.setattr(stages, "open_readable", lambda *arguments, **options: spy)
-    monkeypatch.setattr(stages, "open_teacher", lambda config: tiny_teacher())
+    monkeypatch.setattr("distilhash.data.loading.open_readable", lambda *arguments, **options: spy)
+    monkeypatch.setattr("distilhash.training.networks.open_teacher", lambda config: tiny_teacher())
     student = StudentConfig(size=32, stem="small", crop_mode="pad", margin=0.1)
 
     spy.doing = "distil"
     config = DistillConfig(epochs=1, batch_size=64, views=2, mode="online", validation_size=20)
-    stages.distill("spy", tmp_path / "student", student=student, config=config, quiet=True)
+    stages.distill("spy", tmp_path / "student", student=student, config=config)
     for backbone, frozen in (("student", False), ("student", True)):
         spy.doing = f"hash {frozen}"
         config = HashConfig(epochs=1, batch_size=64, bits=16, freeze_backbone=frozen)
-        stages.hash_images("spy", tmp_path / spy.doing, tmp_path / backbone, config=config, quiet=True)
+        stages.hash("spy", tmp_path / spy.doing, tmp_path / backbone, config=config)
     assert spy.seen == {"distil": unlabelled, "hash False": spy.seen["hash False"], "hash True": train}
     assert spy.seen["hash False"] <= train
     spy.doing = "encode"
-    stages.encode_images(tmp_path / "hash True", "spy", tmp_path / "codes.safetensors", part="query")
+    stages.encode(tmp_path / "hash True", "spy", tmp_path / "codes.safetensors", part="query")
     assert spy.seen["encode"] == query
 
 

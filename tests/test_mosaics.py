@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilhash.api import hash_images
+from distilhash import api
 from distilhash.checkpoint import load_hasher
 from distilhash.codes import CodeTable, pack
 from distilhash.config import HashConfig, StudentConfig
@@ -135,7 +135,7 @@ def test_hashing_learns_mosaics_from_list_files(tmp_path, framework, bits):
     folder = write_mosaics(tmp_path / "m", tiny_images(360, 6), train=240, query=60, database=300, repeat=0.8)
     config = HashConfig(framework=framework, bits=bits, epochs=4, batch_size=32, precision="float32")
     student = StudentConfig(size=32, stem="small")
-    hash_images(folder, tmp_path / "run", "v1", config=config, student=student, quiet=True)
+    api.hash(folder, tmp_path / "run", "v1", config=config, student=student)
     source = open_images(folder)
     split = list_split(source.lists, len(source))
 

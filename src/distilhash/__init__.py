@@ -56,30 +56,15 @@ _HOMES = {
     **dict.fromkeys(_CONFIGS, "distilhash.config"),
     "Index": "distilhash.retrieval",
 }
-_INTERIM = {
-    "check": ("distilhash.api", "check_images"),
-    "code": ("distilhash.photos.search", "code"),
-    "demo": ("distilhash.experiments.runner", "run_demo"),
-    "encode": ("distilhash.api", "encode_images"),
-    "evaluate": ("distilhash.evaluation.evaluate", "evaluate_files"),
-    "export": ("distilhash.deploy.export", "export_hasher"),
-    "fit": ("distilhash.training.fit", "fit"),
-    "hash": ("distilhash.api", "hash_images"),
-    "index": ("distilhash.photos.search", "index"),
-    "profile": ("distilhash.api", "profile_networks"),
-    "reproduce": ("distilhash.experiments.runner", "reproduce"),
-    "search": ("distilhash.photos.search", "search"),
-    "serve": ("distilhash.server.serve", "serve"),
-}
 # Not hash: it would shadow Python's own in `from distilhash import *`.
 __all__ = ["DistilhashError", *(name for name in _HOMES if name != "hash")]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    # Imported here, when it is first used: NumPy alone takes a tenth of a second.
     if name not in _HOMES:
         raise AttributeError(f"module 'distilhash' has no attribute {name!r}")
-    home, own = _INTERIM.get(name, (_HOMES[name], name))
-    return getattr(import_module(home), own)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

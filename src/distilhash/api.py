@@ -1,55 +1,102 @@
-"""One function for each verb: it opens what the verb reads, runs one stage, and names what it wrote.
+"""Every command as one function of paths and names, as ``distilhash.distill(...)``; the command line calls these.
 
-These are the verbs of the command line as Python calls (``distilhash.distill(...)``); the stages themselves, in
-``training``, ``encoding`` and ``evaluation``, take objects instead of paths.
+A function opens what it is given, refuses what it can before anything is written, and runs one stage of the packages
+below, whose own functions take objects. Imports are inside the functions, so that none pays for another's PyTorch.
+Messages and progress go to the logger "distilhash". One file, so that there is one place to look a command up.
+
+Arguments that several functions share:
+
+* ``images``: "cifar10", a folder of images (class subfolders where labels are needed), or a folder with list files
+  (train.txt, database.txt and test.txt).
+* ``protocol``: published split of CIFAR-10, "cifar10", "cifar10-1" or "cifar10-2"; other images ignore it.
+* ``split_seed``: random seed of a split that is drawn; ``split``: the split.json of an earlier run instead.
+* ``resume``: go on with the run in the output directory; ``overwrite``: replace it. With neither, an existing run is
+  refused; settings other than those it began with are refused, too.
+
+Every function raises DistilhashError for a mistake of its caller: an unknown name, a value out of bounds, a file that
+is missing or damaged.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-import numpy as np
-
-from distilhash.checkpoint import load_hasher, load_model, load_student
-from distilhash.config import DistillConfig, HashConfig, InputConfig, StudentConfig, TeacherConfig, as_dict
-from distilhash.data.check import inspect_images
-from distilhash.data.loading import PARTS, open_readable, part_of, split_of
-from distilhash.data.sources import ImageSource
-from distilhash.data.splits import CIFAR10_PROTOCOLS, Split
-from distilhash.data.transforms import CROP_MODES
-from distilhash.deploy.runtime import encode_exported, is_exported
-from distilhash.device import DEVICES, PRECISIONS, current, usable_precision
-from distilhash.errors import DistilhashError, unknown_name
-from distilhash.experiments.presets import TABLES
-from distilhash.files import fingerprint_of_indices
-from distilhash.inference import encode, head_inputs
-from distilhash.losses import CENTRES
-from distilhash.models import (
-    STEMS,
-    STUDENTS,
-    TEACHERS,
-    Backbone,
-    Hasher,
-    create_hasher,
-    create_student,
-    create_teacher,
+from distilhash.config import (
+    DemoConfig,
+    DistillConfig,
+    ExportConfig,
+    FitConfig,
+    HashConfig,
+    InputConfig,
+    Protocol,
+    ReproduceConfig,
+    StudentConfig,
+    TeacherConfig,
+    as_dict,
 )
-from distilhash.models.backbone import fingerprint_of
-from distilhash.training import distill as distillation
-from distilhash.training import hash as hashing
-from distilhash.training.networks import is_teacher, new_hasher, new_student, open_backbone, open_teacher
-from distilhash.training.optim import OPTIMIZERS
-from distilhash.training.run import RunDirectory
-from distilhash.training.targets import TARGETS
-from distilhash.training.unlabelled import METHODS
+from distilhash.errors import DistilhashError, unknown_name
+from distilhash.progress import log
+
+if TYPE_CHECKING:
+    from distilhash.data.sources import ImageSource
+    from distilhash.models import Backbone, Hasher
+
+DEMO_OUTPUT, DISTILL_OUTPUT, HASH_OUTPUT = Path("runs/demo"), Path("runs/distill"), Path("runs/hash")
+REPRODUCE_OUTPUT, FIT_OUTPUT, EXPORT_OUTPUT = Path("runs/reproduce"), Path("runs/fit"), Path("exported")
+CODES, INDEX = Path("codes.safetensors"), Path("photos.index")
+
+
+def demo(
+    output: str | Path = DEMO_OUTPUT,
+    *,
+    config: DemoConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> list[dict[str, Any]]:
+    """Run the paper's comparison on CIFAR-10 in minutes: distil, hash, evaluate, report.
+
+    Args:
+        output: run directory, for results.json, report.html and what each stage wrote.
+        config: sizes, epochs, bits and seed.
+
+    Returns:
+        The rows of results.json, one for each trial.
+    """
+    from distilhash.experiments.runner import run_demo
+
+    return run_demo(config or DemoConfig(), output, resume=resume, overwrite=overwrite, quiet=_quiet())
+
+
+def reproduce(
+    table: str,
+    output: str | Path = REPRODUCE_OUTPUT,
+    *,
+    config: ReproduceConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> list[dict[str, Any]]:
+    """Compute the trials of a table of the paper that are not there yet.
+
+    Args:
+        table: "cifar10" or "nuswide".
+        output: run directory, for a file of each trial, results.json, and the report.
+        config: which trials, and how much each may take.
+
+    Returns:
+        The rows of results.json: every trial that is there.
+    """
+    from distilhash.experiments.runner import reproduce as run
+
+    return run(table, output, config=config, resume=resume, overwrite=overwrite, quiet=_quiet())
 
 
 def distill(
     images: str | Path,
-    output: str | Path,
+    output: str | Path = DISTILL_OUTPUT,
     *,
     teacher: TeacherConfig | None = None,
     student: StudentConfig | None = None,
@@ -62,43 +109,59 @@ def distill(
     all_images: bool = False,
     resume: bool = False,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> Path:
-    """Distil a teacher into a student on images without using a label; return the model directory.
+    """Distil a frozen teacher into a student on images, without their labels.
 
-    ``images`` is "cifar10" or a folder. Where the images are labelled, the queries of the split that hashing will draw
-    with the same ``split_seed`` are left out, unless ``all_images`` is set. Errors: DistilhashError.
+    Args:
+        images: see the module. Where they have labels, the queries of the split are left out.
+        output: run directory.
+        teacher: network, weights and input size.
+        student: network and input size.
+        config: loss, optimizer and schedule.
+        split_seed: see the module; hash with the same one.
+        features: directory of the teacher's feature cache. None: in the run.
+        rebuild_features: compute the feature cache again.
+        all_images: distil on the queries, too.
+
+    Returns:
+        The student's model directory.
     """
+    import numpy as np
+
+    from distilhash.data.loading import open_readable, split_of
+    from distilhash.files import fingerprint_of_indices
+    from distilhash.training import distill as stage
+    from distilhash.training.networks import new_student, open_teacher
+    from distilhash.training.run import RunDirectory
+
     teacher, student, config = teacher or TeacherConfig(), student or StudentConfig(), config or DistillConfig()
     source = open_readable(images, labelled=None)
     chosen = None if all_images else split_of(source, images, protocol, split_seed, split, needed=False)
     indices = np.arange(len(source)) if chosen is None else chosen.unlabelled
-    # What can be refused is refused here, before a directory is made, or deleted for --overwrite.
-    distillation.check(config, len(indices))
+    stage.check(config, len(indices))
     teacher_network, network = open_teacher(teacher), new_student(student, config.seed)
-    run = RunDirectory(
-        output,
-        {"stage": "distill", "images": source.fingerprint, "teacher": as_dict(teacher), "student": as_dict(student),
-         "distill": as_dict(config), "split": None if chosen is None else fingerprint_of_indices(chosen.query)},
-        resume=resume, overwrite=overwrite, quiet=quiet,
-    )  # fmt: skip
+    queries = None if chosen is None else fingerprint_of_indices(chosen.query)
+    settings = {
+        "stage": "distill", "images": source.fingerprint, "teacher": as_dict(teacher), "student": as_dict(student),
+        "distill": as_dict(config), "split": queries,
+    }  # fmt: skip
+    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite, quiet=_quiet())
     if run.finished:
         return run.path / "model"
     with run:
         if chosen is not None:
             chosen.save(run.path / "split.json")
             run.say(f"{len(chosen.query):,} images are left out: the queries of the split (--all-images takes them)")
-        distillation.distill(
+        stage.distill(
             source, indices, teacher_network, network, config, run,
-            features=features, rebuild_features=rebuild_features,
-            queries=None if chosen is None else fingerprint_of_indices(chosen.query),
+            features=features, rebuild_features=rebuild_features, queries=queries,
         )  # fmt: skip
     return run.path / "model"
 
 
-def hash_images(
+def hash(
     images: str | Path,
-    output: str | Path,
+    output: str | Path = HASH_OUTPUT,
     backbone: str | Path = "v1",
     *,
     config: HashConfig | None = None,
@@ -109,41 +172,87 @@ def hash_images(
     split: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> Path:
-    """Train a hasher on the training part of labelled images; return the model directory.
+    """Train a hasher on the training part of labelled images.
 
-    ``backbone`` is the run directory of a distilled student, the name of a student (from scratch) or a teacher's name
-    (fine-tuned, or only a head on it with ``config.freeze_backbone``). Errors: DistilhashError.
+    Args:
+        output: run directory.
+        backbone: run directory of a distilled student, a student's name (from scratch), or a teacher's name (trained,
+            too, unless ``config.freeze_backbone``).
+        config: framework, bits, optimizer and schedule.
+        student: input size and stem of a student from scratch.
+        teacher: weights and input size of a teacher.
+
+    Returns:
+        The hasher's model directory.
     """
+    from distilhash.data.loading import open_readable, split_of
+    from distilhash.files import fingerprint_of_indices
+    from distilhash.inference import head_inputs
+    from distilhash.models.backbone import fingerprint_of
+    from distilhash.training import hash as stage
+    from distilhash.training.networks import new_hasher, open_backbone
+    from distilhash.training.run import RunDirectory
+
     config, student, teacher = config or HashConfig(), student or StudentConfig(), teacher or TeacherConfig()
     source = open_readable(images, labelled=True)
     chosen = split_of(source, images, protocol, split_seed, split, needed=True)
     assert chosen is not None
-    hashing.check(source, len(chosen.train), config)
+    stage.check(source, len(chosen.train), config)
     network = open_backbone(str(backbone), student, teacher, config)
-    run = RunDirectory(
-        output,
-        {"stage": "hash", "images": source.fingerprint, "backbone": network.architecture,
-         "backbone_weights": fingerprint_of(network), "hash": as_dict(config),
-         "split": fingerprint_of_indices(chosen.query)},
-        resume=resume, overwrite=overwrite, quiet=quiet,
-    )  # fmt: skip
+    queries = fingerprint_of_indices(chosen.query)
+    settings = {
+        "stage": "hash", "images": source.fingerprint, "backbone": network.architecture,
+        "backbone_weights": fingerprint_of(network), "hash": as_dict(config), "split": queries,
+    }  # fmt: skip
+    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite, quiet=_quiet())
     if run.finished:
         return run.path / "model"
     with run:
         chosen.save(run.path / "split.json")
-        _warn_of_seen_queries(str(backbone), source, chosen, run)
+        if _has_seen_queries(str(backbone), source, queries):
+            log.warning("the student was distilled on queries of this split: numbers on them will be optimistic")
         hasher = new_hasher(network, config)
         features_ND = head_inputs(source, chosen.train, hasher.backbone) if hasher.freeze_backbone else None
-        hashing.train_hasher(source, chosen.train, hasher, config, run, features_ND=features_ND)
+        stage.train_hasher(source, chosen.train, hasher, config, run, features_ND=features_ND)
     return run.path / "model"
 
 
-def encode_images(
+def fit(
+    photos: str | Path,
+    output: str | Path = FIT_OUTPUT,
+    *,
+    config: FitConfig | None = None,
+    teacher: TeacherConfig | None = None,
+    student: StudentConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Make a hasher of unlabelled photos: distil a student on them, then hash it without labels.
+
+    Args:
+        photos: a folder of photos, with all folders below it.
+        output: run directory.
+        config: method, bits and schedule.
+        teacher: network, weights and input size.
+        student: network and input size. None: v1 at 64 pixels with the small stem.
+
+    Returns:
+        "hasher" (its model directory), "backbone", "method", "photos", "bits", and of a distilled student
+        "overlap_at_10": the share of the teacher's ten nearest photos among the student's, on a validation set.
+    """
+    from distilhash.training import fit as stage
+
+    return stage.fit(
+        photos, output, config=config, teacher=teacher, student=student, resume=resume, overwrite=overwrite,
+        quiet=_quiet(),
+    )  # fmt: skip
+
+
+def encode(
     hasher: str | Path,
     images: str | Path,
-    output: str | Path,
+    output: str | Path = CODES,
     *,
     part: str = "all",
     protocol: str = "cifar10",
@@ -152,60 +261,312 @@ def encode_images(
     precision: str | None = None,
     int8: bool = False,
     threads: int | None = None,
-    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Write the code table of images, or of one part of their split; return what was written. Errors: DistilhashError.
+    """Write the code table of images, or of one part of their split.
 
-    ``hasher`` is a run directory, a model directory, or one that ``export`` wrote, for which ``int8`` and ``threads``
-    are as in ExportedHasher.open. ``precision`` ("float32" or "bfloat16"; left out: as the hasher was trained, where
-    the processor has it) is for the others, and is written into the table.
+    Args:
+        hasher: run or model directory, or one that ``export`` wrote.
+        output: file of the code table.
+        part: "all", "query", "database", "train" or "validation", of the hasher's own split where it has one.
+        precision: "float32" or "bfloat16". None: as the hasher was trained, where the processor has it.
+        int8: take the int8 model of an exported hasher.
+        threads: of an exported hasher. None: one for each core.
+
+    Returns:
+        "codes" (the file), "images" (how many) and "bits".
     """
+    from distilhash.data.loading import PARTS
+    from distilhash.deploy.runtime import encode_exported, is_exported
+
+    precisions = get_args(get_type_hints(HashConfig)["precision"])[1:]
     if part not in PARTS:
         raise unknown_name("part", part, PARTS)
-    if precision not in (None, *PRECISIONS[1:]):
-        raise unknown_name("precision", precision, PRECISIONS[1:])
+    if precision not in (None, *precisions):
+        raise unknown_name("precision", str(precision), precisions)
+    where: dict[str, Any] = {"part": part, "protocol": protocol, "split_seed": split_seed, "split": split}
     if is_exported(hasher):
         if precision is not None:
-            raise DistilhashError(
-                "an exported hasher runs in the precision it was exported in", precision, "or take --int8"
-            )
-        return encode_exported(
-            hasher, images, output, int8=int8, threads=threads, part=part, protocol=protocol, split_seed=split_seed,
-            split=split,
-        )  # fmt: skip
+            fix = "or take --int8"
+            raise DistilhashError("an exported hasher runs in the precision it was exported in", precision, fix)
+        return encode_exported(hasher, images, output, int8=int8, threads=threads, **where)
     if int8 or threads is not None:
         raise DistilhashError("int8 and threads are for an exported hasher", hasher, "export it: distilhash export")
-    where = current()
-    network, _ = load_hasher(hasher)
-    source = open_readable(images, labelled=part != "all")
-    indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher))
-    precision = precision or usable_precision(network.precision)
-    made = {"hasher": fingerprint_of(network), "precision": precision, "device": where.type}
-    table = encode(source, indices, network, precision=precision, provenance=made, say=say)
-    table.save(Path(output))
-    return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
+    return _encode_with_torch(Path(hasher), images, Path(output), precision=precision, **where)
 
 
-def check_images(images: str | Path) -> dict[str, Any]:
-    """What images hold and lack before training; ``data.check`` says what is in the result. Errors: DistilhashError."""
-    return inspect_images(images)
+def evaluate(
+    query: str | Path, database: str | Path, *, at: int | None = None, output: str | Path | None = None
+) -> dict[str, Any]:
+    """Measure retrieval of the queries of one code table in another.
+
+    Args:
+        query: code table of the queries, with labels.
+        database: code table of the database, with labels, from the same hasher.
+        at: also mAP over the K nearest images.
+        output: JSON file for the metrics and the curves.
+
+    Returns:
+        Metrics by name, such as "map_at_all" (expected average precision, ties in random order).
+    """
+    from distilhash.evaluation.evaluate import evaluate_files
+
+    return evaluate_files(Path(query), Path(database), at=at, output=None if output is None else Path(output))
 
 
-def profile_networks(
+def profile(
     networks: Sequence[str], *, bits: int = 64, size: int | None = None, seconds: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Parameters, multiply-adds, latency and throughput of students, teachers or checkpoints. Errors: DistilhashError."""
-    from distilhash.evaluation.profile import profile
+    """Count parameters and multiply-adds of networks, and time them.
+
+    Args:
+        networks: names of students or teachers, which get a hash head, or run directories.
+        bits: length of the code of such a head, bits.
+        size: side of the input, pixels. None: the network's own.
+        seconds: duration of each timing, seconds.
+
+    Returns:
+        For each network "network", "parameters", "macs" (of one image), "latency_ms_batch1", "images_per_second", ...
+    """
+    from distilhash.evaluation.profile import profile as measure
 
     opened = [(name, _network(name, bits, size)) for name in networks]  # all, before the first is timed
     return [
-        {"network": name, **dataclasses.asdict(profile(network, size or network.input.size, seconds=seconds))}
+        {"network": name, **dataclasses.asdict(measure(network, size or network.input.size, seconds=seconds))}
         for name, network in opened
     ]
 
 
+def export(
+    hasher: str | Path,
+    output: str | Path,
+    images: str | Path,
+    *,
+    config: ExportConfig | None = None,
+    protocol: str = "cifar10",
+    split_seed: int = 0,
+    split: Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a hasher as ONNX in float32 and int8, calibrated and compared on images.
+
+    Args:
+        hasher: run or model directory.
+        output: directory, written whole or not at all.
+        images: see the module; calibration leaves the queries of a split out, and mAP is measured on it.
+        config: numbers of images and durations.
+        split: see the module. None: the one beside the hasher, where it fits.
+        overwrite: replace an exported hasher.
+
+    Returns:
+        The report, as in report.json: agreement of codes, mAP, milliseconds, bytes, and a "verdict".
+    """
+    from distilhash.deploy.export import export_hasher
+
+    return export_hasher(
+        hasher, output, images, config=config, protocol=protocol, split_seed=split_seed, split=split,
+        overwrite=overwrite,
+    )  # fmt: skip
+
+
+def check(images: str | Path) -> dict[str, Any]:
+    """Count what a folder holds and lacks before training; nothing is written.
+
+    Args:
+
+    Returns:
+        "ready" (whether training could begin), "parts" (images, missing, unreadable and without a label, of each list
+        or of the folder), "overlaps", "missing", "unreadable", "problems" and "notes".
+    """
+    from distilhash.data.check import inspect_images
+
+    return inspect_images(images)
+
+
+def index(
+    folders: Sequence[str | Path],
+    index: str | Path = INDEX,
+    hasher: str | Path | None = None,
+    *,
+    int8: bool = False,
+    hidden: bool = False,
+    rebuild: bool = False,
+) -> dict[str, Any]:
+    """Bring an index file up to date with folders of photos.
+
+    Args:
+        folders: folders of photos, with all folders below them.
+        index: the file, made where there is none.
+        hasher: run, model or exported directory. None: the index's own, or a default hasher fitted to the photos.
+        int8: take the int8 model of an exported hasher; the index remembers it.
+        hidden: also files and folders that file managers hide.
+        rebuild: encode everything again where the hasher is another.
+
+    Returns:
+        "index", "codes" (how many it holds), and how many photos were added, changed, moved, removed or not readable.
+    """
+    from distilhash.photos import search as photos
+
+    return photos.index(folders, index, hasher, int8=int8, hidden=hidden, rebuild=rebuild)
+
+
+def search(
+    index: str | Path,
+    images: Sequence[str | Path] = (),
+    *,
+    ids: Sequence[int] = (),
+    top: int | None = None,
+    radius: int | None = None,
+    group_duplicates: int | None = None,
+    hasher: str | Path | None = None,
+    int8: bool = False,
+) -> list[dict[str, Any]]:
+    """Find the photos of an index that are nearest to images or to indexed photos; the query itself is no hit.
+
+    Args:
+        index: what ``index`` wrote.
+        images: files to search for.
+        ids: photos of the index to search for; these need no hasher.
+        top: most hits for a query. None: 10, or with ``radius`` all.
+        radius: largest distance of a hit, bits.
+        group_duplicates: list a hit within so many bits of a nearer one below it.
+        hasher: where the index's hasher is. None: where it was.
+        int8: take the int8 model of an exported hasher.
+
+    Returns:
+        For each query "query" and "hits", each with "id", "path", "distance" (bits) and "duplicates".
+    """
+    from distilhash.photos import search as photos
+
+    return photos.search(
+        index, images, ids=ids, top=top, radius=radius, group_duplicates=group_duplicates, hasher=hasher, int8=int8
+    )
+
+
+def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool = False) -> list[dict[str, str]]:
+    """Compute the codes of image files.
+
+    Args:
+        hasher: run, model or exported directory.
+        images: files.
+        int8: take the int8 model of an exported hasher.
+
+    Returns:
+        For each file "image" and "code", hexadecimal digits with the first bit first.
+    """
+    from distilhash.photos import search as photos
+
+    return photos.code(hasher, images, int8=int8)
+
+
+def serve(
+    index: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    token: str | None = None,
+    hasher: str | Path | None = None,
+    int8: bool = False,
+    host_names: Sequence[str] = (),
+) -> None:
+    """Serve an index of photos as a page and a JSON API, until Ctrl-C or SIGTERM.
+
+    Args:
+        index: what ``index`` wrote.
+        host: address to listen on; any but this computer's loopback needs a token.
+        port: TCP port; 0 takes a free one, which is logged.
+        token: secret that every request must bring, 16 characters or more.
+        hasher: where the index's hasher is. None: where it was.
+        int8: take the int8 model of an exported hasher.
+        host_names: further names in the Host header of requests that are answered.
+    """
+    from distilhash.server.serve import serve as run
+
+    run(index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_names)
+
+
+def known_names() -> dict[str, list[str]]:
+    """Every name that can be chosen, by kind."""
+    from distilhash.data.loading import PARTS
+    from distilhash.device import DEVICES
+    from distilhash.experiments.presets import TABLES
+    from distilhash.models import STUDENTS, TEACHERS
+    from distilhash.training.hash import QUANTIZATION_WEIGHTS
+    from distilhash.training.targets import TARGETS
+
+    def choices(config: type, setting: str) -> list[str]:
+        return list(get_args(get_type_hints(config)[setting]))
+
+    return {
+        "teachers": [*TEACHERS, "timm/NAME"],
+        "students": list(STUDENTS),
+        "stems": choices(StudentConfig, "stem"),
+        "crop modes": choices(StudentConfig, "crop_mode"),
+        "distillation losses": list(TARGETS),
+        "distillation modes": choices(DistillConfig, "mode"),
+        "optimizers": choices(DistillConfig, "optimizer"),
+        "precisions": choices(DistillConfig, "precision"),
+        "devices": list(DEVICES),
+        "hashing frameworks": list(QUANTIZATION_WEIGHTS),
+        "centres": choices(HashConfig, "centres"),
+        "label-free methods": choices(FitConfig, "method"),
+        "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],
+        "protocols": list(get_args(Protocol)),
+        "parts": list(PARTS),
+        "tables": list(TABLES),
+        "budgets": choices(ReproduceConfig, "budget"),
+    }
+
+
+def _quiet() -> bool:
+    return not log.isEnabledFor(logging.INFO)
+
+
+def _encode_with_torch(
+    hasher: Path,
+    images: str | Path,
+    output: Path,
+    *,
+    part: str,
+    protocol: str,
+    split_seed: int,
+    split: Path | None,
+    precision: str | None,
+) -> dict[str, Any]:
+    from distilhash.checkpoint import load_hasher
+    from distilhash.data.loading import open_readable, part_of
+    from distilhash.device import current, usable_precision
+    from distilhash.inference import encode as encode_images
+    from distilhash.models.backbone import fingerprint_of
+
+    device = current()
+    network, _ = load_hasher(hasher)
+    source = open_readable(images, labelled=part != "all")
+    indices = part_of(source, images, part, protocol, split_seed, split, beside=hasher)
+    precision = precision or usable_precision(network.precision)
+    made = {"hasher": fingerprint_of(network), "precision": precision, "device": device.type}
+    table = encode_images(source, indices, network, precision=precision, provenance=made, say=log.info)
+    table.save(output)
+    return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
+
+
+def _has_seen_queries(backbone: str, source: ImageSource, queries: str) -> bool:
+    """Whether a distilled student was distilled on other images than all but these queries."""
+    from distilhash.checkpoint import load_student
+    from distilhash.models import STUDENTS
+    from distilhash.training.networks import is_teacher
+
+    if backbone in STUDENTS or is_teacher(backbone):
+        return False
+    seen = load_student(backbone)[1]
+    return seen.get("images") == source.fingerprint and seen.get("queries") != queries
+
+
 def _network(name: str, bits: int, size: int | None) -> Backbone | Hasher:
     """What a name to be profiled stands for; a bare student or teacher gets a hash head."""
+    from distilhash.checkpoint import load_model
+    from distilhash.models import STUDENTS, TEACHERS, create_hasher, create_student, create_teacher
+    from distilhash.training.networks import is_teacher
+
     if size is not None and size < 1:
         raise DistilhashError("the input size must be at least 1 pixel", size)
     if name in STUDENTS:
@@ -215,34 +576,3 @@ def _network(name: str, bits: int, size: int | None) -> Backbone | Hasher:
     if Path(name).exists():
         return load_model(name)[0]
     raise unknown_name("network", name, [*STUDENTS, *TEACHERS, "timm/NAME", "a run directory"])
-
-
-def known_names() -> dict[str, list[str]]:
-    """Every name that can be chosen, by kind."""
-    return {
-        "teachers": [*TEACHERS, "timm/NAME"],
-        "students": list(STUDENTS),
-        "stems": list(STEMS),
-        "crop modes": list(CROP_MODES),
-        "distillation losses": list(TARGETS),
-        "distillation modes": list(distillation.MODES),
-        "optimizers": list(OPTIMIZERS),
-        "precisions": list(PRECISIONS),
-        "devices": list(DEVICES),
-        "hashing frameworks": list(hashing.QUANTIZATION_WEIGHTS),
-        "centres": list(CENTRES),
-        "label-free methods": list(METHODS),
-        "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],
-        "protocols": list(CIFAR10_PROTOCOLS),
-        "parts": list(PARTS),
-        "tables": list(TABLES),
-        "budgets": list(TABLES["cifar10"]),
-    }
-
-
-def _warn_of_seen_queries(backbone: str, source: ImageSource, split: Split, run: RunDirectory) -> None:
-    if backbone in STUDENTS or is_teacher(backbone):
-        return
-    seen = load_student(backbone)[1]
-    if seen.get("images") == source.fingerprint and seen.get("queries") != fingerprint_of_indices(split.query):
-        run.say("the student was distilled on this split's queries, too: numbers measured on them will be optimistic")

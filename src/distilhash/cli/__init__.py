@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from distilhash.cli import checking, exporting, fitting, pipeline, searching, se
 from distilhash.cli.flags import Refused, Verbs, to_stderr
 from distilhash.device import choose
 from distilhash.errors import DistilhashError
+from distilhash.progress import console, log
 
 VERBS: Verbs = {
     **pipeline.VERBS, **checking.VERBS, **exporting.VERBS, **fitting.VERBS, **searching.VERBS, **serving.VERBS,
@@ -29,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images: they are reported in one line of our own
     mistake: DistilhashError | None = None
+    _show_log(quiet=getattr(options, "quiet", False))
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
             if "device" in options:
@@ -52,6 +55,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         to_stderr(f"distilhash: {' '.join(str(mistake).split())}")  # one line, whatever a library's message brought
         return 2
     return 0
+
+
+class _LogHandler(logging.Handler):
+    """Writes to stderr: above the progress bar in a terminal, as plain lines elsewhere."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if console.is_terminal:
+            console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        else:
+            to_stderr(self.format(record))
+
+
+def _show_log(*, quiet: bool) -> None:
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+    log.addHandler(_LogHandler())
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -19,9 +19,9 @@ def _declare_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_check(options: argparse.Namespace) -> Any:
-    from distilhash.api import check_images
+    from distilhash.api import check
 
-    found = check_images(options.images)
+    found = check(options.images)
     result = found if options.json else _told(found)
     if found["ready"]:
         return result

@@ -21,9 +21,9 @@ def _declare_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(options: argparse.Namespace) -> Any:
-    from distilhash.deploy.export import export_hasher
+    from distilhash.api import export
 
-    report = export_hasher(
+    report = export(
         options.hasher, options.output, options.images, config=settings(options, ExportConfig),
         overwrite=options.overwrite, **image_options(options),
     )  # fmt: skip

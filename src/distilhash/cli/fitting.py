@@ -19,7 +19,7 @@ def _declare_fit(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_fit(options: argparse.Namespace) -> Any:
-    from distilhash.training.fit import fit
+    from distilhash.api import fit
 
     return fit(
         options.photos, options.output, config=settings(options, FitConfig),

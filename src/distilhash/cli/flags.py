@@ -112,7 +112,7 @@ def image_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_options(options: argparse.Namespace) -> dict[str, Any]:
     """What :func:`add_run_directory` asked for, but for the directory."""
-    return {name: getattr(options, name) for name in ("resume", "overwrite", "quiet")}
+    return {name: getattr(options, name) for name in ("resume", "overwrite")}
 
 
 def to_stderr(text: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from distilhash.cli.flags import (
     image_options,
     run_options,
     settings,
-    to_stderr,
 )
 from distilhash.config import DemoConfig, DistillConfig, HashConfig, ReproduceConfig, StudentConfig, TeacherConfig
 from distilhash.errors import DistilhashError
@@ -30,9 +27,9 @@ def _declare_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_demo(options: argparse.Namespace) -> Any:
-    from distilhash.experiments.runner import run_demo
+    from distilhash.api import demo
 
-    return _results(run_demo(settings(options, DemoConfig), options.output, **run_options(options)), options)
+    return _results(demo(options.output, config=settings(options, DemoConfig), **run_options(options)), options)
 
 
 def _declare_reproduce(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +40,7 @@ def _declare_reproduce(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_reproduce(options: argparse.Namespace) -> Any:
-    from distilhash.experiments.runner import reproduce
+    from distilhash.api import reproduce
 
     config = settings(options, ReproduceConfig)
     return _results(reproduce(options.table, options.output, config=config, **run_options(options)), options)
@@ -105,9 +102,9 @@ def _declare_hash(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_hash(options: argparse.Namespace) -> Any:
-    from distilhash.api import hash_images
+    from distilhash import api
 
-    model = hash_images(
+    model = api.hash(
         options.images, options.output, options.backbone, config=settings(options, HashConfig),
         student=settings(options, StudentConfig, prefix="student-"),
         teacher=settings(options, TeacherConfig, prefix="teacher-"),
@@ -139,18 +136,14 @@ def _declare_encode(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_encode(options: argparse.Namespace) -> Any:
-    from distilhash.deploy.runtime import encode_exported, is_exported
+    from distilhash.api import encode
+    from distilhash.deploy.runtime import is_exported
 
     if options.device and is_exported(options.hasher):
         raise DistilhashError("an exported hasher runs on the processor", f"--device {options.device}", "leave it out")
-    encode: Callable[..., Any] = encode_exported
-    if options.precision or not is_exported(options.hasher):  # else there is no need of PyTorch, which stages imports
-        from distilhash.api import encode_images
-
-        encode = functools.partial(encode_images, precision=options.precision, say=to_stderr)
     return encode(
         options.hasher, options.images, options.output, part=options.part, int8=options.int8, threads=options.threads,
-        **image_options(options),
+        precision=options.precision, **image_options(options),
     )  # fmt: skip
 
 
@@ -162,9 +155,9 @@ def _declare_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_evaluate(options: argparse.Namespace) -> Any:
-    from distilhash.evaluation.evaluate import evaluate_files
+    from distilhash.api import evaluate
 
-    return evaluate_files(options.query, options.database, at=options.at, output=options.output)
+    return evaluate(options.query, options.database, at=options.at, output=options.output)
 
 
 def _declare_profile(parser: argparse.ArgumentParser) -> None:
@@ -181,9 +174,9 @@ def _declare_profile(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_profile(options: argparse.Namespace) -> Any:
-    from distilhash.api import profile_networks
+    from distilhash.api import profile
 
-    return profile_networks(options.networks, bits=options.bits, size=options.size, seconds=options.seconds)
+    return profile(options.networks, bits=options.bits, size=options.size, seconds=options.seconds)
 
 
 def _run_list(options: argparse.Namespace) -> Any:

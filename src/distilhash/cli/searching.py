@@ -32,7 +32,7 @@ def _declare_index(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_index(options: argparse.Namespace) -> Any:
-    from distilhash.photos.search import index
+    from distilhash.api import index
 
     done = index(
         options.folders, options.index, options.hasher, int8=options.int8, hidden=options.hidden,
@@ -64,7 +64,7 @@ def _declare_search(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_search(options: argparse.Namespace) -> Any:
-    from distilhash.photos.search import search
+    from distilhash.api import search
 
     found = search(
         options.index, options.images, ids=options.id, top=options.top, radius=options.radius,
@@ -91,7 +91,7 @@ def _declare_code(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_code(options: argparse.Namespace) -> Any:
-    from distilhash.photos.search import code
+    from distilhash.api import code
 
     found = code(options.hasher, options.images, int8=options.int8)
     return found if options.json else "\n".join(f"{row['code']}  {shown(row['image'])}" for row in found)

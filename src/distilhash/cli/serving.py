@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,8 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_serve(options: argparse.Namespace) -> Any:
-    from distilhash.progress import log
-    from distilhash.server.serve import serve
+    from distilhash.api import serve
 
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler())
-    log.setLevel(logging.INFO)
     kept = os.environ.pop(TOKEN, None)  # the processes that meet foreign images do not inherit it
     token = kept if options.token is None else options.token
     serve(
