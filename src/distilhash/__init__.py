@@ -1,15 +1,13 @@
 """distilhash: distil a pretrained image teacher without labels, hash the student, measure the trade-off, and search.
 
 Every command of the command line is a function here (``distilhash.distill``, ``distilhash.index``, ...), with ``Index``
-and the configs beside them. Nothing heavy is imported before one of them is used.
+and the configs beside them. A name is imported when it is first used, so that importing the package loads no library.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from distilhash.errors import DistilhashError
 
 if TYPE_CHECKING:
     from distilhash.api import (
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         fit,
-        hash,
+        hash,  # noqa: F401  (not in __all__)
         index,
         profile,
         reproduce,
@@ -39,33 +37,32 @@ if TYPE_CHECKING:
         StudentConfig,
         TeacherConfig,
     )
+    from distilhash.errors import DistilhashError
     from distilhash.retrieval import Index
 
 __version__ = "0.1.0"
 
-_COMMANDS = (
+_COMMANDS = [
     "check", "code", "demo", "distill", "encode", "evaluate", "export", "fit", "hash", "index", "profile", "reproduce",
     "search", "serve",
-)  # fmt: skip
-_CONFIGS = (
-    "DemoConfig", "DistillConfig", "ExportConfig", "FitConfig", "HashConfig", "InputConfig", "ReproduceConfig",
-    "StudentConfig", "TeacherConfig",
-)  # fmt: skip
-_HOMES = {
-    **dict.fromkeys(_COMMANDS, "distilhash.api"),
-    **dict.fromkeys(_CONFIGS, "distilhash.config"),
-    "Index": "distilhash.retrieval",
-}
-# Not hash: it would shadow Python's own in `from distilhash import *`.
-__all__ = ["DistilhashError", *(name for name in _HOMES if name != "hash")]  # noqa: PLE0604
+]  # fmt: skip
+# Without hash: `from distilhash import *` would replace Python's own.
+__all__ = [
+    "DemoConfig", "DistilhashError", "DistillConfig", "ExportConfig", "FitConfig", "HashConfig", "Index", "InputConfig",
+    "ReproduceConfig", "StudentConfig", "TeacherConfig", "check", "code", "demo", "distill", "encode", "evaluate",
+    "export", "fit", "index", "profile", "reproduce", "search", "serve",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    # Imported here, when it is first used: NumPy alone takes a tenth of a second.
-    if name not in _HOMES:
+    if name in _COMMANDS:
+        home = "api"
+    elif name in __all__:
+        home = {"Index": "retrieval", "DistilhashError": "errors"}.get(name, "config")
+    else:
         raise AttributeError(f"module 'distilhash' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"distilhash.{home}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__, *_COMMANDS})
