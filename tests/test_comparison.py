@@ -189,10 +189,9 @@ def test_settings_are_told_once_and_what_differs_is_told_apart():
     settings = {"hash": {"bits": 64, "seed": 3, "mean": [1, 2]}, "stem": None}
     assert leaves(settings) == {"hash.bits": "64", "hash.seed": "3", "hash.mean": "1, 2", "stem": "None"}
     rows = [row(settings=settings), row("scratch", 0.5, settings={"hash": {"bits": 32, "mean": [1, 2]}})]
-    entries = list(tables(rows)[0].entries.values())
-    shared, apart = settings_apart(entries)
+    shared, apart = settings_apart(tables(rows)[0].entries)
     assert shared == {"epochs": "30", "input side, pixels": "224", "hash.mean": "1, 2"}
-    assert [apart[id(entry)] for entry in entries] == [{"hash.bits": "64"}, {"hash.bits": "32"}]
+    assert list(apart.values()) == [{"hash.bits": "64"}, {"hash.bits": "32"}]
 
 
 def test_seeds_with_different_settings_are_marked():

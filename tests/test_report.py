@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distilhash.errors import DistilhashError
 from distilhash.experiments.charts import Disc, Line, bubble_chart, line_chart, log_ticks
 from distilhash.experiments.page import png_bytes
 from distilhash.experiments.trials import PAPER, Curve, Example, Grid, Neighbour
@@ -208,13 +207,6 @@ def test_discs_lie_on_a_logarithmic_axis_and_their_areas_are_in_proportion():
 def test_ticks_of_a_logarithmic_axis():
     assert log_ticks(6e7, 6e8) == pytest.approx([1e8, 2e8, 5e8])
     assert log_ticks(1e3, 1e9) == pytest.approx([10.0**p for p in range(3, 10)])
-
-
-def test_a_line_without_all_of_its_points_is_refused():
-    with pytest.raises(DistilhashError, match=r"'a'.*2, 1"):
-        Line("a", [1, 2], [1], "ink")
-    with pytest.raises(DistilhashError, match="2, 2 and 1"):
-        Line("a", [1, 2], [1, 2], "ink", (), [(0, 1)])
 
 
 def test_png_is_read_back():

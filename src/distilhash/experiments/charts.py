@@ -19,8 +19,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator, ScalarFormatter, StrMethodFormatter
 
-from distilhash.errors import DistilhashError
-
 MOST_TARGETS = 60  # points of one curve that show their numbers: more would lie on top of each other
 LARGEST_DISC = 17.0  # radius, pixels
 DASHES: tuple[tuple[float, ...], ...] = ((), (7, 4), (1.5, 4), (9, 4, 2, 4), (14, 5), (4, 2.5))
@@ -51,12 +49,6 @@ class Line:
     colour: str  # one of COLOURS
     dash: tuple[float, ...] = ()  # one of DASHES
     spread: Sequence[tuple[float, float]] = ()  # lowest and highest y at each x, drawn as whiskers
-
-    def __post_init__(self) -> None:
-        """Check that each x has its y, and its spread where there is one."""
-        if len(self.x) != len(self.y) or len(self.spread) not in (0, len(self.x)):
-            lengths = f"{len(self.x)}, {len(self.y)} and {len(self.spread)}"
-            raise DistilhashError(f"the curve {self.name!r} needs as many x, y and spreads", lengths)
 
 
 @dataclass(frozen=True)

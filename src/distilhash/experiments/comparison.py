@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
 from distilhash.experiments.trials import ARMS, Grid, Pick, Trial, leaves
 
-BUDGETS = {
-    "paper": "the paper's budget",
-    "desktop": "desktop budget",
-    "smoke": "smoke budget, which only shows that everything runs",
-}
+BUDGETS = ("paper", "desktop", "smoke")  # the largest first
 DATASETS = {"cifar10": "CIFAR-10", "nuswide": "NUS-WIDE", "mosaics": "Mosaics"}
 MISSING = "\N{EN DASH}"
 
@@ -90,14 +86,9 @@ class Entry:
         return self.mean_of("map")
 
     @property
-    def lowest(self) -> float:
-        """The lowest mAP of a seed."""
-        return min(trial.map for trial in self.trials)
-
-    @property
-    def highest(self) -> float:
-        """The highest mAP of a seed."""
-        return max(trial.map for trial in self.trials)
+    def spread(self) -> tuple[float, float]:
+        """The lowest and the highest mAP of a seed."""
+        return min(trial.map for trial in self.trials), max(trial.map for trial in self.trials)
 
     @property
     def mixed(self) -> bool:
@@ -148,6 +139,11 @@ class Table(NamedTuple):
         found = {entry.seeds for entry in self.entries.values()}
         return found.pop() if len(found) == 1 else None
 
+    @property
+    def trials(self) -> list[Trial]:
+        """The trials of all entries."""
+        return [trial for entry in self.entries.values() for trial in entry.trials]
+
     def entries_of(self, row: Row) -> list[Entry | None]:
         """A row's entries in the order of the columns; None where one is not done."""
         return [self.entries.get((row, column)) for column in self.columns]
@@ -172,9 +168,8 @@ def tables_of(trials: Sequence[Trial], grid: Grid) -> list[Table]:
     groups: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.budget, trial.dataset, trial.protocol), []).append(trial)
-    order = {budget: i for i, budget in enumerate(BUDGETS)}
     made = []
-    for key in sorted(groups, key=lambda key: order.get(key[0], len(order))):
+    for key in sorted(groups, key=lambda key: BUDGETS.index(key[0]) if key[0] in BUDGETS else len(BUDGETS)):
         done = [trial for trial in groups[key] if trial.done]
         for metric in dict.fromkeys(trial.metric for trial in done or groups[key]):
             made.append(_table([t for t in groups[key] if t.metric == metric or not t.done], metric, grid))
@@ -211,25 +206,28 @@ def done_of(tables: Iterable[Table]) -> str:
     return f"{done} of {planned} entries {'is' if done == 1 else 'are'} done"
 
 
-def better_students(table: Table, name: str = "map") -> set[Place]:
-    """Where a student is better than every other student of its column, in the digits shown."""
+def best_of(
+    table: Table, field: str, written: Callable[[float], str], more: bool = True, arms: Collection[str] = ARMS
+) -> set[Place]:
+    """The places that are best in their column by a field, in the digits shown; none where all are equal."""
     found = set()
     for column in table.columns:
-        entries = {row: table.entries.get((row, column)) for row in table.rows if row[0] in ("distilled", "scratch")}
-        values = {row: entry.mean_of(name) for row, entry in entries.items() if entry}
-        ranked = sorted((row for row in values if math.isfinite(values[row])), key=lambda row: -values[row])
-        if len(ranked) > 1 and score(values[ranked[0]]) != score(values[ranked[1]]):
-            found.add((ranked[0], column))
+        entries = {row: table.entries.get((row, column)) for row in table.rows if row[0] in arms}
+        values = {row: entry.mean_of(field) for row, entry in entries.items() if entry}
+        finite = {row: value for row, value in values.items() if math.isfinite(value)}
+        if len({written(value) for value in finite.values()}) > 1:
+            best = written((max if more else min)(finite.values()))
+            found |= {(row, column) for row, value in finite.items() if written(value) == best}
     return found
 
 
-def settings_apart(entries: Iterable[Entry]) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
-    """The settings that all entries share, and for each (by its id) those that set it apart; no seed among either."""
-    own = {id(entry): _settings(entry.one) for entry in entries}
-    shared = dict(set.intersection(*(set(flat.items()) for flat in own.values()))) if own else {}
-    apart = {key: {k: v for k, v in flat.items() if k not in shared} for key, flat in own.items()}
+def settings_apart(entries: Mapping[Place, Entry]) -> tuple[dict[str, str], dict[Place, dict[str, str]]]:
+    """The settings that all entries share, and for each those that set it apart; no seed among either."""
+    own = {place: _settings(entry.one) for place, entry in entries.items()}
+    shared = set.intersection(*(set(flat.items()) for flat in own.values())) if own else set()
+    apart = {place: {k: v for k, v in flat.items() if (k, v) not in shared} for place, flat in own.items()}
     first = next(iter(own.values()), {})
-    return {k: v for k, v in first.items() if k in shared}, apart
+    return {k: v for k, v in first.items() if (k, v) in shared}, apart
 
 
 def _settings(trial: Trial) -> dict[str, str]:

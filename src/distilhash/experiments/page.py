@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from itertools import count as counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,18 +22,22 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from distilhash.errors import DistilhashError
-from distilhash.experiments import comparison
 from distilhash.experiments.charts import DASHES, Disc, Line, bubble_chart, line_chart
 from distilhash.experiments.comparison import (
+    DATASETS,
+    MISSING,
     Column,
     Entry,
     Findings,
     Place,
     Row,
     Table,
+    best_of,
     count,
     pairs_of,
     score,
+    settings_apart,
+    signed,
     tables_of,
     whole,
 )
@@ -116,14 +119,11 @@ def templates() -> jinja2.Environment:
         loader=jinja2.PackageLoader("distilhash.experiments"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    names = ("score", "signed", "count", "whole", "better_students", "settings_apart", "done_of")
-    functions = {name: getattr(comparison, name) for name in names}
-    environment.filters |= functions | {"emphasised": _emphasised, "data_uri": _data_uri, "each": _each}
-    environment.globals |= functions | {
-        "ARMS": ARMS, "BUDGETS": comparison.BUDGETS, "DATASETS": comparison.DATASETS, "MISSING": comparison.MISSING,
-        "COLUMNS": COLUMNS, "best_of": best_of, "note": note, "anchor": anchor, "layout": layout, "fsum": _fsum,
-        "gains_of": gains_of, "knows": knows, "identity": id,
-    }  # fmt: skip
+    environment.filters |= {"score": score, "signed": signed, "count": count, "whole": whole, "seconds": _seconds,
+                            "emphasised": _emphasised, "data_uri": _data_uri}  # fmt: skip
+    environment.globals |= {"ARMS": ARMS, "DATASETS": DATASETS, "MISSING": MISSING, "COLUMNS": COLUMNS, "score": score,
+                            "best_of": best_of, "settings_apart": settings_apart, "gains_of": gains_of, "knows": knows,
+                            "anchor": anchor, "layout": layout, "note": note}  # fmt: skip
     return environment
 
 
@@ -135,30 +135,13 @@ def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _each(texts: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(text for text in texts if text))
-
-
-def _fsum(values: Sequence[float]) -> float:
-    return math.fsum(value for value in values if math.isfinite(value))
+def _seconds(table: Table) -> float:
+    return math.fsum(trial.seconds for trial in table.trials if math.isfinite(trial.seconds))
 
 
 def anchor(number: int, table: Table, place: Place) -> str:
     """The id of an entry's record on the page; ``number`` is the table's place."""
     return f"trial-{number}-{table.rows.index(place[0])}-{table.columns.index(place[1])}"
-
-
-def best_of(table: Table, name: str, more: bool) -> set[Place]:
-    """The places with the best value of a field among those of their column; none where all are equal."""
-    found = set()
-    for column in table.columns:
-        entries = {(row, column): table.entries.get((row, column)) for row in table.rows}
-        values = {place: entry.mean_of(name) for place, entry in entries.items() if entry}
-        finite = {place: value for place, value in values.items() if math.isfinite(value)}
-        if len(set(finite.values())) > 1:
-            best = (max if more else min)(finite.values())
-            found |= {place for place, value in finite.items() if value == best}
-    return found
 
 
 def gains_of(table: Table) -> dict[str, dict[Column, float]]:
@@ -213,7 +196,7 @@ def against_bits(tables: Sequence[Table]) -> list[Panel]:
 def _over_bits(table: Table, row: Row, framework: str) -> Line:
     entries = [table.entries.get((row, (framework, bits))) for bits in table.bits]
     means = [entry.mean if entry else math.nan for entry in entries]
-    spread = [(entry.lowest, entry.highest) if entry else (math.nan, math.nan) for entry in entries]
+    spread = [entry.spread if entry else (math.nan, math.nan) for entry in entries]
     return Line(table.short_name(row), table.bits, means, row[0], _dash(table, row), spread)
 
 
@@ -304,11 +287,10 @@ def _dash(table: Table, row: Row) -> tuple[float, ...]:
 
 def _training(title: str, y_label: str, found: Sequence[Curve]) -> Panel:
     """Curves by epoch: those of an arm in its colour, others in neutral ones."""
-    neutral = counter(1)
-    lines = []
-    for i, curve in enumerate(_drawn(found)):
-        colour = curve.arm or f"neutral-{(next(neutral) - 1) % 4 + 1}"
-        lines.append(Line(curve.name, curve.x, curve.y, colour, DASHES[i % len(DASHES)]))
+    lines = [
+        Line(curve.name, curve.x, curve.y, curve.arm or f"neutral-{i % 4 + 1}", DASHES[i % len(DASHES)])
+        for i, curve in enumerate(_drawn(found))
+    ]
     return Panel(title, lines, (), partial(line_chart, lines, title=title, x_label="epoch", y_label=y_label))
 
 

@@ -108,7 +108,7 @@ def _markdown_entry(entry: Entry | None, table: Table) -> str:
     if entry is None:
         return MISSING
     several = len(entry.trials) > 1
-    details = [f"{entry.lowest:.3f} to {entry.highest:.3f}"] if several else []
+    details = ["{:.3f} to {:.3f}".format(*entry.spread)] if several else []
     if table.seeds is None:
         details.append(f"{len(entry.trials)} seed{'s' if several else ''}")
     marks = "†" if entry.mixed else ""
