@@ -145,7 +145,7 @@ def described(source: FolderSource, indices: np.ndarray, hasher: Hasher) -> dict
     """What the ratio depends on."""
     sizes = []
     for file in source.files:
-        with Image.open(source.root / file.path) as image:
+        with Image.open(file.path) as image:
             sizes.append(image.size)
     width, height = (int(side) for side in np.median(sizes, axis=0))
     return {

@@ -9,6 +9,7 @@ is the expectation over all orders of tied images, in closed form from counts; w
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -147,4 +148,6 @@ def cost_hamming(photos: Path) -> None:
 WORKS = {"map": compare_map, "cost_map": cost_map, "cost_hamming": cost_hamming}
 
 if __name__ == "__main__":
-    serve_side(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("side", choices=("peer", "ours"))
+    serve_side(parser.parse_args().side)
