@@ -17,16 +17,11 @@ from safetensors.torch import save_file
 
 from distilhash import api as stages
 from distilhash import cli
-<<<<<<< HEAD
-from distilhash.checkpoint import load_hasher, load_student
+from distilhash.checkpoint import load_hasher, load_model, load_student
 from distilhash.config import DemoConfig
 from distilhash.experiments.presets import demo as demo_preset
 from distilhash.experiments.presets import paper_cifar10, paper_nuswide
 from distilhash.experiments.trials import TrialKey
-=======
-from distilhash.checkpoint import load_hasher, load_model, load_student
-from distilhash.experiments.presets import PRESETS
->>>>>>> 05ff2b9 (Give every command one function in api.py, with its arguments and results described)
 from distilhash.models import create_teacher
 from distilhash.training.run import RunDirectory
 
@@ -72,13 +67,8 @@ def no_download(tmp_path, monkeypatch):
 def test_a_preset_takes_two_steps_of_every_stage_and_arm(preset, photos, no_download, tmp_path):
     few = {"epochs": 1, "batch_size": 4}  # of 8 images: two steps
     stages.distill(
-<<<<<<< HEAD
-        photos, tmp_path / "student", teacher=preset.teacher, student=preset.student, all_images=True, quiet=True,
+        photos, tmp_path / "student", teacher=preset.teacher, student=preset.student, all_images=True,
         config=dataclasses.replace(preset.distill, checkpoint_seconds=0, **few),
-=======
-        photos, tmp_path / "student", teacher=plan.teacher, student=plan.student, all_images=True,
-        config=dataclasses.replace(plan.distill, checkpoint_seconds=0, **few),
->>>>>>> 05ff2b9 (Give every command one function in api.py, with its arguments and results described)
     )  # fmt: skip
     assert no_download == [preset.teacher.name]
     assert load_student(tmp_path / "student")[0].input.size == preset.student.size
@@ -88,18 +78,9 @@ def test_a_preset_takes_two_steps_of_every_stage_and_arm(preset, photos, no_down
             arm, preset.teacher.name
         )
         run = tmp_path / f"{arm}-{framework}"
-<<<<<<< HEAD
         key = TrialKey(seed=0, bits=preset.main_bits, framework=framework, arm=arm)
         config = dataclasses.replace(preset.hash_config(key), **few)
-        stages.hash_images(
-            photos, run, backbone, config=config, student=preset.student, teacher=preset.teacher, quiet=True
-=======
-        frozen = arm == "teacher_frozen"
-        config = dataclasses.replace(plan.hash, framework=framework, freeze_backbone=frozen, **few)
-        stages.hash(
-            photos, run, backbone, config=config, student=plan.student, teacher=plan.teacher
->>>>>>> 05ff2b9 (Give every command one function in api.py, with its arguments and results described)
-        )  # fmt: skip
+        stages.hash(photos, run, backbone, config=config, student=preset.student, teacher=preset.teacher)
         check_two_steps(run)
         hasher, description = load_hasher(run)
         assert hasher.num_bits == preset.main_bits
