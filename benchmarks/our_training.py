@@ -82,7 +82,7 @@ def run_distill(
     features = random_features(place, count, teacher.feature_dim)
     distill.compute_teacher_features = lambda *arguments, **options: features
     distill.prefetch = feed
-    run = RunDirectory(place / "run", {}, overwrite=True, quiet=True)
+    run = RunDirectory(place / "run", {}, overwrite=True)
     network = new_student(student, 0)
     began = time.perf_counter()
     distill.distill(images, np.arange(count), teacher, network, config, run)
@@ -109,7 +109,7 @@ def hash_224(place: Path, where: str, steps: int) -> None:
     config = HashConfig(epochs=ENDLESS, batch_size=64, bits=64)
     hashing.prefetch = paced(steps * config.batch_size, steps)
     hasher = new_hasher(new_student(StudentConfig(size=224), 0), config)
-    run = RunDirectory(place / "run", {}, quiet=True)
+    run = RunDirectory(place / "run", {})
     hashing.train_hasher(images, np.arange(len(images)), hasher, config, run)
 
 

@@ -105,7 +105,7 @@ class Gpu:
         assert len(self.states) == steps
         fused = any(member.defaults.get("fused") for member in self.optimizers[-1].members)
         for state in self.states:
-            left = {name for name, value in state.items() if value.device != GPU} - {"progress"}
+            left = {name for name, value in state.items() if value.device != GPU} - {"losses"}
             assert all(name.endswith(".step") and not fused for name in left), left  # PyTorch keeps counts itself
         (module, description), *_ = self.saved
         assert description["device"] == "cuda"

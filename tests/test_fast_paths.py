@@ -20,8 +20,7 @@ from distilhash.data.transforms import Preprocess
 from distilhash.models import create_hasher, create_student
 from distilhash.models.conv import Conv3x3
 from distilhash.training.distill import distill
-from distilhash.training.optim import NEWTON_SCHULZ
-from distilhash.training.progress import Progress
+from distilhash.training.optim import NEWTON_SCHULZ, Optimizers
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 from tiny import tiny_teacher
@@ -43,17 +42,17 @@ def curve(path, monkeypatch, images, **changes):
     """The loss of each of the first steps of the real loop."""
     losses = []
 
-    class Noting(Progress):
-        def step(self, step, loss):
-            losses.append(loss)
-            return super().step(step, loss)
+    class Noting(Optimizers):
+        def step(self, loss, step):
+            losses.append(loss.item())
+            super().step(loss, step)
 
-    monkeypatch.setattr("distilhash.training.distill.Progress", Noting)
+    monkeypatch.setattr("distilhash.training.distill.Optimizers", Noting)
     config = DistillConfig(
         epochs=1, batch_size=BATCH, validation_size=40, prototypes=16, precision="float32", **changes
     )
     indices, teacher = np.arange(len(images)), tiny_teacher()
-    run = RunDirectory(path, {}, quiet=True)
+    run = RunDirectory(path, {})
     compute_teacher_features(images, indices, teacher, path / "cache", crop_mode=student().input)
     torch.set_default_dtype(torch.float64)
     try:

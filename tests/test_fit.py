@@ -71,7 +71,7 @@ def test_no_label_is_read_and_a_stopped_fit_ends_in_the_same_bytes(tmp_path, mon
     images, config = Unlabelled(tiny_images()), FitConfig(**{**vars(CONFIG), "method": method})
 
     def work(place: Path):
-        run = RunDirectory(place, {"stage": "fit"}, resume=True, quiet=True)
+        run = RunDirectory(place, {"stage": "fit"}, resume=True)
         return fitting.fit_images(images, tiny_teacher(), PLAN, config, run)
 
     def stopped(*_: object, **__: object) -> None:

@@ -122,7 +122,7 @@ def test_only_the_chosen_images_are_read(tmp_path):
     real = images.read
     images.read = lambda indices, least_side=None: read.update(np.asarray(indices).tolist()) or real(indices)
     config = settings(batch_size=20, epochs=2)
-    train_hasher(images, chosen, tiny_hasher(), config, RunDirectory(tmp_path / "run", {}, quiet=True))
+    train_hasher(images, chosen, tiny_hasher(), config, RunDirectory(tmp_path / "run", {}))
     assert read == set(chosen)
 
 
@@ -136,18 +136,18 @@ def test_the_checkpoint_says_what_it_was_made_from(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_what_has_learned_moves_in_smaller_steps_unless_a_rate_is_given(tmp_path, monkeypatch):
-    def moved(name, learned, **changes):
-        monkeypatch.setattr(TinyStudent, "learned", learned)
+def test_pretrained_kernels_use_a_lower_muon_lr_unless_one_is_given(tmp_path, monkeypatch):
+    def moved(name, pretrained, **changes):
+        monkeypatch.setattr(TinyStudent, "pretrained", pretrained)
         hasher = hash_tiny(tmp_path / name, settings(**changes))
         given = load_tensors(tmp_path / name / "model" / "model.safetensors", "checkpoint")[1]["settings"]
         inner = [i for i, layer in enumerate(hasher.backbone.layers) if getattr(layer, "in_channels", 0) > 3]
         now, before = (network.layers[inner[0]].weight for network in (hasher.backbone, TinyStudent()))
         return given["muon_lr"], (now - before).norm().item()
 
-    (fresh_rate, fresh), (learned_rate, learned) = moved("fresh", False), moved("learned", True)
-    assert (fresh_rate, learned_rate) == (hashing.MUON_LRS[False], hashing.MUON_LRS[True])
-    assert learned < 0.5 * fresh
+    (fresh_rate, fresh), (pretrained_rate, pretrained) = moved("fresh", False), moved("pretrained", True)
+    assert (fresh_rate, pretrained_rate) == (hashing.MUON_LRS[False], hashing.MUON_LRS[True])
+    assert pretrained < 0.5 * fresh
     assert moved("given", True, muon_lr=fresh_rate) == (fresh_rate, fresh)
 
 

@@ -13,7 +13,6 @@ import pytest
 from distilhash.training import distill
 from distilhash.training import hash as hashing
 from distilhash.training.optim import Optimizers
-from distilhash.training.progress import Progress
 from distilhash.training.run import RunDirectory
 from tiny import DISTILL, HASH, both_stages, distil_tiny, hash_tiny
 
@@ -45,7 +44,7 @@ def interrupt(monkeypatch, place: str, number: int, module) -> None:
         "step": (Optimizers, "step"),
         "record": (RunDirectory, "record"),  # of an epoch: before its line is written
         "save": (RunDirectory, "save_state"),  # after the line is written, before the state is saved
-        "saved": (Progress, "save_if_due"),  # after the state is saved
+        "saved": (RunDirectory, "save_if_due"),  # after the state is saved
         "model": (module, "save_model"),
         "drop": (RunDirectory, "drop_state"),
     }[place]

@@ -23,7 +23,7 @@ class Killed(BaseException):
 
 
 def open_run(path, settings=SETTINGS, **options):
-    return RunDirectory(path, settings, quiet=True, **options)
+    return RunDirectory(path, settings, **options)
 
 
 def files(path):
@@ -218,19 +218,18 @@ def test_a_full_disk_stops_a_run_with_a_sentence(tmp_path, monkeypatch):
         run.record(1, loss=0.0)
 
 
-def test_progress_goes_to_stderr_and_the_log(tmp_path, capsys):
-    run = RunDirectory(tmp_path / "run", SETTINGS)
-    run.say("epoch 1")
-    open_run(tmp_path / "run", resume=True).say("epoch 2")
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "epoch 1\n")
-    assert (run.path / "train.log").read_text() == "epoch 1\nepoch 2\n"
+def test_lines_go_to_the_logger_and_to_a_file(tmp_path, caplog):
+    caplog.set_level("INFO", "distilhash")
+    open_run(tmp_path / "run").log("epoch 1")
+    open_run(tmp_path / "run", resume=True).log("epoch 2")
+    assert [record.getMessage() for record in caplog.records] == ["epoch 1", "epoch 2"]
+    assert (tmp_path / "run" / "train.log").read_text() == "epoch 1\nepoch 2\n"
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_run_that_a_mistake_ended_at_once_is_taken_back(tmp_path, late):
     with pytest.raises(DistilhashError), open_run(tmp_path / "run") as run:
-        run.say("3 images are left out")
+        run.log("3 images are left out")
         if late:
             run.record(0, cosine=0.1)
         raise DistilhashError("no such thing")

@@ -78,14 +78,14 @@ def tiny_hasher(bits: int = 16, freeze_backbone: bool = False):
 def distil_tiny(path: Path, config: DistillConfig = DISTILL, *, resume: bool = False, images=None, teacher=None):
     """Distil the teacher into a fresh student, in a run directory; return the student."""
     images = images or tiny_images()
-    run = RunDirectory(path, {"stage": "distill", "distill": as_dict(config)}, resume=resume, quiet=True)
+    run = RunDirectory(path, {"stage": "distill", "distill": as_dict(config)}, resume=resume)
     return distill(images, np.arange(len(images)), teacher or tiny_teacher(), TinyStudent(), config, run)
 
 
 def hash_tiny(path: Path, config: HashConfig = HASH, *, resume: bool = False, images=None, **options):
     """Train a fresh hasher in a run directory; return it."""
     images = images or tiny_images()
-    run = RunDirectory(path, {"stage": "hash", "hash": as_dict(config)}, resume=resume, quiet=True)
+    run = RunDirectory(path, {"stage": "hash", "hash": as_dict(config)}, resume=resume)
     hasher = tiny_hasher(config.bits, config.freeze_backbone)
     if config.freeze_backbone and "features_ND" not in options:
         check(images, len(images), config)

@@ -68,7 +68,7 @@ def demo(
     """
     from distilhash.experiments.runner import run_demo
 
-    return run_demo(config or DemoConfig(), output, resume=resume, overwrite=overwrite, quiet=_quiet())
+    return run_demo(config or DemoConfig(), output, resume=resume, overwrite=overwrite)
 
 
 def reproduce(
@@ -91,7 +91,7 @@ def reproduce(
     """
     from distilhash.experiments.runner import reproduce as run
 
-    return run(table, output, config=config, resume=resume, overwrite=overwrite, quiet=_quiet())
+    return run(table, output, config=config, resume=resume, overwrite=overwrite)
 
 
 def distill(
@@ -145,13 +145,13 @@ def distill(
         "stage": "distill", "images": source.fingerprint, "teacher": as_dict(teacher), "student": as_dict(student),
         "distill": as_dict(config), "split": queries,
     }  # fmt: skip
-    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite, quiet=_quiet())
+    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite)
     if run.finished:
         return run.path / "model"
     with run:
         if chosen is not None:
             chosen.save(run.path / "split.json")
-            run.say(f"{len(chosen.query):,} images are left out: the queries of the split (--all-images takes them)")
+            run.log(f"{len(chosen.query):,} images are left out: the queries of the split (--all-images takes them)")
         stage.distill(
             source, indices, teacher_network, network, config, run,
             features=features, rebuild_features=rebuild_features, queries=queries,
@@ -205,7 +205,7 @@ def hash(
         "stage": "hash", "images": source.fingerprint, "backbone": network.architecture,
         "backbone_weights": fingerprint_of(network), "hash": as_dict(config), "split": queries,
     }  # fmt: skip
-    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite, quiet=_quiet())
+    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite)
     if run.finished:
         return run.path / "model"
     with run:
@@ -245,7 +245,6 @@ def fit(
 
     return stage.fit(
         photos, output, config=config, teacher=teacher, student=student, resume=resume, overwrite=overwrite,
-        quiet=_quiet(),
     )  # fmt: skip
 
 
@@ -517,10 +516,6 @@ def known_names() -> dict[str, list[str]]:
     }
 
 
-def _quiet() -> bool:
-    return not log.isEnabledFor(logging.INFO)
-
-
 def _encode_with_torch(
     hasher: Path,
     images: str | Path,
@@ -544,7 +539,7 @@ def _encode_with_torch(
     indices = part_of(source, images, part, protocol, split_seed, split, beside=hasher)
     precision = precision or usable_precision(network.precision)
     made = {"hasher": fingerprint_of(network), "precision": precision, "device": device.type}
-    table = encode_images(source, indices, network, precision=precision, provenance=made, say=log.info)
+    table = encode_images(source, indices, network, precision=precision, provenance=made)
     table.save(output)
     return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
 

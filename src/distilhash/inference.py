@@ -1,12 +1,11 @@
 """Images through a hasher to a table of packed codes.
 
-Legend: N images, n images of a batch, K bits.
+Legend: N images, n images of a batch, S pixels, D features, K bits.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,7 @@ from distilhash.device import batch_factor, current, on, sent, usable_precision
 from distilhash.models.backbone import Backbone
 from distilhash.models.fold import folded
 from distilhash.models.hasher import Hasher
-
-SAY_SECONDS = 5.0
+from distilhash.progress import progress
 
 
 def encode(
@@ -32,20 +30,25 @@ def encode(
     *,
     precision: str | None = None,
     provenance: dict[str, Any] | None = None,
-    say: Callable[[str], None] = lambda text: None,
 ) -> CodeTable:
     """Codes of ``images[indices]``, in that order: the sign of each output, packed. Zero counts as -1.
 
-    ``precision`` is that of the backbone; left out: the one it was trained in, where the processor multiplies it.
+    Args:
+        images: the source.
+        indices: which of its images.
+        hasher: stays where it is.
+        precision: of the backbone. None: the one it was trained in, where the device has it.
+        provenance: added to the table's.
+
+    Raises:
+        UnreadableImage: an image cannot be decoded.
     """
-    packed, done, said = [], 0, time.monotonic()
-    for outputs_nK in outputs(images, indices, hasher, precision=precision):
-        packed.append(pack(outputs_nK))
-        done += len(outputs_nK)
-        if time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
-            say(f"encoded {done:,}/{len(indices):,}")
-    return table(np.concatenate(packed), images, indices, hasher.num_bits, provenance or {})
+    packed = []
+    with progress("encode", len(indices)) as shown:
+        for outputs_nK in outputs(images, indices, hasher, precision=precision):
+            packed.append(pack(outputs_nK))
+            shown.add(len(outputs_nK))
+    return _table(np.concatenate(packed), images, indices, hasher.num_bits, provenance or {})
 
 
 def outputs(
@@ -58,17 +61,31 @@ def outputs(
 ) -> Iterator[np.ndarray]:
     """The hasher's outputs (n, K) of ``images[indices]``, batch after batch, in that order.
 
-    ``device`` left out: the one of this process.
+    Arguments as in :func:`encode`; ``device`` None: the one of this process.
     """
     device = device or current()
-    return _through(
-        images, indices, hasher.backbone, hasher.head, precision or usable_precision(hasher.precision), device
-    )
+    precision = precision or usable_precision(hasher.precision)
+    return _through(images, indices, hasher.backbone, hasher.head, precision, device)
 
 
 def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
     """What the head of a hasher on this backbone is given of ``images[indices]``: features (N, D), none below zero."""
     return np.concatenate(list(_through(images, indices, backbone, nn.Identity(), "float32", current())))
+
+
+def encode_features(
+    features_ND: np.ndarray,
+    images: ImageSource,
+    indices: np.ndarray,
+    hasher: Hasher,
+    *,
+    provenance: dict[str, Any] | None = None,
+) -> CodeTable:
+    """Codes of ``images[indices]``, of which the backbone's features (N, D) are known: only the head runs."""
+    with torch.inference_mode():
+        features = torch.from_numpy(np.array(features_ND)).to(hasher.head.weight.device)
+        outputs_NK = hasher.head(torch.relu(features)).cpu().numpy()
+    return _table(pack(outputs_NK), images, indices, hasher.num_bits, provenance or {})
 
 
 def _through(
@@ -96,25 +113,9 @@ def _through(
     return through(batch_of, outputs_of, blocks, shared=shared)
 
 
-def encode_features(
-    features_ND: np.ndarray,
-    images: ImageSource,
-    indices: np.ndarray,
-    hasher: Hasher,
-    *,
-    provenance: dict[str, Any] | None = None,
-) -> CodeTable:
-    """The same where the backbone's features of ``images[indices]`` are known already: only the head runs."""
-    with torch.inference_mode():
-        features = torch.from_numpy(np.array(features_ND)).to(hasher.head.weight.device)
-        outputs_NK = hasher.head(torch.relu(features)).cpu().numpy()
-    return table(pack(outputs_NK), images, indices, hasher.num_bits, provenance or {})
-
-
-def table(
+def _table(
     packed: np.ndarray, images: ImageSource, indices: np.ndarray, num_bits: int, provenance: dict[str, Any]
 ) -> CodeTable:
-    """A code table with the names and labels of these images."""
     return CodeTable(
         packed=packed,
         num_bits=num_bits,

@@ -105,7 +105,7 @@ class Arms:
         with self._timed("teacher_features"):
             cache_VND = compute_teacher_features(
                 self.images, cached, self.teacher, path, seed=self.seed, views=distill.cached_views,
-                precision=distill.precision, say=self.run.say,
+                precision=distill.precision,
             )  # fmt: skip
         found: np.ndarray = cache_VND[0][np.searchsorted(cached, indices)]
         return found
@@ -158,7 +158,7 @@ class Arms:
 
     def _stage(self, path: Path) -> RunDirectory:
         settings = {"preset": as_dict(self.preset), "seed": self.seed, "stage": path.name}
-        return RunDirectory(path, settings, resume=True, quiet=self.run.quiet)
+        return RunDirectory(path, settings, resume=True)
 
 
 def codes_path(run: Path, key: TrialKey, part: str) -> Path:

@@ -50,7 +50,6 @@ def reproduce(
     config: ReproduceConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Compute the trials of a table of the paper that are not there yet.
 
@@ -90,11 +89,11 @@ def reproduce(
     )  # fmt: skip
     settings = {"stage": "reproduce", "table": table, "budget": config.budget, "protocol": config.protocol,
                 "images": images.fingerprint, "preset": as_dict(preset)}  # fmt: skip
-    return comparison.run(output, settings, resume=resume, overwrite=overwrite, quiet=quiet)
+    return comparison.run(output, settings, resume=resume, overwrite=overwrite)
 
 
 def run_demo(
-    config: DemoConfig, output: str | Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
+    config: DemoConfig, output: str | Path, *, resume: bool = False, overwrite: bool = False
 ) -> list[dict[str, Any]]:
     """Run the demonstration on CIFAR-10: the distilled student and its baselines, at a size for a laptop.
 
@@ -120,7 +119,7 @@ def run_demo(
         command=lambda key: " ".join(["distilhash demo", *flags]),
     )  # fmt: skip
     settings = {"stage": "demo", **as_dict(config)}
-    return comparison.run(output, settings, resume=resume, overwrite=overwrite, quiet=quiet)
+    return comparison.run(output, settings, resume=resume, overwrite=overwrite)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,7 @@ class _Comparison:
         run = RunDirectory(output, settings, **options)
         missing = [key for key in self.keys if not _file(run, key).exists()]
         for number, key in enumerate(missing, start=1):
-            run.say(f"trial {key.name}, {number} of {len(missing)}")
+            run.log(f"trial {key.name}, {number} of {len(missing)}")
             arms = Arms(
                 preset=self.preset, images=self.images, split=splits[key.seed], teacher=teacher, seed=key.seed, run=run
             )

@@ -2,15 +2,16 @@
 
 arXiv 2207.09070 (Context Unaware Knowledge Distillation for Image Retrieval), section 3.1. With ``loss="raw"``,
 ``optimizer="published"`` and ``mode="online"`` this is the published loop; the defaults take the teacher's features
-from a cache instead of running it in every step, and ask for less and get more (see ``targets`` and ``muon``).
+from a cache instead of running it in every step, and reach more in fewer steps (see ``targets`` and ``optim``).
 
 Left out on purpose: any term with labels, and query images (the caller passes the indices that may be seen).
 
-Legend: N images of a batch, D the teacher's feature dimensions, T the target's dimensions.
+Legend: N images of a batch, S pixels, V views, D the teacher's feature dimensions, T the target's dimensions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +25,15 @@ from distilhash.data.order import Batches
 from distilhash.data.prefetch import prefetch, readers
 from distilhash.data.sources import ImageSource
 from distilhash.data.transforms import Preprocess, make_views
-from distilhash.device import PRECISIONS, arithmetic, current, on, sent, settled_precision
+from distilhash.device import arithmetic, current, on, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
 from distilhash.models.student import Student
 from distilhash.models.teacher import Teacher
-from distilhash.training.optim import OPTIMIZERS, Optimizers
-from distilhash.training.progress import Progress
-from distilhash.training.run import RunDirectory
-from distilhash.training.targets import TARGETS, create_target
+from distilhash.progress import progress
+from distilhash.training.optim import Optimizers
+from distilhash.training.run import RunDirectory, no_losses
+from distilhash.training.targets import TARGETS, Target, create_target
 from distilhash.training.teacher_features import compute_teacher_features
 
 MODES = ("cached", "online")
@@ -52,90 +53,78 @@ def distill(
     rebuild_features: bool = False,
     queries: str | None = None,
 ) -> Student:
-    """Train ``student`` on the unlabelled ``images[indices]`` and return it; write the run directory.
+    """Train a student on unlabelled images.
 
-    ``features`` is the directory of the teacher's feature cache (default: inside the run), and ``features_of`` the
-    images that it holds, where those are more than ``indices``: of others no row is read. ``student`` must be freshly
-    made from ``config.seed``. ``queries`` is the fingerprint of the images that were left out, for the checkpoint's
-    description. A run directory with a saved state is continued and ends in the same weights. Errors: DistilhashError for
-    unknown names, too few images, or a cache of another teacher.
+    Args:
+        images: of which no label is read.
+        indices: the images that may be seen; some of them are the validation set.
+        teacher: stays as it is.
+        student: freshly made from ``config.seed``; trained in place.
+        config: the settings.
+        run: where the model is written. A run with a saved state is continued, and ends in the same weights.
+        features: directory of the teacher's feature cache. None: inside the run.
+        features_of: indices of the images in that cache, where those are more than ``indices``.
+        rebuild_features: compute the cache anew.
+        queries: fingerprint of the images that were left out, for the checkpoint's description.
+
+    Returns:
+        The student, in eval mode.
+
+    Raises:
+        DistilhashError: an unknown loss, too few images, or a cache of another teacher.
     """
     check(config, len(indices))
-    where = current()
-    fit, held = hold_out(indices, config.validation_size, config.seed)
-    cached = config.mode == "cached"
-    held_in_cache = indices if features_of is None else features_of
+    device = current()
+    train, validation = split_validation(indices, config.validation_size, config.seed)
+    cache_indices = indices if features_of is None else features_of
     cache_VND = compute_teacher_features(
-        images, held_in_cache, teacher, features or run.path / "teacher_features", crop_mode=student.input,
+        images, cache_indices, teacher, features or run.path / "teacher_features", crop_mode=student.input,
         views=config.cached_views, seed=config.seed, precision=config.precision, rebuild=rebuild_features,
-        say=run.say,
     )  # fmt: skip
-    rows_of = _Rows(held_in_cache)
-    target = create_target(cache_VND[0], rows_of(fit), config, where)
+    rows_of = _Rows(cache_indices)
+    target = create_target(cache_VND[0], rows_of(train), config, device)
+    projection_head = _projection_head(student, target, config.seed).to(device)
+    student.to(device).to(memory_format=torch.channels_last)
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed + 1)
-        # Thrown away after distillation; equal sizes need none (paper).
-        same = student.feature_dim == target.dim
-        bridge: nn.Module = nn.Identity() if same else nn.Linear(student.feature_dim, target.dim)
-    bridge.to(where)
-    student.to(where).to(memory_format=torch.channels_last)
-    batches = Batches(count=len(fit), batch_size=config.batch_size, seed=config.seed)
+    batches = Batches(count=len(train), batch_size=config.batch_size, seed=config.seed)
     steps = config.epochs * batches.steps
     optimizers = Optimizers(
-        {"student": student, "bridge": bridge}, config.optimizer, steps, published=torch.optim.Adam,
+        {"student": student, "projection_head": projection_head}, config.optimizer, steps, published=torch.optim.Adam,
         rate=config.learning_rate, muon_lr=config.muon_lr, weight_decay=config.weight_decay,
     )  # fmt: skip
-    progress = Progress(run, "distil", config.epochs, batches.steps, config.batch_size)
-    step = progress.restore(optimizers)
-    student_pixels = Preprocess(student.input)
-    teacher_pixels = Preprocess(teacher.input.with_crop_of(student.input))
-    online = teacher if cached else on(teacher, where)
-
-    def load(number: int) -> tuple[Tensor, Tensor]:
-        """For one step: the student's pixels, and the target of the very same views."""
-        epoch, batch = divmod(number, batches.steps)
-        chosen = fit[batches.positions(epoch, batch)]
-        view = epoch % config.views
-        views = make_views(chosen, view, config.seed) if view else None
-        if cached:
-            pixels_N3SS = student_pixels.tensor(student_pixels.read(images, chosen, views))
-            features_ND = torch.from_numpy(cache_VND[view, rows_of(chosen)])
-            return sent(pixels_N3SS, where), target.of(sent(features_ND, where))
-        pixels = images.read(chosen)
-        with torch.no_grad():  # autograd would refuse a target that inference mode made
-            features_ND = online(sent(teacher_pixels(pixels, views), where))
-        return sent(student_pixels(pixels, views), where), target.of(features_ND)
+    losses_2 = no_losses()
+    step = run.restore("distil", optimizers, losses_2)
 
     def agreement() -> dict[str, float]:
-        """How near the student is to the teacher on the validation images."""
-        held_ND = sent(torch.from_numpy(cache_VND[0, rows_of(held)]), where)
-        features = _encode(student, images, held, student_pixels, where)
+        teacher_ND = sent(torch.from_numpy(cache_VND[0, rows_of(validation)]), device)
+        features_ND = _features(student, images, validation, device)
         with torch.inference_mode():
-            return _agreement(features, bridge(features), held_ND, target.of(held_ND))
+            return _agreement(features_ND, projection_head(features_ND), teacher_ND, target.of(teacher_ND))
 
     if step == 0:
         run.record(0, epoch=0, **agreement())
     student.train()
-    side = student.input.size
-    precision = settled_precision(
-        config.precision, run.path / "precision.json", student, (config.batch_size, 3, side, side)
-    )
-    for pixels_N3SS, target_NT in prefetch(load, range(step, steps), **readers(shared=where.type != "cpu")):
-        with arithmetic(precision):
-            outputs_NT = bridge(student(pixels_N3SS))
-        loss = target.loss(outputs_NT.float(), target_NT)
-        optimizers.step(loss, step)
-        step += 1
-        if progress.step(step, loss.item()):
-            progress.epoch(step, agreement())
-            student.train()
-        progress.save_if_due(optimizers, step, config.checkpoint_seconds)
+    shape_N3SS = (config.batch_size, 3, student.input.size, student.input.size)
+    precision = settled_precision(config.precision, run.path / "precision.json", student, shape_N3SS)
+    load = _loader(images, train, batches, student, teacher, config, target, cache_VND, rows_of)
+    with progress("distil", steps * config.batch_size, done=step * config.batch_size) as shown:
+        for pixels_N3SS, target_NT in prefetch(load, range(step, steps), **readers(shared=device.type != "cpu")):
+            with arithmetic(precision):
+                outputs_NT = projection_head(student(pixels_N3SS))
+            loss = target.loss(outputs_NT.float(), target_NT)
+            optimizers.step(loss, step)
+            step += 1
+            losses_2 += torch.tensor([loss.item(), 1])
+            shown.add(config.batch_size, loss=loss.item())
+            if step % batches.steps == 0:
+                run.record_epoch("distil", step, step // batches.steps, losses_2, agreement())
+                student.train()
+            run.save_if_due(optimizers, losses_2, step, config.checkpoint_seconds)
 
     description = {
         "kind": "student", "architecture": student.architecture, "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint, "images": images.fingerprint, "unlabelled_images": len(indices),
-        "indices": fingerprint_of_indices(indices), "queries": queries, "precision": precision, "device": where.type,
+        "indices": fingerprint_of_indices(indices), "queries": queries, "precision": precision, "device": device.type,
         "settings": as_dict(config),
     }  # fmt: skip
     save_model(run.path / "model", student, description)
@@ -144,27 +133,29 @@ def distill(
 
 
 def check(config: DistillConfig, count: int) -> None:
-    """Refuse what cannot be run on ``count`` images, before anything is computed or written. Errors: DistilhashError."""
-    for kind, name, known in (
-        ("distillation mode", config.mode, MODES),
-        ("distillation loss", config.loss, TARGETS),
-        ("optimizer", config.optimizer, OPTIMIZERS),
-        ("precision", config.precision, PRECISIONS),
-    ):
-        if name not in known:
-            raise unknown_name(kind, name, known)
-    current()  # a device that is not there is found now, not when a directory has been deleted for this run
-    held = min(config.validation_size, count // 5)
-    if count - held < config.batch_size or held <= NEIGHBOURS:
+    """Refuse what cannot be run, before anything is computed or written.
+
+    Args:
+        config: the settings.
+        count: number of unlabelled images.
+
+    Raises:
+        DistilhashError: an unknown loss, a device that is not there, too few images.
+    """
+    if config.loss not in TARGETS:
+        raise unknown_name("distillation loss", config.loss, TARGETS)
+    current()
+    validation = min(config.validation_size, count // 5)
+    if count - validation < config.batch_size or validation <= NEIGHBOURS:
         raise DistilhashError(
             "too few images to distil on",
-            f"{count}, of which {held} are held out, with batches of {config.batch_size}",
+            f"{count}, of which {validation} are the validation set, with batches of {config.batch_size}",
             f"give more (at least {5 * (NEIGHBOURS + 1)}) or a smaller --batch-size",
         )
 
 
-def hold_out(indices: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split unlabelled indices into those trained on and ``count`` (at most a fifth) held out, by the seed."""
+def split_validation(indices: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split unlabelled indices into those trained on and a validation set of ``count``, a fifth at most."""
     order = np.random.default_rng((seed, 7)).permutation(len(indices))
     count = min(count, len(indices) // 5)
     return indices[np.sort(order[count:])], indices[np.sort(order[:count])]
@@ -182,13 +173,49 @@ class _Rows:
         return rows
 
 
-def _encode(
-    student: Student, images: ImageSource, indices: np.ndarray, pixels: Preprocess, where: torch.device
-) -> Tensor:
+def _projection_head(student: Student, target: Target, seed: int) -> nn.Module:
+    """From the student's features to the target's dimensions; thrown away after distillation."""
+    if student.feature_dim == target.dim:  # as in the paper
+        return nn.Identity()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        return nn.Linear(student.feature_dim, target.dim)
+
+
+def _loader(
+    images: ImageSource, train: np.ndarray, batches: Batches, student: Student, teacher: Teacher,
+    config: DistillConfig, target: Target, cache_VND: np.ndarray, rows_of: _Rows,
+) -> Callable[[int], tuple[Tensor, Tensor]]:  # fmt: skip
+    """What loads a step: the student's pixels (N, 3, S, S), and the target (N, T) of the very same views."""
+    device = current()
+    student_pixels = Preprocess(student.input)
+    teacher_pixels = Preprocess(teacher.input.with_crop_of(student.input))
+    online = on(teacher, device) if config.mode == "online" else None
+
+    def load(step: int) -> tuple[Tensor, Tensor]:
+        epoch, batch = divmod(step, batches.steps)
+        chosen = train[batches.positions(epoch, batch)]
+        view = epoch % config.views
+        views = make_views(chosen, view, config.seed) if view else None
+        if online is None:
+            pixels_N3SS = student_pixels.tensor(student_pixels.read(images, chosen, views))
+            features_ND = sent(torch.from_numpy(cache_VND[view, rows_of(chosen)]), device)
+        else:
+            decoded = images.read(chosen)
+            pixels_N3SS = student_pixels(decoded, views)
+            with torch.no_grad():  # autograd would refuse a target that inference mode made
+                features_ND = online(sent(teacher_pixels(decoded, views), device))
+        return sent(pixels_N3SS, device), target.of(features_ND)
+
+    return load
+
+
+def _features(student: Student, images: ImageSource, indices: np.ndarray, device: torch.device) -> Tensor:
     student.eval()
+    pixels = Preprocess(student.input)
     blocks = [indices[start : start + 100] for start in range(0, len(indices), 100)]
     with torch.inference_mode():
-        return torch.cat([student(sent(pixels.tensor(pixels.read(images, block)), where)) for block in blocks])
+        return torch.cat([student(sent(pixels.tensor(pixels.read(images, block)), device)) for block in blocks])
 
 
 def _agreement(features_ND: Tensor, outputs_NT: Tensor, teacher_ND: Tensor, target_NT: Tensor) -> dict[str, float]:

@@ -78,7 +78,6 @@ def fit(
     student: StudentConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Make a hasher of a folder of photos, with all folders below it; no label is read. Errors: DistilhashError.
 
@@ -101,7 +100,7 @@ def fit(
         "stage": "fit", "images": images.fingerprint, "teacher": as_dict(teacher), "student": as_dict(student),
         "fit": as_dict(config),
     }  # fmt: skip
-    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite, quiet=quiet)
+    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite)
     with run:
         fit_images(images, teacher_network, plan, config, run)
     return _summary(run.path)
@@ -132,7 +131,7 @@ class _Fit:
     def hasher(self) -> tuple[Hasher, dict[str, Any]]:
         method = _method(self.config)
         if len(self.images) < FEW:
-            self.run.say(
+            self.run.log(
                 f"{len(self.images):,} photos are too few to distil a student on (fewer than {FEW}): "
                 f"the frozen teacher {self.teacher.name} is hashed by ITQ"
             )
@@ -163,7 +162,7 @@ class _Fit:
 
     def _rotate(self, stage: RunDirectory, backbone: Backbone, features_ND: np.ndarray) -> None:
         hasher = itq_hasher(backbone, features_ND, self.config.bits, self.config.seed)
-        stage.say(f"hash itq {self.config.bits} bits: fitted to {min(len(features_ND), SAMPLE):,} photos")
+        stage.log(f"hash itq {self.config.bits} bits: fitted to {min(len(features_ND), SAMPLE):,} photos")
         description = {
             "kind": "hasher", "architecture": backbone.architecture, "bits": self.config.bits,
             "images": self.images.fingerprint, "settings": as_dict(self.config),
@@ -191,7 +190,7 @@ class _Fit:
         distill = self.plan.distill
         return compute_teacher_features(
             self.images, self.indices, self.teacher, self._features, crop_mode=student.input if student else None,
-            views=distill.views if student else 1, seed=distill.seed, precision=distill.precision, say=self.run.say,
+            views=distill.views if student else 1, seed=distill.seed, precision=distill.precision,
         )  # fmt: skip
 
     @property
@@ -200,7 +199,7 @@ class _Fit:
 
     def _stage(self, name: str) -> RunDirectory:
         settings = {"fit": as_dict(self.config), "student": as_dict(self.plan.student), "stage": name}
-        return RunDirectory(self.run.path / name, settings, resume=True, quiet=self.run.quiet)
+        return RunDirectory(self.run.path / name, settings, resume=True)
 
 
 def _method(config: FitConfig) -> str:

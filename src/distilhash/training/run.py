@@ -1,4 +1,4 @@
-"""A run directory: the settings, the log, the metrics and the last state of one training run.
+"""A run directory: the settings, the log, the metrics and the last checkpoint of one training run.
 
     config.json  provenance.json  metrics.jsonl  train.log  checkpoints/last/state.safetensors  model/
 
@@ -11,40 +11,47 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distilhash.checkpoint import load_tensors, save_tensors
 from distilhash.errors import DistilhashError
 from distilhash.files import provenance, read_json, write_atomically, write_json
+from distilhash.progress import log
+from distilhash.training.optim import Optimizers
 
 TEMPORARY = ".*.tmp"  # names of files that are being written
 PREAMBLE = {"provenance.json", "config.json", "split.json", "train.log"}  # what is there before a stage makes anything
 SHOWN = 3  # differing settings that an error names
 
 
+def no_losses() -> Tensor:
+    """Sum and number (2,) of the losses of an epoch that begins; part of the training state."""
+    return torch.zeros(2, dtype=torch.float64)
+
+
 class RunDirectory:
     """The directory of one run, opened fresh, resumed or overwritten.
 
-    Raises DistilhashError where ``path`` holds files and neither ``resume`` nor ``overwrite`` is given, or where ``resume``
-    finds other settings.
+    Args:
+        path: the directory; made where it is missing.
+        settings: JSON data, kept in config.json.
+        resume: continue the run that is there, if one is.
+        overwrite: delete the run that is there, if one is.
+
+    Raises:
+        DistilhashError: the directory holds files and neither ``resume`` nor ``overwrite`` is set; ``resume`` finds
+            other settings; ``overwrite`` finds what no run wrote.
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        settings: dict[str, Any],
-        *,
-        resume: bool = False,
-        overwrite: bool = False,
-        quiet: bool = False,
+        self, path: str | Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False
     ) -> None:
         self.path = Path(path)
-        self.quiet = quiet
         self._last_save = time.monotonic()
         settings = json.loads(json.dumps(settings))
         if self.path.exists() and not self.path.is_dir():
@@ -72,11 +79,11 @@ class RunDirectory:
             self.drop_state()
 
     def __enter__(self) -> RunDirectory:
-        """The run itself; at the end of the block one that came to nothing is taken back."""
+        """The run itself; see :meth:`__exit__`."""
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Remove the directory of a run that a DistilhashError ended at once: the mended command shall not be refused."""
+        """Remove the directory of a run that a DistilhashError ended at once, so that the next try is not refused."""
         made = {path.name for path in self.path.rglob("*") if path.is_file()}
         if isinstance(error, DistilhashError) and made <= PREAMBLE:
             shutil.rmtree(self.path)
@@ -86,15 +93,30 @@ class RunDirectory:
         """Whether the run has written its model."""
         return (self.path / "model" / "model.safetensors").is_file()
 
-    def say(self, text: str) -> None:
-        """Show a line of progress on stderr and keep it in train.log."""
-        if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+    def log(self, text: str) -> None:
+        """Log a line, and keep it in train.log."""
+        log.info("%s", text)
         self._append("train.log", text)
 
     def record(self, step: int, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
         self._append("metrics.jsonl", json.dumps({"step": step, **values}))
+
+    def record_epoch(self, stage: str, step: int, epoch: int, losses_2: Tensor, measured: dict[str, float]) -> None:
+        """Log and record the end of an epoch.
+
+        Args:
+            stage: what is trained, in a few words.
+            step: steps that are finished.
+            epoch: epochs that are finished.
+            losses_2: sum and number of the losses of this epoch; set to zero for the next.
+            measured: what was measured after it.
+        """
+        loss = (losses_2[0] / losses_2[1]).item()
+        shown = "".join(f"  {name} {value:.3f}" for name, value in measured.items())
+        self.log(f"{stage}  epoch {epoch}  loss {loss:.4f}{shown}")
+        self.record(step, epoch=epoch, loss=loss, **measured)
+        losses_2.zero_()
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -105,18 +127,32 @@ class RunDirectory:
         """The lines of metrics.jsonl in a run directory that need not be open."""
         return _whole_lines(path / "metrics.jsonl")
 
+    def restore(self, stage: str, optimizers: Optimizers, losses_2: Tensor) -> int:
+        """Put the last saved state back, if there is one, and return how many steps were finished then."""
+        tensors, step = self.load_state()
+        if tensors:
+            losses_2.copy_(tensors.pop("losses"))
+            optimizers.unpack(tensors)
+            self.log(f"{stage} goes on from step {step:,} of {optimizers.steps:,}")
+        return step
+
+    def save_if_due(self, optimizers: Optimizers, losses_2: Tensor, step: int, every_seconds: float) -> None:
+        """Save the state that follows ``step`` finished steps, where the last save is old enough."""
+        if self.state_is_due(every_seconds):
+            self.save_state(optimizers.pack() | {"losses": losses_2}, step)
+
     def state_is_due(self, every_seconds: float) -> bool:
         """Whether the last save of the training state is older than ``every_seconds``."""
         return time.monotonic() - self._last_save >= every_seconds
 
-    def save_state(self, tensors: dict[str, torch.Tensor], step: int) -> None:
+    def save_state(self, tensors: dict[str, Tensor], step: int) -> None:
         """Save the training state that follows ``step`` finished steps."""
         save_tensors(self._state_file, tensors, {"step": step})
         self._last_save = time.monotonic()
 
-    def load_state(self) -> tuple[dict[str, torch.Tensor], int]:
+    def load_state(self) -> tuple[dict[str, Tensor], int]:
         """The last saved state and its step, or no tensors and step 0; later metrics are cut off."""
-        tensors: dict[str, torch.Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         step = 0
         kept: list[dict[str, Any]] = []  # none without a state: the line of step 0 will be written again
         if self._state_file.exists():

@@ -1,8 +1,8 @@
 """The frozen teacher's features of every image and view: computed once, kept in a memory-mapped file.
 
 A frozen teacher gives the same feature for the same pixels in every epoch, so running it beside the student (as the
-published loop does) repeats the dearest part of the work. View 0 is the image itself; views 1, 2, ... are flipped and
-shifted, by a hash of (seed, view, image), so the student can be shown exactly the view a feature was computed on.
+published loop does) repeats the most expensive part of the work. View 0 is the image itself; views 1, 2, ... are
+flipped and shifted, by a hash of (seed, view, image), so that the student can be shown exactly the view of a feature.
 
     features.npy     (V, N, D) float32, memory-mapped; partial until progress says so
     cache.json       fingerprint and shape; the arithmetic that the teacher ran in; rows done
@@ -34,10 +34,10 @@ from distilhash.errors import DistilhashError
 from distilhash.files import fingerprint_of_indices, read_json, write_json
 from distilhash.models.fold import folded
 from distilhash.models.teacher import Teacher
+from distilhash.progress import progress
 
-BATCH, BATCH_PIXELS = 64, 400_000  # most of a forward pass: larger ones leave the processor's caches and are slower
+BATCH, BATCH_PIXELS = 64, 400_000  # most of a forward pass: larger ones leave the CPU's caches and are slower
 FLUSH_SECONDS = 1.0  # what a kill loses at most
-SAY_SECONDS = 5.0
 
 
 def compute_teacher_features(
@@ -51,14 +51,29 @@ def compute_teacher_features(
     seed: int = 0,
     precision: str = "float32",
     rebuild: bool = False,
-    say: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
-    """Features (V, N, D) float32 of ``images[indices]``, read-only and memory-mapped; computed where not yet there.
+    """The teacher's features of images and their views, computed where they are not in the cache yet.
 
-    ``crop_mode`` is the input of the student, whose crop_mode and margin the teacher takes over so that both see the same
-    part of an image. ``precision`` is what the teacher runs in; "auto": what the features there are in, or what is
-    faster. An interrupted pass goes on where it stopped. Errors: DistilhashError where the directory holds the features of
-    another teacher, of other images or views or in another precision, and where the disk has no room for them.
+    An interrupted pass goes on where it stopped.
+
+    Args:
+        images: the source.
+        indices: which of its images.
+        teacher: frozen.
+        directory: of the cache.
+        crop_mode: the input of the student, whose crop mode and margin the teacher takes over, so that both see the
+            same part of an image.
+        views: of each image; the first is the image itself.
+        seed: of the views.
+        precision: what the teacher runs in; "auto": that of the features in the cache, or the faster one.
+        rebuild: compute them anew.
+
+    Returns:
+        Features (V, N, D) float32, read-only and memory-mapped.
+
+    Raises:
+        DistilhashError: the cache is of another teacher, of other images or views or in another precision, or the disk
+            has no room for it.
     """
     seen = teacher.input.with_crop_of(crop_mode) if crop_mode else teacher.input
     shape = (views, len(indices), teacher.feature_dim)
@@ -75,13 +90,13 @@ def compute_teacher_features(
     target = directory / "features.npy"
     if done < total:
         features = np.load(target, mmap_mode="r+", allow_pickle=False).reshape(total, -1)
-        where = current()
-        batch = _batch(seen, where)
+        device = current()
+        batch = _batch(seen, device)
         if precision == "auto":
             precision = fastest_precision(folded(teacher), (batch, 3, seen.size, seen.size))
-        network = on(folded(teacher, precision=precision), where)
-        work = _Pass(features, images, indices, network, Preprocess(seen), seed, batch, where)
-        work.run(done, lambda rows: _write_progress(directory, key, shape, precision, rows), say)
+        network = on(folded(teacher, precision=precision), device)
+        work = _Pass(features, images, indices, network, Preprocess(seen), seed, batch, device)
+        work.run(done, lambda rows: _write_progress(directory, key, shape, precision, rows))
         del features
     return np.load(target, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
@@ -97,36 +112,32 @@ class _Pass:
     preprocess: Preprocess
     seed: int
     batch: int
-    where: torch.device
+    device: torch.device
 
-    def run(self, done: int, commit: Callable[[int], None], say: Callable[[str], None]) -> None:
+    def run(self, done: int, commit: Callable[[int], None]) -> None:
         """Fill the rows from ``done`` on; ``commit`` is told how many are safely on disk."""
         count, total, batch = len(self.indices), len(self.rows), self.batch
         # A batch never crosses a view, and a resumed pass has the borders of an uninterrupted one. On another device
         # batches have another size: one that is done in part is done again.
         borders = [(view, first) for view in range(total // count) for first in range(0, count, batch)]
         borders = [(view, first) for view, first in borders if view * count + min(first + batch, count) > done]
-        began = flushed = said = time.monotonic()
-        start = done
-        computed = through(self._pixels, self._features, borders, shared=self.where.type != "cpu")
-        for (view, first), features_ND in zip(borders, computed, strict=True):
-            self.rows[view * count + first :][: len(features_ND)] = features_ND
-            done = view * count + first + len(features_ND)
-            now = time.monotonic()
-            if now - flushed > FLUSH_SECONDS or done == total:
-                self.rows.flush()
-                commit(done)
-                flushed = now
-            if now - said > SAY_SECONDS or done == total:
-                said = now
-                rate = (done - start) / (now - began)
-                say(f"teacher features {done:,}/{total:,}  {rate:,.0f} images/s  {(total - done) / rate:.0f} s left")
+        flushed = time.monotonic()
+        computed = through(self._pixels, self._features, borders, shared=self.device.type != "cpu")
+        with progress("teacher features", total, done=done) as shown:
+            for (view, first), features_ND in zip(borders, computed, strict=True):
+                self.rows[view * count + first :][: len(features_ND)] = features_ND
+                before, done = done, view * count + first + len(features_ND)
+                shown.add(done - before)
+                if time.monotonic() - flushed > FLUSH_SECONDS or done == total:
+                    self.rows.flush()
+                    commit(done)
+                    flushed = time.monotonic()
 
     def _pixels(self, border: tuple[int, int]) -> Tensor:
         view, first = border
         chosen = self.indices[first : first + self.batch]
         views = make_views(chosen, view, self.seed) if view else None
-        return sent(self.preprocess.tensor(self.preprocess.read(self.images, chosen, views)), self.where)
+        return sent(self.preprocess.tensor(self.preprocess.read(self.images, chosen, views)), self.device)
 
     def _features(self, pixels_N3SS: Tensor) -> np.ndarray:
         with torch.inference_mode():
@@ -134,9 +145,9 @@ class _Pass:
         return features_ND
 
 
-def _batch(seen: InputConfig, where: torch.device) -> int:
+def _batch(seen: InputConfig, device: torch.device) -> int:
     """Images of one forward pass."""
-    return max(1, batch_factor(where) * min(BATCH, BATCH_PIXELS // seen.size**2))
+    return max(1, batch_factor(device) * min(BATCH, BATCH_PIXELS // seen.size**2))
 
 
 def _open_cache(
