@@ -234,7 +234,7 @@ def test_the_comparison_trains_on_no_query(tmp_path, monkeypatch):
     watched(hashing, "train_hasher", lambda *arguments: "hash")
     watched(arms, "compute_teacher_features", lambda images, indices, teacher, directory: directory.name)
     config = DemoConfig(teacher_size=32, distill_epochs=1, hash_epochs=1, bits=16)
-    runner.run_demo(config, tmp_path / "demo", quiet=True)
+    runner.run_demo(config, tmp_path / "demo")
     assert set(trained) == set(split.unlabelled)
     assert spy.seen["distil"] <= set(split.unlabelled)
     assert spy.seen["hash"] <= set(split.train)

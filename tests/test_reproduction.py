@@ -43,7 +43,7 @@ def run(path, **options):
     chosen = {"budget": "smoke", "arms": "distilled,teacher_frozen", "frameworks": "csq"} | {
         name: options.pop(name) for name in list(options) if name not in ("resume", "overwrite")
     }
-    return reproduce("cifar10", path, config=ReproduceConfig(**chosen), quiet=True, **options)
+    return reproduce("cifar10", path, config=ReproduceConfig(**chosen), **options)
 
 
 def numbers(trials):

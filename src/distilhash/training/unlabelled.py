@@ -45,10 +45,19 @@ class Itq:
 
 
 def itq(features_ND: np.ndarray, num_bits: int, seed: int = 0, turns: int = TURNS) -> Itq:
-    """Fit Iterative Quantization to these features.
+    """Fit Iterative Quantization.
 
-    Where there are fewer components than bits (few images, or few dimensions) the rest of the cube's sides are empty,
-    and the rotation shares the components out among all bits. Errors: DistilhashError for features that are no finite matrix.
+    Where there are fewer components than bits (few images, or few dimensions) the rotation shares them out among all
+    bits.
+
+    Args:
+        features_ND: of any images.
+        num_bits: K.
+        seed: of the first rotation.
+        turns: of codes and rotation.
+
+    Raises:
+        DistilhashError: the features are no finite matrix, or the number of bits is not positive.
     """
     features_ND = np.asarray(features_ND, np.float64)
     if features_ND.ndim != 2 or len(features_ND) == 0 or not np.isfinite(features_ND).all():
