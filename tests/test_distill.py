@@ -138,9 +138,7 @@ def test_what_cannot_be_run_is_refused_before_the_teachers_pass(tmp_path, change
 
 
 def test_too_few_images_for_a_validation_set_are_refused(tmp_path):
-    with pytest.raises(
-        DistilhashError, match="got 54, of which 10 are"
-    ):
+    with pytest.raises(DistilhashError, match="got 54, of which 10 are"):
         distil_tiny(tmp_path / "run", images=tiny_images(54))
     distil_tiny(tmp_path / "enough", settings(epochs=1), images=tiny_images(55))
 

@@ -54,7 +54,9 @@ def test_fit_distils_and_hashes(here, capsys, monkeypatch):
     before = content(Path("run"))
     assert answer(capsys, "fit", "photos", "--output", "run", *FIT, "--resume")[0] == found
     assert content(Path("run")) == before
-    assert refused(capsys, "fit", "photos", "--output", "run", *FIT).startswith("the run directory exists; got run; ")
+    assert refused(capsys, "fit", "photos", "--output", "run", *FIT, "--quiet").startswith(
+        "the run directory exists; got run; "
+    )
 
 
 def test_few_photos_are_hashed_with_the_teacher(here, capsys):
@@ -107,7 +109,9 @@ def test_mistakes_are_one_sentence(here, capsys):
         "unknown fit method; got 'x'; choose one of: auto, itq, pseudo."
     )
     assert refused(capsys, "fit", "nowhere").startswith("there is no such folder; got nowhere")
-    assert refused(capsys, "fit", "photos", "--teacher", "pip/nope").startswith("unknown teacher; got 'pip/nope'")
+    assert refused(capsys, "fit", "photos", "--teacher", "pip/nope", "--quiet").startswith(
+        "unknown teacher; got 'pip/nope'"
+    )
 
 
 @pytest.fixture
