@@ -58,7 +58,7 @@ def test_the_budgets_have_the_trials_that_they_promise():
     assert all("finetuned" in name for name in names[-8:])
     assert not any("finetuned" in name for name in names[:-8])
     assert len(keys_of(paper_cifar10(), ReproduceConfig(seeds="0,1,2", bits="16,32,48,64"))) == 96
-    few = keys_of(desktop_cifar10(), ReproduceConfig(arms="scratch", frameworks="dch", bits="48", seeds="5,7"))
+    few = keys_of(desktop_cifar10(), ReproduceConfig(arms="scratch", frameworks="dch", bits="48", seeds="5,7,5"))
     assert [trial.name for trial in few] == ["scratch-dch-48-5", "scratch-dch-48-7"]
 
 
@@ -72,6 +72,7 @@ def test_shards_are_all_trials_once(count):
     ("wrong", "said"),
     [
         ({"shard": "3/2"}, "3/2"),
+        ({"shard": "1/3"}, "1/3"),
         ({"arms": "student"}, "unknown arm; got '?student"),
         ({"frameworks": "itq"}, "unknown hashing framework; got '?itq"),
         ({"bits": "sixteen"}, "--bits .*; got sixteen"),

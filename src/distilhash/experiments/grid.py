@@ -39,7 +39,7 @@ def keys_of(preset: Preset, config: ReproduceConfig) -> list[TrialKey]:
         TrialKey(seed=seed, bits=length, framework=framework, arm=arm)
         for (arm, framework), seed, length in product(pairs, seeds or preset.seeds, bits or preset.bits)
     )
-    return sorted(filter(wanted, keys), key=order)
+    return sorted(dict.fromkeys(filter(wanted, keys)), key=order)
 
 
 def shard_of(keys: list[TrialKey], shard: str) -> list[TrialKey]:

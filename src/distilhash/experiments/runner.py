@@ -70,7 +70,10 @@ def reproduce(
     if table not in TABLES:
         raise unknown_name("table", table, TABLES)
     preset = TABLES[table][config.budget]()
-    keys = shard_of(keys_of(preset, config), config.shard)
+    every = keys_of(preset, config)
+    keys = shard_of(every, config.shard)
+    if not keys:
+        raise DistilhashError("this shard holds no trial", config.shard, f"there are {len(every)} to share out")
     if (table == "nuswide") != bool(config.images):
         raise DistilhashError(
             "nuswide needs a folder with list files, and cifar10 takes none", f"{table}, --images {config.images}"

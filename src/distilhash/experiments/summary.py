@@ -65,13 +65,8 @@ def _training(trials: Sequence[Trial], path: Path) -> list[tuple[str, str, list[
     place = path / str(trials[0].seed)
     distilled = RunDirectory.metrics_in(place / "distill")
     hashed = [
-        _curve(
-            f"{ARMS[trial.arm]}, {trial.framework.upper()}",
-            RunDirectory.metrics_in(place / _key(trial).stage),
-            "loss",
-            trial.arm,
-        )
-        for trial in trials
+        _curve(f"{ARMS[t.arm]}, {t.framework.upper()}", RunDirectory.metrics_in(place / _key(t).stage), "loss", t.arm)
+        for t in trials
     ]
     figures = [
         ("Distillation loss", "loss", [_curve(ARMS["distilled"], distilled, "loss", "distilled")]),
