@@ -55,21 +55,17 @@ def csv_text(trials: Iterable[Trial]) -> str:
 
 
 def terminal_table(trials: Iterable[Trial]) -> TerminalTable:
-    """The trials for rich to print, one a line, a rule between frameworks and code lengths."""
-    table = TerminalTable(box=None, pad_edge=False)
-    for name in ("method", "backbone", "framework"):
-        table.add_column(name, no_wrap=True)
-    for name in ("bits", "seed", "mAP", "stable", "P@r<=2", "params", "MACs", "seconds"):
+    """The trials for rich to print, one a line; in 80 columns names wrap, and numbers stay whole."""
+    table = TerminalTable(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("method", "backbone"):
+        table.add_column(name, overflow="fold")
+    table.add_column("code", no_wrap=True)
+    for name in ("seed", "mAP", "stable", "P@r<=2", "params", "MACs", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    groups: dict[tuple[object, ...], list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault((trial.dataset, trial.protocol, trial.framework, trial.bits), []).append(trial)
-    for group in groups.values():
-        for t in sorted(group, key=lambda trial: list(ARMS).index(trial.arm)):
-            numbers = [str(t.bits), str(t.seed), *map(score, (t.map, t.stable_map, t.precision_at_radius_2))]
-            numbers += [count(t.parameters), count(t.macs), whole(t.seconds)]
-            table.add_row(*(_printable(text) for text in (ARMS[t.arm], t.backbone, t.framework.upper(), *numbers)))
-        table.add_section()
+    for t in sorted(trials, key=lambda t: (t.dataset, t.protocol, t.framework, t.bits, list(ARMS).index(t.arm))):
+        numbers = [*map(score, (t.map, t.stable_map, t.precision_at_radius_2)), count(t.parameters), count(t.macs)]
+        texts = [ARMS[t.arm], t.backbone, f"{t.framework.upper()} {t.bits}", str(t.seed), *numbers, whole(t.seconds)]
+        table.add_row(*map(_printable, texts))
     return table
 
 
