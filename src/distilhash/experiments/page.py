@@ -1,7 +1,7 @@
 """The report of a comparison: one self-contained HTML page, and beside it table.md and trials.csv.
 
-``comparison`` says what the trials show and ``charts`` draws; this module selects what is drawn, and the templates lay
-out the page. A section appears when it has data. Every number of a table leads to its trials.
+``comparison`` and ``findings`` say what the trials show, and ``charts`` draws; this module selects what is drawn, and
+the templates lay out the page. A section appears when it has data. Every number of a table leads to its trials.
 """
 
 from __future__ import annotations
@@ -26,21 +26,19 @@ from distilhash.experiments.charts import DASHES, Disc, Line, bubble_chart, line
 from distilhash.experiments.comparison import (
     DATASETS,
     MISSING,
-    Column,
     Entry,
-    Findings,
     Place,
     Row,
     Table,
     best_of,
     count,
-    pairs_of,
     score,
     settings_apart,
     signed,
     tables_of,
     whole,
 )
+from distilhash.experiments.findings import Findings, gains_of
 from distilhash.experiments.tables import csv_text, markdown_page, note
 from distilhash.experiments.trials import ARMS, Curve, Example, Report
 from distilhash.files import write_atomically
@@ -122,7 +120,7 @@ def templates() -> jinja2.Environment:
     environment.filters |= {"score": score, "signed": signed, "count": count, "whole": whole, "seconds": _seconds,
                             "emphasised": _emphasised, "data_uri": _data_uri}  # fmt: skip
     environment.globals |= {"ARMS": ARMS, "DATASETS": DATASETS, "MISSING": MISSING, "COLUMNS": COLUMNS, "score": score,
-                            "best_of": best_of, "settings_apart": settings_apart, "gains_of": gains_of, "knows": knows,
+                            "best_of": best_of, "settings_apart": settings_apart, "gains_of": gains_of,
                             "anchor": anchor, "layout": layout, "note": note}  # fmt: skip
     return environment
 
@@ -142,20 +140,6 @@ def _seconds(table: Table) -> float:
 def anchor(number: int, table: Table, place: Place) -> str:
     """The id of an entry's record on the page; ``number`` is the table's place."""
     return f"trial-{number}-{table.rows.index(place[0])}-{table.columns.index(place[1])}"
-
-
-def gains_of(table: Table) -> dict[str, dict[Column, float]]:
-    """For each student trained both ways: what distillation adds in each column."""
-    gains: dict[str, dict[Column, float]] = {}
-    for pair in pairs_of([table], "scratch"):
-        one = pair.ours.one
-        gains.setdefault(one.backbone, {})[one.framework, one.bits] = pair.difference
-    return gains
-
-
-def knows(table: Table, pick: str) -> bool:
-    """Whether an entry knows another choice of the epoch for each of its seeds: fewer would not be its mean."""
-    return any(math.isfinite(entry.mean_of(pick)) for entry in table.entries.values())
 
 
 def layout(
