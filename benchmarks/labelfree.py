@@ -105,7 +105,6 @@ class Bench:
             cropped_teacher(self.preset),
             self.run / "teacher_features",
             precision="auto",
-            say=print,
         )[0]
         return {part: cache[np.searchsorted(cached, wanted)] for part, wanted in self.parts.items()}
 

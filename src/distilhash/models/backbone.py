@@ -1,4 +1,4 @@
-"""What every backbone carries, and the one way in which foreign weights enter: as plain tensors that are checked.
+"""What every backbone carries, and how weights from outside are loaded: as plain tensors that are checked.
 
 A backbone maps images (N, 3, S, S) to features (N, D) and knows how it is fed and how it is built again.
 
@@ -29,7 +29,7 @@ class Backbone(nn.Module):
     input: InputConfig  # S and the rest of the preprocessing
     name: str  # the name it was created by
     architecture: dict[str, Any]  # JSON data from which rebuild_backbone makes the same network, without its weights
-    pretrained: bool = False  # whether its weights were trained before, here or by others, or are as they were drawn
+    pretrained: bool = False  # whether its weights were trained before, here or by others
     in_order: bool = False  # whether every BatchNorm is known to follow the convolution that is declared before it
 
 
@@ -44,10 +44,13 @@ def fingerprint_of(module: nn.Module) -> str:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a file that torch.save wrote, by name, on the CPU.
+    """The tensors of a file by name, on the CPU.
 
-    A pickle of anything but tensors is refused unread. A checkpoint that nests its tensors under "state_dict" or
-    "model" is opened there.
+    Args:
+        path: a .safetensors file, or one that torch.save wrote; tensors may be nested under "state_dict" or "model".
+
+    Raises:
+        DistilhashError: there is no such file, or it holds anything but tensors; no pickled object is loaded.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,9 +63,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         else:
             with warnings.catch_warnings(action="ignore"):  # torch's doubts about a file: we load it or we say why not
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch and safetensors raise a dozen kinds for the dozen ways in which a file is no good
+    except Exception as error:  # torch and safetensors raise a dozen kinds
         raise _not_tensors(path) from error
     for nested in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(nested), dict):
@@ -81,9 +82,16 @@ def _not_tensors(path: Path) -> DistilhashError:
 
 
 def load_checked(module: nn.Module, state: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:
-    """Load the state into the module; DistilhashError, naming the first few tensors that do not fit, when it is another's.
+    """Load a state into a module.
 
-    assign=True adopts the tensors instead of copying them, which is how a module on the meta device gets its weights.
+    Args:
+        module: whose names and shapes the state must have.
+        state: tensors by name.
+        what: the module's name in an error.
+        assign: adopt the tensors instead of copying them, as a module on the meta device needs.
+
+    Raises:
+        DistilhashError: tensors are missing, unexpected or of another shape; the first few are named.
     """
     own = module.state_dict()
     missing = [name for name in own if name not in state]

@@ -27,8 +27,8 @@ PUBLISHED_HEADS = ("binary", "binary_new")  # v1's and v2's names of the hash la
 class Hasher(nn.Module):
     """Backbone and hash head; forward gives outputs (N, K) before tanh and sign.
 
-    freeze_backbone keeps the backbone in eval mode and out of the gradient, also after train(): only the head learns.
-    A frozen Teacher is such a backbone by itself.
+    freeze_backbone keeps the backbone in eval mode and out of the gradient, also after train(); a frozen Teacher is such
+    a backbone by itself.
     """
 
     def __init__(self, backbone: Backbone, num_bits: int, freeze_backbone: bool = False) -> None:
@@ -36,7 +36,7 @@ class Hasher(nn.Module):
         self.backbone = backbone
         self.head = nn.Linear(backbone.feature_dim, num_bits)
         self.num_bits = num_bits
-        self.precision = "float32"  # of its training, in which it encodes, too, where the processor has it
+        self.precision = "float32"  # of its training, in which it encodes, too, where the device has it
         self.freeze_backbone = freeze_backbone or (isinstance(backbone, Teacher) and not backbone.trainable)
         if self.freeze_backbone:
             backbone.requires_grad_(False)
@@ -61,9 +61,15 @@ class Hasher(nn.Module):
 
 
 def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone: bool = False) -> Hasher:
-    """A hasher with a fresh head on a backbone, which is a module or the name of a student or a teacher.
+    """A hasher with a random head.
 
-    A teacher that is named is trainable unless freeze_backbone is set; a Teacher that is given stays as it was created.
+    Args:
+        backbone: a module, or the name of a student or a teacher; a named teacher is trainable unless frozen here.
+        num_bits: length of a code.
+        freeze_backbone: only the head is trained.
+
+    Raises:
+        DistilhashError: an unknown name, a module that is no Backbone, or no positive number of bits.
     """
     if not isinstance(num_bits, int) or num_bits < 1:
         raise DistilhashError("a code has a positive whole number of bits", repr(num_bits))
@@ -102,11 +108,19 @@ def rebuild_backbone(architecture: Mapping[str, Any]) -> Backbone:
 
 
 def load_published_student(source: str | Path | Mapping[str, Tensor], num_bits: int | None = None) -> Student | Hasher:
-    """The network of a checkpoint of the published code: a Hasher where it has a hash layer, else a Student.
+    """The network of a checkpoint of the published code; v1 and v2 are told apart by the width of their last stage.
 
-    source is the file or its state dict. v1 and v2 are told apart by the width of their last stage. num_bits is what
-    the hash layer must have; of a checkpoint without one it asks for a fresh head. The stray layer "fc" of distilled
-    checkpoints is dropped, and so is the prefix "module." of parallel training.
+    The stray layer "fc" of distilled checkpoints is dropped, and so is the prefix "module." of parallel training.
+
+    Args:
+        source: the file or its state dict.
+        num_bits: of the hash layer; of a checkpoint without one it asks for a random head.
+
+    Returns:
+        A Hasher where there is a hash layer or ``num_bits`` is given, else a Student.
+
+    Raises:
+        DistilhashError: the tensors are not those of a published student, or codes have another length.
     """
     state = dict(source) if isinstance(source, Mapping) else read_state(source)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}

@@ -102,9 +102,16 @@ class Student(Backbone):
 
 
 def create_student(name: str, size: int = 224, stem: str = "published", *, input: InputConfig | None = None) -> Student:
-    """A student with fresh weights (He et al. 2015, by fan-out) from torch's global generator.
+    """A student with random weights (He et al. 2015, by fan-out) from torch's global generator.
 
-    size is the side of the input in pixels. input replaces the ImageNet preprocessing, and its size must be that size.
+    Args:
+        name: a key of STUDENTS.
+        size: side of the input, pixels.
+        stem: a key of STEMS.
+        input: replaces the ImageNet preprocessing; its size must be ``size``.
+
+    Raises:
+        DistilhashError: an unknown name or stem, or an input that is too small for the stem.
     """
     if name not in STUDENTS:
         raise unknown_name("student", name, STUDENTS)

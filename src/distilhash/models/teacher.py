@@ -32,7 +32,7 @@ class Teacher(Backbone):
     """A pretrained network without its classifier; forward gives features (N, D).
 
     Frozen: no tensor asks for a gradient, and train() leaves it in eval mode, so that not even a BatchNorm statistic
-    moves. trainable=True lifts both, for the arm that fine-tunes its teacher.
+    moves. trainable=True lifts both, for the baseline of a fine-tuned teacher.
     """
 
     pretrained = True
@@ -83,10 +83,17 @@ class Recipe:
 def create_teacher(
     name: str, weights: str | Path | None = None, size: int | None = None, *, trainable: bool = False
 ) -> Teacher:
-    """The pretrained teacher of this name: a key of TEACHERS, or "timm/NAME" with a name of timm's.
+    """A pretrained teacher.
 
-    weights is a state dict on disk (.safetensors, or .pth read as plain tensors) instead of the pretrained one; size is
-    the input's side in pixels instead of the teacher's own. Without a network the weights must be on this machine.
+    Args:
+        name: a key of TEACHERS, or "timm/NAME".
+        weights: a state dict on disk (.safetensors, or .pth read as plain tensors). None: the pretrained weights, which
+            are downloaded where they are not on this machine.
+        size: side of the input, pixels. None: the teacher's own.
+        trainable: for fine-tuning.
+
+    Raises:
+        DistilhashError: an unknown name, weights of another network, no download, or a size that cannot be.
     """
     if size is not None and (not isinstance(size, int) or size < 1):
         raise DistilhashError("the size of a teacher's input is a positive whole number of pixels", repr(size))

@@ -36,7 +36,6 @@ from distilhash.training.run import RunDirectory, no_losses
 from distilhash.training.targets import TARGETS, Target, create_target
 from distilhash.training.teacher_features import compute_teacher_features
 
-MODES = ("cached", "online")
 NEIGHBOURS = 10  # agreement counts how many of the teacher's 10 nearest images are also the student's
 
 

@@ -5,8 +5,8 @@
     hash-itq/ or hash-pseudo/
     model/               the hasher of the last of these
 
-A stage that is whole is not done again, so a run that was stopped goes on. A student needs something to learn from:
-fewer than FEW photos are hashed with the frozen teacher itself.
+A stage that is whole is not done again, so a run that was stopped goes on. Fewer than FEW photos are no
+training set for a student: they are hashed with the frozen teacher itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from distilhash.config import PHOTO_STUDENT, DistillConfig, FitConfig, HashConfi
 from distilhash.data.loading import open_readable
 from distilhash.data.sources import ImageSource
 from distilhash.device import current
-from distilhash.errors import unknown_name
 from distilhash.files import read_json
 from distilhash.inference import head_inputs
 from distilhash.losses import hash_centres
@@ -35,7 +34,6 @@ from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 from distilhash.training.unlabelled import (
     AUTO,
-    METHODS,
     SAMPLE,
     PseudoLabelled,
     itq_hasher,
@@ -79,14 +77,25 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Make a hasher of a folder of photos, with all folders below it; no label is read. Errors: DistilhashError.
+    """Make a hasher of photos; no label is read.
 
-    Result: "hasher" (its model directory), "backbone", "method", "photos", "bits", and of a distilled student
-    "overlap_at_10": the share of the teacher's ten nearest photos that the student has, too, on photos held out.
+    Args:
+        photos: a folder, with all folders below it.
+        output: the run directory.
+        config: the settings.
+        teacher: its settings.
+        student: its settings.
+        resume: continue the run that is there, if one is.
+        overwrite: delete the run that is there, if one is.
+
+    Returns:
+        "hasher" (its model directory), "backbone", "method", "photos", "bits", and of a distilled student
+        "overlap_at_10": the share of the teacher's ten nearest photos that the student has, too, on the validation set.
+
+    Raises:
+        DistilhashError: an unknown teacher or student, no readable photos, or a run that is there.
     """
     config, teacher, student = config or FitConfig(), teacher or TeacherConfig(), student or PHOTO_STUDENT
-    if config.method not in METHODS:
-        raise unknown_name("label-free method", config.method, METHODS)
     images = open_readable(photos, labelled=False)
     plan = fit_plan(config, len(images), student)
     current()
@@ -186,7 +195,7 @@ class _Fit:
         }  # fmt: skip
 
     def _teacher_features(self, student: Backbone | None = None) -> np.ndarray:
-        """(V, N, D) as distillation reads them, framed as the student is, or those of the teacher's own crop_mode."""
+        """(V, N, D) as distillation reads them, cropped as the student's input, or by the teacher's own crop mode."""
         distill = self.plan.distill
         return compute_teacher_features(
             self.images, self.indices, self.teacher, self._features, crop_mode=student.input if student else None,

@@ -43,7 +43,7 @@ def orthonormalize(matrices_GRS: Tensor) -> Tensor:
         p_GRR.diagonal(dim1=1, dim2=2).add_(a)
         product_GRR = p_GRR @ product_GRR
         gram_GRR = p_GRR @ gram_GRR @ p_GRR
-    y_GRS = product_GRR @ x_GRS
+    y_GRS: Tensor = product_GRR @ x_GRS
     return y_GRS if wide else y_GRS.mT
 
 

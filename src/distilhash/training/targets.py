@@ -39,28 +39,35 @@ class Target:
 
 
 def create_target(
-    features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, where: torch.device = CPU
+    features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, device: torch.device = CPU
 ) -> Target:
-    """The target that ``config.loss`` names, fitted to ``rows`` of the (memory-mapped) teacher features.
+    """The target of distillation, fitted on the CPU.
 
-    It is fitted on the processor; ``where`` is the device of the features that it is then asked about.
+    Args:
+        features_ND: the teacher's, perhaps memory-mapped.
+        rows: which of them it is fitted to.
+        config: ``loss`` names a key of TARGETS.
+        device: of the features that it is then asked about.
+
+    Raises:
+        DistilhashError: an unknown loss.
     """
     if config.loss not in TARGETS:
         raise unknown_name("distillation loss", config.loss, TARGETS)
-    return TARGETS[config.loss](features_ND, rows, config, where)
+    return TARGETS[config.loss](features_ND, rows, config, device)
 
 
-def _raw(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, where: torch.device) -> Target:
+def _raw(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, device: torch.device) -> Target:
     return Target(features_ND.shape[1], lambda f_ND: f_ND, distillation_mse)
 
 
-def _standardised(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, where: torch.device) -> Target:
-    mean_D, std_D = (tensor.to(where) for tensor in _statistics(features_ND, rows))
+def _standardised(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, device: torch.device) -> Target:
+    mean_D, std_D = (tensor.to(device) for tensor in _statistics(features_ND, rows))
     return Target(features_ND.shape[1], lambda f_ND: (f_ND - mean_D) / std_D, distillation_mse)
 
 
-def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, where: torch.device) -> Target:
-    direction, centres_TP = find_prototypes(features_ND, rows, config.prototypes, config.seed, where)
+def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, device: torch.device) -> Target:
+    direction, centres_TP = find_prototypes(features_ND, rows, config.prototypes, config.seed, device)
 
     def loss(outputs_NT: Tensor, targets_NT: Tensor) -> Tensor:
         return F.cross_entropy(outputs_NT, targets_NT.softmax(dim=1))
@@ -69,11 +76,12 @@ def _prototypes(features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig
 
 
 def find_prototypes(
-    features_ND: np.ndarray, rows: np.ndarray, count: int, seed: int, where: torch.device = CPU
+    features_ND: np.ndarray, rows: np.ndarray, count: int, seed: int, device: torch.device = CPU
 ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """At most ``count`` prototypes (T, P) of these rows, and how features (N, D) become unit vectors (N, P) like them.
+    """At most ``count`` prototypes of these rows; fewer where there are fewer than eight rows for each.
 
-    Fewer where there are fewer than eight rows for each. Both are for features on the device ``where``.
+    Returns:
+        What makes unit vectors (N, P) of features (N, D) on the device, and the prototypes (T, P) there.
     """
     mean_D, std_D = _statistics(features_ND, rows)
     generator = np.random.default_rng((seed, 11))
@@ -84,7 +92,7 @@ def find_prototypes(
     count = min(count, max(2, len(points_NP) // 8))
     start = np.sort(generator.permutation(len(points_NP))[:count])
     centres_TP = _spherical_k_means(points_NP, points_NP[start])
-    mean_D, std_D, axes_DP, centres_TP = (tensor.to(where) for tensor in (mean_D, std_D, axes_DP, centres_TP))
+    mean_D, std_D, axes_DP, centres_TP = (tensor.to(device) for tensor in (mean_D, std_D, axes_DP, centres_TP))
 
     def direction(f_ND: Tensor) -> Tensor:
         return F.normalize((f_ND - mean_D) / std_D @ axes_DP, dim=1)

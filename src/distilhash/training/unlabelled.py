@@ -25,7 +25,6 @@ from distilhash.models.backbone import Backbone
 from distilhash.models.hasher import Hasher, create_hasher
 from distilhash.training.targets import find_prototypes, principal_axes
 
-METHODS = ("auto", "itq", "pseudo")
 AUTO = "itq"
 SAMPLE = 20_000  # rows that axes and rotation are fitted to
 TURNS = 50  # of codes and rotation, as in the paper
