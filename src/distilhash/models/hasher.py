@@ -27,8 +27,8 @@ PUBLISHED_HEADS = ("binary", "binary_new")  # v1's and v2's names of the hash la
 class Hasher(nn.Module):
     """Backbone and hash head; forward gives outputs (N, K) before tanh and sign.
 
-    freeze_backbone keeps the backbone in eval mode and out of the gradient, also after train(); a frozen Teacher is such
-    a backbone by itself.
+    freeze_backbone keeps the backbone in eval mode and out of the gradient, also after train(). A frozen Teacher is
+    such a backbone by itself.
     """
 
     def __init__(self, backbone: Backbone, num_bits: int, freeze_backbone: bool = False) -> None:
