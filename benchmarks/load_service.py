@@ -1,4 +1,4 @@
-"""Many people at once before a running service: errors, and how long they waited.
+"""Load test of a running service: errors and latency with many clients at once.
 
 python benchmarks/load_service.py http://127.0.0.1:8765 --image photo.jpg --clients 50 --seconds 60
 
@@ -25,7 +25,7 @@ async def client(
     address: str, token: str, image: bytes, until: float, draw: random.Random, waits: dict[str, list[float]],
     errors: dict[str, int],
 ) -> None:  # fmt: skip
-    """One person, until the time is over."""
+    """Send requests one after another until the time is over."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     limits = httpx.Limits(max_connections=1)
     async with httpx.AsyncClient(base_url=address, headers=headers, limits=limits, timeout=60) as session:
@@ -51,7 +51,7 @@ async def client(
 
 
 async def load(options: argparse.Namespace) -> dict[str, object]:
-    """All of them together."""
+    """Run all clients and summarise their waiting times."""
     waits: dict[str, list[float]] = defaultdict(list)
     errors: dict[str, int] = defaultdict(int)
     image, until = options.image.read_bytes(), time.monotonic() + options.seconds
@@ -70,11 +70,11 @@ async def load(options: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="of a running distilhash serve")
-    parser.add_argument("--image", type=Path, required=True, help="what is uploaded")
-    parser.add_argument("--token", default="", help="of the service")
-    parser.add_argument("--clients", type=int, default=50, help="at once, count (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long, seconds (default: %(default)s)")
+    parser.add_argument("address", help="address of a running distilhash serve")
+    parser.add_argument("--image", type=Path, required=True, help="image that is uploaded")
+    parser.add_argument("--token", default="", help="token of the service")
+    parser.add_argument("--clients", type=int, default=50, help="clients at once (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration in seconds (default: %(default)s)")
     print(json.dumps(asyncio.run(load(parser.parse_args())), indent=2))
 
 

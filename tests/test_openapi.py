@@ -1,6 +1,8 @@
-"""The service's own description of itself: asked at random as it says, it answers as it says."""
+"""The API's description: random requests that follow it get the answers that it promises."""
 
 from __future__ import annotations
+
+import contextlib
 
 import numpy as np
 import pytest
@@ -9,7 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from plain_service import make_index, started
+from distilhash.server.app import Service, create_app
+from distilhash.server.library import Library
+from distilhash.server.workers import Workers
+from plain_service import BITS, make_index, started
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +29,12 @@ def described(tmp_path_factory):
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 
-def test_its_own_description_is_true(described):
+def test_answers_follow_the_description(described):
     paths = set()
     for found in described.get_all_operations():
         operation = found.ok()
         paths.add(operation.path)
-        # Random bytes fit the description of an image, and are none.
+        # Random bytes fit the description of an image, but cannot be decoded.
         _ask(operation, [positive_data_acceptance] if operation.path == "/api/search" else [])
     assert {"/api/status", "/api/photos", "/api/search", "/api/photos/{id}/neighbours"} <= paths
 
@@ -41,3 +46,18 @@ def _ask(operation, uncertain):
         case.call_and_validate(excluded_checks=uncertain)
 
     ask()
+
+
+@pytest.mark.parametrize("token", [False, True])
+def test_the_description_says_whether_a_token_is_needed_and_what_bounds_a_radius(tmp_path, token):
+    make_index(tmp_path / "index", tmp_path)
+    with contextlib.closing(Library(tmp_path / "index")) as library:
+        workers = Workers("unused")
+        found = create_app(Service(library, workers, workers, "", ""), token=token).openapi()
+    for path in found["paths"].values():
+        for operation in path.values():
+            assert operation.get("security") == ([{"token": []}] if token else None)
+            assert "HTTPValidationError" not in str(operation)
+    parameters = found["paths"]["/api/search"]["post"]["parameters"]
+    (radius,) = [one["schema"] for one in parameters if one["name"] == "radius"]
+    assert (radius["minimum"], radius["maximum"]) == (0, BITS)

@@ -1,4 +1,4 @@
-"""The verb serve with a real hasher: the page finds what the command line finds."""
+"""The command serve with a real hasher: an upload finds what the command search finds."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""An index of photographs over HTTP: a page, and the same answers as JSON."""
+"""An index of photos over HTTP: a web page and a JSON API."""

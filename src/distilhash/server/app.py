@@ -140,7 +140,9 @@ class Service:
             self._thumbnails.move_to_end(key)
             return content
         content = await self.jpeg(THUMBNAIL, await run_in_threadpool(self.file_of, photo))
-        self._thumbnail_bytes += len(content) - len(self._thumbnails.pop(key, b""))  # a request may have been faster
+        self._thumbnail_bytes += len(content) - len(
+            self._thumbnails.pop(key, b"")
+        )  # another request may have been first
         self._thumbnails[key] = content
         while self._thumbnail_bytes > THUMBNAIL_CACHE_BYTES:
             self._thumbnail_bytes -= len(self._thumbnails.popitem(last=False)[1])
