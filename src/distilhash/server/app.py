@@ -3,6 +3,8 @@
 This process decodes no image and holds no network. A decode worker, which may be killed, turns an upload into pixels of
 the input size, the encode worker turns these into a code, and the code is compared here. FastAPI checks parameters and
 generates /openapi.json; its documentation pages are off, since they load scripts from a CDN.
+
+Routes, parameters and responses stay in one file because together they are the API's contract.
 """
 
 # No `from __future__ import annotations`: FastAPI resolves annotations, and those inside create_app must be objects.
