@@ -188,7 +188,7 @@ def test_whiskers_reach_from_the_lowest_seed_to_the_highest():
     assert len(whiskers) == 2  # none where all seeds agree
     pixels_of_a_unit = (points[0, 1] - points[2, 1]) / 0.2
     for whisker, i, low, high in ((whiskers[0], 0, 0.4, 0.6), (whiskers[1], 2, 0.6, 0.9)):
-        (x, bottom), (_, top) = whisker
+        (x, bottom), (_, top) = whisker[2:4]  # between its caps
         assert x == pytest.approx(points[i, 0], abs=0.11)
         assert bottom - top == pytest.approx((high - low) * pixels_of_a_unit, abs=0.5)
         assert points[0, 1] - bottom == pytest.approx((low - 0.5) * pixels_of_a_unit, abs=0.5)

@@ -102,9 +102,12 @@ def line_chart(
             axes.plot(*zip(*points, strict=True), color=ink, linewidth=2.25, linestyle=style, solid_capstyle="round",
                       dash_capstyle="round")  # fmt: skip
             chart.points(finite if x_ticks else _lone(points), ink, 3.5, "dot")
-            whiskers = [(x, low, high) for x, (low, high) in zip(line.x, line.spread, strict=False) if low < high]
-            if whiskers:
-                axes.vlines(*zip(*whiskers, strict=True), color=ink, linewidth=1.5, alpha=0.75)
+            cap, gap = 0.012 * (max(line.x) - min(line.x)), math.nan
+            for x, (low, high) in zip(line.x, line.spread, strict=False):
+                if low < high:
+                    across = (x - cap, x + cap, gap, x, x, gap, x - cap, x + cap)
+                    up = (low, low, gap, low, high, gap, high, high)
+                    axes.plot(across, up, color=ink, linewidth=1.5, alpha=0.75)
             shown = finite[:: max(1, math.ceil(len(finite) / MOST_TARGETS))]
             titles = [f"{line.name}\n{x_label} {x:.4g}\n{y_label} {y:.4g}" for x, y in shown]
             chart.points(shown, ink, 5, "target", titles)
