@@ -246,7 +246,7 @@ def test_list_names_every_kind():
     assert names.keys() == {
         "teachers", "students", "stems", "crop modes", "distillation losses", "distillation modes", "optimizers",
         "precisions", "devices", "hashing frameworks", "centres", "label-free methods", "data sets", "protocols",
-        "parts", "tables", "budgets", "presets",
+        "parts", "tables", "budgets",
     }  # fmt: skip
     assert names["teachers"] == [*TEACHERS, "timm/NAME"]
     assert names["students"] == ["v1", "v2"]
