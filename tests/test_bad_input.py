@@ -18,23 +18,23 @@ TEACHERS = (
 )
 PROTOCOLS = "cifar10, cifar10-1, cifar10-2"
 UNKNOWN = [  # command, flag, name, what it is called, and the known ones
-    ("demo", "--protocol", "x", "demo protocol", PROTOCOLS),
-    ("hash cifar10", "--protocol", "cifar10-3", "CIFAR-10 protocol", PROTOCOLS),
+    ("demo", "--protocol", "x", "--protocol", PROTOCOLS),
+    ("hash cifar10", "--protocol", "cifar10-3", "--protocol", PROTOCOLS),
     ("distill", "--teacher", "nope", "teacher", TEACHERS),
     ("distill", "--teacher-name", "pip/nope", "teacher", TEACHERS),
     ("distill", "--student", "v9", "student", "v1, v2"),
-    ("distill", "--student-stem", "huge", "student stem", "published, small, tiny"),
-    ("distill", "--student-crop-mode", "x", "student crop_mode", "crop, pad"),
+    ("distill", "--student-stem", "huge", "--student.stem", "published, small, tiny"),
+    ("distill", "--student-crop-mode", "x", "--student.crop-mode", "crop, pad"),
     ("distill", "--loss", "kl", "distillation loss", "prototypes, raw, standardised"),
-    ("distill", "--mode", "x", "distill mode", "cached, online"),
-    ("distill", "--optimizer", "sgd", "distill optimizer", "adamw, muon, published"),
-    ("hash", "--optimizer", "sgd", "hash optimizer", "adamw, muon, published"),
-    ("hash", "--student-stem", "huge", "student stem", "published, small, tiny"),
+    ("distill", "--mode", "x", "--mode", "cached, online"),
+    ("distill", "--optimizer", "sgd", "--optimizer", "adamw, muon, published"),
+    ("hash", "--optimizer", "sgd", "--optimizer", "adamw, muon, published"),
+    ("hash", "--student-stem", "huge", "--student.stem", "published, small, tiny"),
     ("hash", "--framework", "itq", "hashing framework", "csq, dch"),
-    ("hash", "--centres", "x", "hash centres", "auto, bernoulli, hadamard, spread"),
+    ("hash", "--centres", "x", "--centres", "auto, bernoulli, hadamard, spread"),
     ("hash", "--backbone", "pip/nope", "teacher", TEACHERS),
     ("hash", "--backbone", "v9", "backbone", f"a distilled student's run directory, {TEACHERS}, v1, v2"),
-    ("encode", "--part", "test", "part", "all, database, query, train, validation"),
+    ("encode", "--part", "test", "--part", "all, database, query, train, validation"),
     ("profile", "v9", "v9", "network", f"a run directory, {TEACHERS}, v1, v2"),
 ]
 
@@ -42,7 +42,9 @@ UNKNOWN = [  # command, flag, name, what it is called, and the known ones
 @pytest.mark.parametrize(("command", "flag", "name", "kind", "known"), UNKNOWN)
 def test_an_unknown_name_lists_the_known_ones(command, flag, name, kind, known, here, capsys):
     given = (flag, name) if flag.startswith("--") else (name,)
-    assert refused(capsys, *COMMANDS[command], *given) == f"unknown {kind}; got {name!r}; choose one of: {known}."
+    said = refused(capsys, *COMMANDS[command], *given)
+    assert said.startswith(f"unknown {kind}; got {name!r}; choose one of: ")
+    assert set(said.split("choose one of: ")[1].split(";")[0].removesuffix(".").split(", ")) == set(known.split(", "))
 
 
 def test_an_unknown_name_of_timm_suggests_near_ones(here, capsys):
@@ -130,42 +132,26 @@ def test_too_few_images_are_counted(here, capsys):
     )
 
 
-# What is not ours to refuse
+# Words that are no command
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "facts"),
     [
-        ((), "distilhash: the following arguments are required: VERB; see distilhash --help."),
-        (("hash",), "distilhash hash: the following arguments are required: IMAGES; see distilhash hash --help."),
-        (
-            ("hash", "photos", "--epoch", "3"),
-            "distilhash hash: unknown argument --epoch 3; see distilhash hash --help.",
-        ),
-        (
-            ("hash", "photos", "--bits", "many"),
-            "distilhash hash: argument --bits: invalid int value: 'many'; see distilhash hash --help.",
-        ),
-        (
-            ("hash", "photos", "--resume", "--overwrite"),
-            "distilhash hash: argument --overwrite: not allowed with argument --resume; see distilhash hash --help.",
-        ),
+        ((), ["missing", "distilhash --help", *cli.COMMANDS]),
+        (("frobnicate",), ["'frobnicate'", "distilhash --help", *cli.COMMANDS]),
+        (("hash",), ["IMAGES", "distilhash hash --help"]),
+        (("profile",), ["NETWORKS"]),
+        (("hash", "photos", "--epoch", "3"), ["--epoch", "distilhash hash --help"]),
+        (("hash", "photos", "--bits", "many"), ["--bits", "'many'", "whole number", "distilhash hash --help"]),
+        (("hash", "photos", "--gamma", "many"), ["--gamma", "'many'", "number", "distilhash hash --help"]),
+        (("hash", "photos", "--resume", "--overwrite"), ["--resume", "--overwrite", "distilhash hash --help"]),
+        (("hash", "photos", "--bits"), ["--bits", "distilhash hash --help"]),
     ],
 )
-def test_a_command_that_cannot_be_parsed_is_one_line(words, said, here, capsys):
-    with pytest.raises(SystemExit) as left:
-        cli.main(list(words))
-    assert left.value.code == 2
-    assert capsys.readouterr().err == said + "\n"
-
-
-def test_an_unknown_verb_lists_the_known_ones(capsys):
-    with pytest.raises(SystemExit) as left:
-        cli.main(["frobnicate"])
-    assert left.value.code == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert all(verb in err for verb in cli.VERBS)
+def test_a_command_that_cannot_be_parsed_is_one_line(words, facts, here, capsys):
+    said = refused(capsys, *words)
+    assert all(fact in said for fact in facts)
 
 
 @pytest.mark.parametrize(

@@ -1,92 +1,94 @@
-"""What --help promises: every setting with its unit and default, and the same verbs in Python as in the shell."""
+"""What --help promises: every setting with a text and a default, and the same commands in Python as in the shell."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
+import inspect
+import os
 import subprocess
 import sys
+import typing
 
 import pytest
 
 import distilhash
-from distilhash import cli
-from distilhash.config import (
-    DemoConfig,
-    DistillConfig,
-    ExportConfig,
-    FitConfig,
-    HashConfig,
-    ReproduceConfig,
-    StudentConfig,
-    TeacherConfig,
-)
-
-SETTINGS = {
-    "demo": [("", DemoConfig)],
-    "distill": [("teacher-", TeacherConfig), ("student-", StudentConfig), ("", DistillConfig)],
-    "hash": [("teacher-", TeacherConfig), ("student-", StudentConfig), ("", HashConfig)],
-    "export": [("", ExportConfig)],
-    "reproduce": [("", ReproduceConfig)],
-    "fit": [("teacher-", TeacherConfig), ("", FitConfig)],
-}
-FLAGS = {  # those that are no setting of a stage, and what their help must say
-    "demo": {"--output DIR": "default: runs/demo"},
-    "distill": {"--output DIR": "default: runs/distill", "--split-seed INT": "default: 0", "--all-images": "queries",
-                "--protocol NAME": "default: cifar10", "--features DIR": "left out: in the run"},
-    "hash": {"--output DIR": "default: runs/hash", "--backbone NAME|DIR": "default: v1", "--split FILE": "left out"},
-    "encode": {"--part NAME": "default: all", "--output FILE": "default: codes.safetensors",
-               "--device NAME": "left out: DISTILHASH_DEVICE or auto",
-               "--threads INT": "left out: one for each core", "--int8": "exported"},
-    "export": {"--output DIR": "default: exported", "--split FILE": "left out", "--overwrite": "replace"},
-    "fit": {"--output DIR": "default: runs/fit", "--device NAME": "cuda:N",
-            "--student-size INT": "(default: 64)",
-            "--student-stem STR": "(default: small)"},
-    "evaluate": {"--at K": "count", "--output FILE": "JSON"},
-    "profile": {"--bits INT": "bits (default: 64)", "--size INT": "pixels; left out",
-                "--seconds FLOAT": "seconds (default: 1.0)"},
-    "reproduce": {"TABLE": "nuswide", "--output DIR": "default: runs/reproduce"},
-    "check": {"IMAGES": "list files", "--quiet": "stderr"},
-    "list": {"--json": "JSON"},
-    "index": {"--quiet": "stderr", "--index FILE": "default: photos.index", "--rebuild": "hasher",
-              "--hasher DIR": "left out: the index's own", "--int8": "exported"},
-    "search": {"--id N": "repeated", "--top INT": "left out: 10", "--radius INT": "bits; left out",
-               "--group-duplicates [INT]": "bits", "--hasher DIR": "left out: where it was", "--int8": "left out: as"},
-    "serve": {"--port INT": "default: 8765", "--host ADDRESS": "default: 127.0.0.1", "--token TEXT": "left out",
-              "--host-name NAME": "repeated", "--hasher DIR": "left out: where it was", "--int8": "left out: as"},
-    "code": {"--json": "JSON", "--int8": "exported"},
-}  # fmt: skip
+from distilhash import api, cli
+from distilhash.config import Config
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_help_shows_every_setting_with_its_unit_and_default(verb, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "300")
-    with pytest.raises(SystemExit) as left:
-        cli.main([verb, "--help"])
-    assert left.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith(f"usage: distilhash {verb}")
-    for flag, said in FLAGS[verb].items():
-        assert flag in text
-        assert said in text.split(flag, 1)[1].split(" --", 1)[0], flag
-    skipped = {("hash", "teacher-", "name"), ("hash", "student-", "name")}  # --backbone names both
-    for prefix, config in SETTINGS.get(verb, []):
+def flags_of(command: str) -> dict[str, object]:
+    """Each flag of a command with its default, from the function and the dataclasses in its signature."""
+    found: dict[str, object] = {}
+    hints = typing.get_type_hints(cli.COMMANDS[command])
+    for name, parameter in inspect.signature(cli.COMMANDS[command]).parameters.items():
+        if dataclasses.is_dataclass(hints[name]):
+            prefix = f"--{name}." if name in ("teacher", "student") else "--"
+            for field in dataclasses.fields(hints[name]):
+                found[prefix + field.name.replace("_", "-")] = getattr(parameter.default, field.name)
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            found["--" + name.replace("_", "-")] = parameter.default
+    return found
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_shows_every_flag_with_a_text_and_its_default(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([command, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert max(map(len, out.splitlines())) <= 80
+    text = " ".join(out.replace("\u2502", " ").split())
+    assert text.startswith(f"usage: distilhash {command}")
+    flags = flags_of(command)
+    assert "--json" in flags
+    for flag, default in flags.items():
+        said = text.split(f" {flag} ", 1)[1].split(" --", 1)[0]
+        assert f"(default: {default})" in said or (default == () and "repeated" in said), flag
+        assert len(said.split("(default")[0].split()) > 2, flag
+
+
+def test_every_field_of_a_config_has_a_docstring():
+    from tyro._docstrings import get_field_docstring
+
+    for config in Config.__subclasses__():
         for field in dataclasses.fields(config):
-            if (verb, prefix, field.name) in skipped:
-                continue
-            flag = f"--{prefix}{field.name.replace('_', '-')} "
-            assert flag in text
-            default = f" (default: {field.default})" if field.default not in (None, False) else ""
-            assert default in text, flag
-    assert not re.search(r"default: [^()]*\) \(default", text)  # told twice
+            assert get_field_docstring(config, field.name, ()), f"{config.__name__}.{field.name}"
+
+
+def test_the_overview_names_every_command_in_80_columns(capsys):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {command} " in out for command in cli.COMMANDS)
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_help_needs_no_network_library():
-    code = "import sys, distilhash.cli as c; c._parser().format_help(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = "import sys, distilhash.cli as c; c.main(['distill', '--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_python_and_the_shell_have_the_same_verbs():
-    for verb in set(cli.VERBS) - {"list"}:
-        assert callable(getattr(distilhash, verb))
-        assert verb in dir(distilhash)
+def test_python_and_the_shell_have_the_same_commands():
+    for command in set(cli.COMMANDS) - {"list"}:
+        assert getattr(distilhash, command) is getattr(api, command)
+        assert command in dir(distilhash)
+        assert inspect.getdoc(getattr(api, command))
+
+
+def test_import_all_shadows_no_builtin():
+    import builtins
+
+    assert not set(distilhash.__all__) & set(dir(builtins))
+    assert all(hasattr(distilhash, name) for name in distilhash.__all__)
+
+
+def test_the_process_starts_once_more_with_what_libraries_read_at_their_start():
+    program = (
+        "import os, sys, distilhash.__main__ as m, distilhash.cli as c; "
+        "c.main = lambda: print({n: os.environ.get(n) for n in m.ENVIRONMENT}, m.STARTED in os.environ); m.run()"
+    )
+    from distilhash.__main__ import ENVIRONMENT
+
+    own = {"OMP_WAIT_POLICY": "ACTIVE", "PYTHONPATH": os.pathsep.join(sys.path)}
+    bare = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    done = subprocess.run([sys.executable, "-c", program], env=bare | own, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{ENVIRONMENT | {'OMP_WAIT_POLICY': 'ACTIVE'}} False\n"  # the user's own choice stays

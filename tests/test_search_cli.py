@@ -128,7 +128,7 @@ def test_near_duplicates_are_grouped_on_request(here, capsys, monkeypatch):
     grouped = [["a1.png", True, ["a2.png"]], ["b0.png", False, ["b1.png", "b2.png"]]]
     assert hits("--group-duplicates", 0) == hits("--group-duplicates", 0, "--top", 2) == grouped
     assert hits("--group-duplicates", 20) == [["a1.png", True, ["a2.png", "b0.png", "b1.png", "b2.png"]]]
-    out, _ = run(capsys, "search", "photos.index", "own/a0.png", "--hasher", "hasher", "--group-duplicates")
+    out, _ = run(capsys, "search", "photos.index", "own/a0.png", "--hasher", "hasher", "--group-duplicates", 2)
     assert f"    like it: {here}/own/a2.png" in out
 
 

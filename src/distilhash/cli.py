@@ -1,0 +1,687 @@
+"""The command line: the only module that parses arguments, prints results and exits.
+
+Each command is a function below: tyro makes its flags of the signature, with the configs' fields as settings. Results
+go to stdout (``--json`` for programs), messages and progress to stderr. Exit codes: 0 done, 1 our bug, 2 the user's
+mistake (one sentence), 130 Ctrl-C. One file, since a command here is little more than its flags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tyro._errors import (  # private: pyproject.toml holds tyro to the versions that have them
+    BadValue,
+    InstantiationFailure,
+    InvalidChoice,
+    MissingArgs,
+    MutexConflict,
+    ParseErrorEvent,
+    UnrecognizedArgs,
+    on_parse_error,
+)
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
+
+from distilhash import api
+from distilhash.config import (
+    PHOTO_STUDENT,
+    DemoConfig,
+    DistillConfig,
+    ExportConfig,
+    FitConfig,
+    HashConfig,
+    Protocol,
+    ReproduceConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from distilhash.device import choose
+from distilhash.errors import DistilhashError
+from distilhash.progress import console, log
+
+TOKEN = "DISTILHASH_TOKEN"
+SHOWN = 3  # failures of each kind, in one line
+CONFIG = (
+    tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.SuppressFixed,
+    tyro.conf.HelptextFromCommentsOff,
+)  # fmt: skip
+
+_rerun = tyro.conf.create_mutex_group(required=False, title="existing run")
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """What is printed."""
+
+    json: bool = False
+    """Print the result as JSON."""
+    quiet: bool = False
+    """Print no progress and no messages but warnings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Show):
+    """Where it computes, and what becomes of a run that is there."""
+
+    resume: Annotated[bool, _rerun] = False
+    """Go on with the run in the output directory."""
+    overwrite: Annotated[bool, _rerun] = False
+    """Replace the run in the output directory."""
+    device: str | None = None
+    """auto (a GPU where there is one), cpu, cuda, cuda:N or mps. None: DISTILHASH_DEVICE, or auto."""
+
+    @property
+    def directory(self) -> dict[str, Any]:
+        """What the functions of the API take."""
+        return {"resume": self.resume, "overwrite": self.overwrite}
+
+
+@dataclasses.dataclass(frozen=True)
+class Splitting:
+    """How labelled images are split into query, train, validation and database."""
+
+    protocol: Protocol = "cifar10"
+    """Published split of CIFAR-10; other images ignore it."""
+    split_seed: int = 0
+    """Random seed of a split that is drawn."""
+    split: Path | None = None
+    """The split.json of an earlier run. None: a new split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a command prints: data as JSON or text, and a mistake to end with although there is a result."""
+
+    data: Any
+    text: Any = None  # a string or a table of rich; None: the data as a table
+    mistake: DistilhashError | None = None
+
+
+def demo(
+    *,
+    output: Path = api.DEMO_OUTPUT,
+    config: OmitArgPrefixes[DemoConfig] = DemoConfig(),
+    show: OmitArgPrefixes[Run] = Run(),
+) -> Result:
+    """Run the paper's comparison on CIFAR-10 in minutes.
+
+    Args:
+        output: Run directory.
+        config: Settings.
+        show: Run and output.
+    """
+    return _trials(api.demo(output, config=config, **show.directory), output)
+
+
+def reproduce(
+    table: Positional[Literal["cifar10", "nuswide"]],
+    *,
+    output: Path = api.REPRODUCE_OUTPUT,
+    config: OmitArgPrefixes[ReproduceConfig] = ReproduceConfig(),
+    show: OmitArgPrefixes[Run] = Run(),
+) -> Result:
+    """Compute a table of the paper, trial by trial.
+
+    Args:
+        table: Which table.
+        output: Run directory.
+        config: Settings.
+        show: Run and output.
+    """
+    return _trials(api.reproduce(table, output, config=config, **show.directory), output)
+
+
+def distill(
+    images: Positional[str],
+    *,
+    output: Path = api.DISTILL_OUTPUT,
+    features: Path | None = None,
+    rebuild_features: bool = False,
+    all_images: bool = False,
+    config: OmitArgPrefixes[DistillConfig] = DistillConfig(),
+    teacher: TeacherConfig = TeacherConfig(),
+    student: StudentConfig = StudentConfig(),
+    splitting: OmitArgPrefixes[Splitting] = Splitting(),
+    show: OmitArgPrefixes[Run] = Run(),
+) -> Result:
+    """Distil a frozen teacher into a student, without labels.
+
+    Args:
+        images: "cifar10", a folder of images, or a folder with list files.
+        output: Run directory.
+        features: Directory of the teacher's feature cache. None: in the run directory.
+        rebuild_features: Compute the feature cache again.
+        all_images: Distil on the queries of a labelled split, too.
+        config: Distillation.
+        teacher: Teacher.
+        student: Student.
+        splitting: Split of labelled images, whose queries are left out.
+        show: Run and output.
+    """
+    model = api.distill(
+        images, output, teacher=teacher, student=student, config=config, features=features,
+        rebuild_features=rebuild_features, all_images=all_images, **vars(splitting), **show.directory,
+    )  # fmt: skip
+    return Result({"student": str(model)})
+
+
+def hash(
+    images: Positional[str],
+    *,
+    backbone: str = "v1",
+    output: Path = api.HASH_OUTPUT,
+    config: OmitArgPrefixes[HashConfig] = HashConfig(),
+    student: StudentConfig = StudentConfig(),
+    teacher: TeacherConfig = TeacherConfig(),
+    splitting: OmitArgPrefixes[Splitting] = Splitting(),
+    show: OmitArgPrefixes[Run] = Run(),
+) -> Result:
+    """Train a hasher on labelled images.
+
+    Args:
+        images: "cifar10", a folder with a subfolder for each class, or a folder with list files.
+        backbone: Run directory of a distilled student, v1 or v2 from scratch, or a teacher's name.
+        output: Run directory.
+        config: Hashing.
+        student: Student from scratch; its name is the backbone's.
+        teacher: Teacher as backbone; its name is the backbone's.
+        splitting: Split of the images.
+        show: Run and output.
+    """
+    model = api.hash(
+        images, output, backbone, config=config, student=student, teacher=teacher, **vars(splitting), **show.directory
+    )
+    return Result({"hasher": str(model)})
+
+
+def fit(
+    photos: Positional[str],
+    *,
+    output: Path = api.FIT_OUTPUT,
+    config: OmitArgPrefixes[FitConfig] = FitConfig(),
+    teacher: TeacherConfig = TeacherConfig(),
+    student: StudentConfig = PHOTO_STUDENT,
+    show: OmitArgPrefixes[Run] = Run(),
+) -> Result:
+    """Make a hasher of unlabelled photos.
+
+    Args:
+        photos: A folder of photos, with all folders below it.
+        output: Run directory.
+        config: Settings.
+        teacher: Teacher.
+        student: Student.
+        show: Run and output.
+    """
+    return Result(api.fit(photos, output, config=config, teacher=teacher, student=student, **show.directory))
+
+
+def encode(
+    hasher: Positional[Path],
+    images: Positional[str],
+    *,
+    part: Literal["all", "query", "database", "train", "validation"] = "all",
+    output: Path = api.CODES,
+    precision: Literal["float32", "bfloat16"] | None = None,
+    int8: bool = False,
+    threads: int | None = None,
+    device: str | None = None,
+    splitting: OmitArgPrefixes[Splitting] = Splitting(),
+    show: OmitArgPrefixes[Show] = Show(),
+) -> Result:
+    """Turn images into a code table.
+
+    Args:
+        hasher: Run directory or model of a hasher, or an exported one.
+        images: "cifar10", a folder of images, or a folder with list files.
+        part: Part of the split to encode.
+        output: File of the code table.
+        precision: Of convolutions. None: as the hasher was trained, where the processor has it.
+        int8: Take the int8 model of an exported hasher.
+        threads: Of an exported hasher. None: one for each core.
+        device: auto, cpu, cuda, cuda:N or mps. None: DISTILHASH_DEVICE, or auto.
+        splitting: Split of the images.
+        show: Output.
+    """
+    from distilhash.deploy.runtime import is_exported
+
+    if device and is_exported(hasher):
+        raise DistilhashError("an exported hasher runs on the processor", f"--device {device}", "leave it out")
+    return Result(
+        api.encode(
+            hasher, images, output, part=part, precision=precision, int8=int8, threads=threads, **vars(splitting)
+        )
+    )
+
+
+def evaluate(
+    query: Positional[Path],
+    database: Positional[Path],
+    *,
+    at: int | None = None,
+    output: Path | None = None,
+    show: OmitArgPrefixes[Show] = Show(),
+) -> Result:
+    """Measure retrieval with two code tables.
+
+    Args:
+        query: Code table of the queries.
+        database: Code table of the database.
+        at: Also mAP over the AT nearest images.
+        output: Also write the metrics and curves to this JSON file.
+        show: Output.
+    """
+    return Result(api.evaluate(query, database, at=at, output=output))
+
+
+def profile(
+    networks: Positional[tuple[str, ...]],
+    *,
+    bits: int = 64,
+    size: int | None = None,
+    seconds: float = 1.0,
+    show: OmitArgPrefixes[Show] = Show(),
+) -> Result:
+    """Count parameters and multiply-adds, and time networks.
+
+    Args:
+        networks: Names of students or teachers, or run directories.
+        bits: Length of the code where a name gets a hash head, bits.
+        size: Side of the input, pixels. None: the network's own.
+        seconds: Duration of each timing, seconds.
+        show: Output.
+    """
+    return Result(api.profile(_some(networks, "NETWORKS"), bits=bits, size=size, seconds=seconds))
+
+
+def export(
+    hasher: Positional[Path],
+    images: Positional[str],
+    *,
+    output: Path = api.EXPORT_OUTPUT,
+    overwrite: bool = False,
+    config: OmitArgPrefixes[ExportConfig] = ExportConfig(),
+    splitting: OmitArgPrefixes[Splitting] = Splitting(),
+    show: OmitArgPrefixes[Show] = Show(),
+) -> Result:
+    """Write a hasher as ONNX, in float32 and int8.
+
+    Args:
+        hasher: Run directory or model of a hasher.
+        images: Images to calibrate and compare on: "cifar10" or a folder.
+        output: Directory.
+        overwrite: Replace the exported hasher in this directory.
+        config: Settings.
+        splitting: Split of labelled images, on which mAP is measured.
+        show: Output.
+    """
+    report = api.export(hasher, output, images, config=config, overwrite=overwrite, **vars(splitting))
+    return Result(report, f"{report['verdict']}\n\nThe report: {output / 'README.md'}")
+
+
+def check(images: Positional[str], *, show: OmitArgPrefixes[Show] = Show()) -> Result:
+    """Count what is there, missing or unreadable before training.
+
+    Args:
+        images: "cifar10", a folder of images, or a folder with list files.
+        show: Output.
+    """
+    found = api.check(images)
+    lines = [f"{name}: {count:,} images" for name, count in found["overlaps"].items() if count]
+    lines += [f"missing: {path}" for path in found["missing"]]
+    lines += [f"unreadable: {bad['image']} ({bad['reason']})" for bad in found["unreadable"]]
+    lines += [f"note: {note}" for note in found["notes"]]
+    lines += [f"problem: {problem}" for problem in found["problems"]]
+    text = [
+        f"{found['images']}: {found['kind']}, {found['label_columns']} classes",
+        *([_table(found["parts"])] if found["parts"] else []),
+        "\n".join([*lines, "ready" if found["ready"] else "not ready"]),
+    ]
+    mistake = None
+    if not found["ready"]:
+        first, *others = found["problems"]
+        more = f" (and {len(others)} more, listed above)" if others else ""
+        mistake = DistilhashError(f"training could not begin: {first}{more}")
+    return Result(found, text, mistake)
+
+
+def index(
+    folders: Positional[tuple[str, ...]],
+    *,
+    index: Path = api.INDEX,
+    hasher: str | None = None,
+    int8: bool = False,
+    hidden: bool = False,
+    rebuild: bool = False,
+    show: OmitArgPrefixes[Show] = Show(),
+) -> Result:
+    """Bring an index up to date with folders of photos.
+
+    Args:
+        folders: Folders of photos, with all folders below them.
+        index: File of the index, made or brought up to date.
+        hasher: Run directory or model of a hasher, or an exported one. None: the index's own, or a default hasher
+            fitted to the photos.
+        int8: Take the int8 model of an exported hasher; the index remembers it.
+        hidden: Also index hidden files and folders.
+        rebuild: Encode everything again where the hasher is another.
+        show: Output.
+    """
+    done = api.index(_some(folders, "FOLDERS"), index, hasher, int8=int8, hidden=hidden, rebuild=rebuild)
+    for key, what in (("unreadable", "cannot be listed"), ("failures", "cannot be read")):
+        rows = done[key]
+        if rows:
+            first = "; ".join(f"{_printable(path)} ({reason})" for path, reason in rows[:SHOWN])
+            log.warning("%s", f"{len(rows):,} {what}: {first}{'; ...' if len(rows) > SHOWN else ''}")
+    return Result(done, _table({key: value for key, value in done.items() if key not in ("unreadable", "failures")}))
+
+
+def search(
+    index: Positional[Path],
+    images: Positional[tuple[str, ...]] = (),
+    *,
+    id: UseAppendAction[tuple[int, ...]] = (),
+    top: int | None = None,
+    radius: int | None = None,
+    group_duplicates: int | None = None,
+    hasher: str | None = None,
+    int8: bool = False,
+    show: OmitArgPrefixes[Show] = Show(),
+) -> Result:
+    """Find the photos of an index that are like an image.
+
+    Args:
+        index: What distilhash index wrote.
+        images: Image files to search for.
+        id: Search for a photo of the index by its id; may be repeated.
+        top: Most hits for a query. None: 10, or all within the radius.
+        radius: Largest distance of a hit, bits. None: any.
+        group_duplicates: List hits within so many bits of a nearer hit below it. None: apart.
+        hasher: Where the index's hasher is. None: where it was.
+        int8: Take the int8 model of an exported hasher. Left out: as the index was made.
+        show: Output.
+    """
+    found = api.search(
+        index, images, ids=id, top=top, radius=radius, group_duplicates=group_duplicates, hasher=hasher, int8=int8
+    )
+    lines = []
+    for answer in found:
+        lines.append(f"{_printable(answer['query'])}: {len(answer['hits'])} hits")
+        for hit in answer["hits"]:
+            lines.append(f"{hit['distance']:>6}  {hit['id']:>8}  {_printable(hit['path'])}".rstrip())
+            lines += [
+                f"{double['distance']:>6}  {double['id']:>8}    like it: {_printable(double['path'])}"
+                for double in hit["duplicates"]
+            ]
+    return Result(found, "\n".join(lines))
+
+
+def code(
+    hasher: Positional[str],
+    images: Positional[tuple[str, ...]],
+    *,
+    int8: bool = False,
+    show: OmitArgPrefixes[Show] = Show(),
+) -> Result:
+    """Print the codes of images.
+
+    Args:
+        hasher: Run directory or model of a hasher, or an exported one.
+        images: Image files.
+        int8: Take the int8 model of an exported hasher.
+        show: Output.
+    """
+    found = api.code(hasher, _some(images, "IMAGES"), int8=int8)
+    return Result(found, "\n".join(f"{row['code']}  {_printable(row['image'])}" for row in found))
+
+
+def serve(
+    index: Positional[Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    token: str | None = None,
+    host_name: UseAppendAction[tuple[str, ...]] = (),
+    hasher: str | None = None,
+    int8: bool = False,
+    show: OmitArgPrefixes[Show] = Show(),
+) -> None:
+    """Serve the photos of an index as a page.
+
+    Args:
+        index: What distilhash index wrote.
+        host: Address to listen on; one that other computers reach needs a token.
+        port: TCP port; 0 takes a free one.
+        token: Secret of 16 characters or more that every request must bring; open the page once as /?token=TOKEN.
+            None: DISTILHASH_TOKEN, which other users of this computer do not see in the list of processes.
+        host_name: A further name by which browsers reach this computer; may be repeated.
+        hasher: Where the index's hasher is. None: where it was.
+        int8: Take the int8 model of an exported hasher. Left out: as the index was made.
+        show: Output.
+    """
+    kept = os.environ.pop(TOKEN, None)  # the processes that decode uploads do not inherit it
+    token = kept if token is None else token
+    api.serve(index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_name)
+    log.info("ended")
+
+
+def list_(*, show: OmitArgPrefixes[Show] = Show()) -> Result:
+    """List every name that can be chosen.
+
+    Args:
+        show: Output.
+    """
+    return Result(api.known_names())
+
+
+COMMANDS: dict[str, Callable[..., Result | None]] = {
+    "demo": demo, "reproduce": reproduce, "distill": distill, "hash": hash, "fit": fit, "encode": encode,
+    "evaluate": evaluate, "profile": profile, "export": export, "check": check, "index": index, "search": search,
+    "code": code, "serve": serve, "list": list_,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after "distilhash". None: those of this process.
+
+    Returns:
+        The exit code; our own bugs raise.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words[0] if words else ""
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if name not in COMMANDS:
+        what = "a command is missing" if not name else f"unknown command {name!r}"
+        return _refuse(f"{what}; choose one of: {', '.join(COMMANDS)}; see distilhash --help.")
+    try:
+        call = _parsed(name, words[1:])
+    except _UsageError as error:
+        return _refuse(str(error))
+    except SystemExit:  # after --help
+        return 0
+    return _run(name, call, call.keywords["show"])
+
+
+def _run(name: str, call: functools.partial[Result | None], show: Show) -> int:
+    """Run a command, print its result, and return the exit code."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are reported in one line of our own
+    _show_log(quiet=show.quiet)
+    choose(getattr(show, "device", call.keywords.get("device")))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
+            result = call() or Result(None)
+    except DistilhashError as error:
+        result = Result(None, mistake=error)
+    except KeyboardInterrupt:
+        kept = "nothing was written"
+        if isinstance(show, Run):
+            kept = "the same command with --resume goes on from the last saved state"
+        elif name == "index":
+            kept = "the same command goes on from the last photos that were kept"
+        _to_stderr(f"distilhash: interrupted; {kept}.")
+        return 130
+    if result.data is not None:
+        _print(json.dumps(result.data, indent=2) if show.json else result.text or _table(result.data))
+    return _refuse(str(result.mistake)) if result.mistake is not None else 0
+
+
+class _UsageError(Exception):
+    """Words that are no command: a flag that there is not, a value of another type."""
+
+
+def _parsed(name: str, words: list[str]) -> functools.partial[Result | None]:
+    """The command with its arguments, not yet run. Raises SystemExit after --help."""
+    command = COMMANDS[name]
+
+    @functools.wraps(command)
+    def bind(*arguments: Any, **settings: Any) -> functools.partial[Result | None]:
+        return functools.partial(command, *arguments, **settings)
+
+    def refuse(event: ParseErrorEvent) -> NoReturn:
+        raise _UsageError(_sentence(event, name))
+
+    # --teacher NAME and --teacher-size N are short for --teacher.name NAME and --teacher.size N.
+    if name in ("distill", "hash", "fit"):
+        words = [re.sub(r"^--(teacher|student)(?=$|=)", r"--\1.name", word) for word in words]
+        words = [re.sub(r"^--(teacher|student)-", r"--\1.", word) for word in words]
+    with on_parse_error(refuse):
+        call: functools.partial[Result | None] = tyro.cli(bind, prog=f"distilhash {name}", args=words, config=CONFIG)
+    return call
+
+
+def _sentence(event: ParseErrorEvent, name: str) -> str:
+    """What is wrong with the words of a command, in one sentence."""
+    if isinstance(event, InstantiationFailure):
+        flag = "" if event.argument is None else f"{event.argument.display_name()}: "
+        said = f"{flag}{event.message}".rstrip(".")
+        said = re.sub(r"invalid literal for int\(\) with base 10: ", "not a whole number; got ", said)
+        said = re.sub(r"could not convert string to float: ", "not a number; got ", said)
+    elif isinstance(event, InvalidChoice):
+        known = ", ".join(event.choices)
+        said = f"unknown {event.argument.display_name()}; got {event.value!r}; choose one of: {known}"
+    elif isinstance(event, MissingArgs):
+        missing = ", ".join(str(argument.arg.lowered.metavar) for argument in event.missing_arguments)
+        unknown = f"; unknown argument {' '.join(event.unrecognized_tokens)}" if event.unrecognized_tokens else ""
+        said = f"{missing} is missing{unknown}"
+    elif isinstance(event, MutexConflict):
+        said = f"{event.first_token} and {event.second_token} exclude each other"
+    elif isinstance(event, UnrecognizedArgs):
+        said = f"unknown argument {' '.join(event.tokens)}"
+    elif isinstance(event, BadValue):
+        said = f"{event.argument.display_name()} needs a value"
+    else:
+        said = f"these arguments cannot be read ({type(event).__name__})"
+    return f"{said}; see distilhash {name} --help."
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join([
+        "usage: distilhash COMMAND [arguments]", "",
+        "Distil a pretrained image teacher into a compact student without labels, hash",
+        "it to short binary codes, measure what that costs, and search with it.", "",
+        *lines, "",
+        "distilhash COMMAND --help shows its settings, with units and defaults.",
+    ])  # fmt: skip
+
+
+def _trials(rows: list[dict[str, Any]], output: Path) -> Result:
+    from distilhash.experiments.tables import terminal_table
+    from distilhash.experiments.trials import read_trials
+
+    return Result(rows, [terminal_table(read_trials(rows)), f"\nThe report: {output / 'report.html'}"])
+
+
+def _some(values: tuple[str, ...], what: str) -> tuple[str, ...]:
+    if not values:
+        raise DistilhashError(f"{what} is required", fix="name at least one")
+    return values
+
+
+class _LogHandler(logging.Handler):
+    """Writes to stderr: above the progress bar in a terminal, as plain lines elsewhere."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if console.is_terminal:
+            console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        else:
+            _to_stderr(self.format(record))
+
+
+def _show_log(*, quiet: bool) -> None:
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+    log.addHandler(_LogHandler())
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _refuse(sentence: str) -> int:
+    _to_stderr(f"distilhash: {' '.join(sentence.split())}")  # one line, whatever a library's message brought
+    return 2
+
+
+def _print(result: Any) -> None:
+    """Print text, or rich's tables among texts."""
+    for part in result if isinstance(result, list) else [result]:
+        if isinstance(part, str):
+            print(part)
+        else:
+            Console(highlight=False).print(part)
+
+
+def _table(result: dict[str, Any] | list[dict[str, Any]]) -> Table | str:
+    """A mapping, or a list of rows, for people: a table of rich in a terminal, aligned columns elsewhere."""
+    if isinstance(result, dict):
+        lines = [[key, _value(value)] for key, value in result.items()]
+    else:
+        lines = [list(result[0]), *([_value(value) for value in row.values()] for row in result)]
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    table = Table(box=box.SIMPLE_HEAD, show_header=isinstance(result, list), pad_edge=False)
+    for position, name in enumerate(lines[0]):
+        number = isinstance(result, list) and all(
+            isinstance(list(row.values())[position], int | float) for row in result
+        )
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for line in lines[1:] if isinstance(result, list) else lines:
+        table.add_row(*map(escape, line))
+    return table
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _printable(path: str) -> str:
+    """A path that any terminal can print: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
