@@ -123,13 +123,10 @@ def test_48_bits_have_no_hadamard_centres(here, capsys):
 
 
 def test_too_few_images_are_counted(here, capsys):
-    assert refused(capsys, *COMMANDS["distill"], "--batch-size", "128") == (
-        "too few images to distil on; got 66, of which 13 are held out, with batches of 128; give more (at least 55) "
-        "or a smaller --batch-size."
-    )
-    assert refused(capsys, *COMMANDS["hash"], "--batch-size", "128") == (
-        "too few labelled images to hash on; got 66 with batches of 128; give more images or a smaller --batch-size."
-    )
+    said = refused(capsys, *COMMANDS["distill"], "--batch-size", "128")
+    assert all(fact in said for fact in ("66", "13", "128", "55", "--batch-size"))
+    said = refused(capsys, *COMMANDS["hash"], "--batch-size", "128")
+    assert all(fact in said for fact in ("66", "128", "--batch-size"))
 
 
 # Words that are no command

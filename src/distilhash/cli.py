@@ -180,7 +180,7 @@ def distill(
     return Result({"student": str(model)})
 
 
-def hash(
+def hash_(  # a module's hash() would be that of its dataclasses, too
     images: Positional[str],
     *,
     backbone: str = "v1",
@@ -324,7 +324,7 @@ def export(
     Args:
         hasher: Run directory or model of a hasher.
         images: Images to calibrate and compare on: "cifar10" or a folder.
-        output: Directory.
+        output: Directory for the models and the report.
         overwrite: Replace the exported hasher in this directory.
         config: Settings.
         splitting: Split of labelled images, on which mAP is measured.
@@ -490,7 +490,7 @@ def list_(*, show: OmitArgPrefixes[Show] = Show()) -> Result:
 
 
 COMMANDS: dict[str, Callable[..., Result | None]] = {
-    "demo": demo, "reproduce": reproduce, "distill": distill, "hash": hash, "fit": fit, "encode": encode,
+    "demo": demo, "reproduce": reproduce, "distill": distill, "hash": hash_, "fit": fit, "encode": encode,
     "evaluate": evaluate, "profile": profile, "export": export, "check": check, "index": index, "search": search,
     "code": code, "serve": serve, "list": list_,
 }  # fmt: skip
