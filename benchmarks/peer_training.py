@@ -61,8 +61,8 @@ class Images(Dataset):
         return self.transform(image), index % CLASSES
 
 
-def student() -> nn.Module:
-    """The published student v1: 3,305,920 weights, 2048 features of 224 pixels."""
+def student(size: int = 224) -> nn.Module:
+    """The published student v1 (3,305,920 weights, 2048 features at 224 pixels), with a 3x3 stem below 224 pixels."""
     stages, channels = [], 64
     for width, blocks, stride in zip((64, 64, 128, 128, 128), (2, 3, 5, 3, 2), (1, 2, 2, 2, 2), strict=True):
         for number in range(blocks):
@@ -72,7 +72,8 @@ def student() -> nn.Module:
                 shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, step, bias=False), nn.BatchNorm2d(width))
             stages.append(BasicBlock(channels, width, step, shortcut))
             channels = width
-    stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    kernel = 7 if size == 224 else 3
+    stem = [nn.Conv2d(3, 64, kernel, 2, kernel // 2, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
     return nn.Sequential(*stem, *stages, nn.Flatten())
 
 

@@ -1,0 +1,44 @@
+"""What `pip install distilhash` brings, in MB on disk: each package it needs, directly or through another.
+
+python benchmarks/installed_size.py            # of the environment that runs it
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+
+
+def needed(name: str, found: dict[str, int]) -> dict[str, int]:
+    """The package and everything it requires without an extra, with its bytes on disk."""
+    key = re.sub(r"[-_.]+", "-", name).lower()
+    if key in found:
+        return found
+    try:
+        package = metadata.distribution(name)
+    except metadata.PackageNotFoundError:  # for another platform
+        return found
+    found[key] = sum(file.locate().stat().st_size for file in package.files or () if file.locate().is_file())
+    for text in package.requires or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            needed(requirement.name, found)
+    return found
+
+
+def main() -> None:
+    """Print the table, the largest first."""
+    found = needed("distilhash", {})
+    own = needed("torch", {}) | needed("torchvision", {})
+    for name, size in sorted(found.items(), key=lambda item: -item[1]):
+        if size > 1e6:
+            print(f"{size / 1e6:8.1f} MB  {name}{'  (PyTorch)' if name in own else ''}")
+    rest = sum(size for name, size in found.items() if name not in own)
+    print(f"{sum(found.values()) / 1e6:8.1f} MB  in all, of which {rest / 1e6:.1f} MB are not PyTorch's")
+
+
+if __name__ == "__main__":
+    main()
