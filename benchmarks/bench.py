@@ -3,8 +3,7 @@
     python benchmarks/bench.py                                     # everything, with photographs made up on the spot
     python benchmarks/bench.py encode_224 map --photos FOLDER      # two works, on one's own JPEG files
 
-A work lives in the WORKS of a bench_*.py beside this file: a function of the folder of photographs. A page with the
-charts of cost against size is written to --page.
+A work lives in the WORKS of a bench_*.py beside this file: a function of the folder of photographs.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import distilhash  # noqa: F401  (before torch: it sets how threads wait)
+from sidebyside import ready_environment
 
 HERE = Path(__file__).parent
 MODULES = sorted(path.stem for path in HERE.glob("bench_*.py"))
@@ -28,7 +27,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a work; all of them if none is named")
     parser.add_argument("--photos", type=Path, help="a folder of JPEG photographs")
-    parser.add_argument("--page", type=Path, default=Path("runs/benchmarks.html"), help="where the page goes")
     options = parser.parse_args()
     known = works()
     unknown = [name for name in options.names if name not in known]
@@ -43,7 +41,6 @@ def main() -> int:
             began = time.monotonic()
             known[name](photos)
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    importlib.import_module("bench_page").write_page(options.page)
     return 0
 
 
@@ -56,4 +53,5 @@ def works() -> dict[str, Callable[[Path], object]]:
 
 
 if __name__ == "__main__":
+    ready_environment()
     sys.exit(main())

@@ -1,24 +1,20 @@
 """Images to codes, end to end: files are opened, read, decoded, resized, put through the network, and packed.
 
-python benchmarks/bench.py encode_224 encode_64 overlap cost_encode --photos FOLDER
+python benchmarks/bench.py encode_224 encode_64 encode_v1_224 encode_v1_64 cost_encode --photos FOLDER
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from distilhash.codes import pack
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.folders import FolderSource
-from distilhash.data.prefetch import prefetch
 from distilhash.data.sources import ArraySource
-from distilhash.data.transforms import Preprocess
 from distilhash.device import fastest_precision
 from distilhash.inference import BATCH_PIXELS, encode
 from distilhash.models import Hasher, create_hasher, create_student
@@ -29,66 +25,31 @@ from sidebyside import Process, Work, compare, timed
 BITS = 64
 OUR_PHOTOS = 640  # of one run of ours, count; fewer photographs are encoded several times
 PEER_PHOTOS = 64  # of one run of the peer, count
-NOISY_PAIRS = 9  # where two times that differ little are compared, both of ours
 SIZES = (1_000, 2_500, 5_000, 7_500, 10_000)
-PEER = "ResNet50 at 224, eager fp32, contiguous, Pillow and torchvision image by image, batch 32, own process"
+PEERS = {
+    "resnet50": "ResNet50 at 224, eager float32, contiguous, Pillow and torchvision image by image, batch 32",
+    "v1": "the same network, eager float32, contiguous, Pillow and torchvision image by image, batch 32",
+}
 
 
 def encode_224(photos: Path) -> None:
     """Student v1 at 224 pixels against ResNet50."""
-    compare_with_peer("encode_224", photos, 10, new_hasher(224, "published"))
+    compare_with_peer("encode_224", photos, 9, new_hasher(224, "published"), "resnet50")
 
 
 def encode_64(photos: Path) -> None:
     """Student v1 at 64 pixels against ResNet50 at 224."""
-    compare_with_peer("encode_64", photos, 30, new_hasher(64, "small"))
+    compare_with_peer("encode_64", photos, 45, new_hasher(64, "small"), "resnet50")
 
 
-def overlap(photos: Path) -> None:
-    """The pipeline at 224 pixels in float32 against the slower of its halves, decoding alone and the network alone."""
-    compare_with_halves("overlap", photos, "float32")
+def encode_v1_224(photos: Path) -> None:
+    """Student v1 at 224 pixels on both sides."""
+    compare_with_peer("encode_v1_224", photos, 1, new_hasher(224, "published"), "v1")
 
 
-def overlap_bfloat16(photos: Path) -> None:
-    """The same in bfloat16, where that is faster: the network may then be as fast as the decoding."""
-    if new_hasher(224, "published").precision == "bfloat16":
-        compare_with_halves("overlap_bfloat16", photos, "bfloat16")
-
-
-def compare_with_halves(name: str, photos: Path, precision: str) -> None:
-    """One row: encode() against the slower of its halves, each on all cores; "possible" is what their sum leaves."""
-    source, indices = open_photos(photos)
-    hasher = new_hasher(224, "published")
-    hasher.precision = precision
-    pixels, backbone = Preprocess(hasher.input), folded(hasher.backbone, precision=hasher.precision)
-    size, threads = BATCH_PIXELS // 224**2, torch.get_num_threads()
-    blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
-    batch = pixels.tensor(pixels.read(source, blocks[0]))
-
-    def decode(block: np.ndarray) -> int:
-        return len(pixels.tensor(pixels.read(source, block)))
-
-    def network(block: np.ndarray) -> int:
-        with torch.inference_mode():
-            return len(pack(hasher.head(torch.relu(backbone(batch[: len(block)]))).numpy()))
-
-    def alone(half: Callable[[np.ndarray], int]) -> Callable[[], int]:
-        return lambda: sum(prefetch(half, blocks, ahead=2 * threads, threads=threads))
-
-    halves = [timed(alone(decode)), timed(alone(network))]
-    rates: dict[str, list[float]] = {"decoding": [], "network": [], "possible": []}
-
-    def slower() -> float:
-        found = [run() for run in halves]
-        for half, rate in zip(rates, [*found, 1 / sum(1 / rate for rate in found)], strict=True):
-            rates[half].append(rate)
-        return min(found)
-
-    work = Work(
-        work=name, peer="the slower of decoding alone and the network alone", unit="images/s", least=0.8,
-        settings=described(source, indices, hasher) | {"alone": rates},
-    )  # fmt: skip
-    compare(work, slower, timed(lambda: len(encode(source, indices, hasher))), pairs=NOISY_PAIRS)
+def encode_v1_64(photos: Path) -> None:
+    """Student v1 at 64 pixels on both sides."""
+    compare_with_peer("encode_v1_64", photos, 1, new_hasher(64, "small"), "v1")
 
 
 def cost_encode(photos: Path) -> None:
@@ -104,24 +65,18 @@ def cost_encode(photos: Path) -> None:
     cost("cost_encode", "images", SIZES, prepare, settings)
 
 
-WORKS = {work.__name__: work for work in (encode_224, encode_64, overlap, overlap_bfloat16, cost_encode)}
+WORKS = {work.__name__: work for work in (encode_224, encode_64, encode_v1_224, encode_v1_64, cost_encode)}
 
 
-def compare_with_peer(name: str, photos: Path, least: float, hasher: Hasher) -> None:
+def compare_with_peer(name: str, photos: Path, least: float, hasher: Hasher, peer: str) -> None:
     """One row: this hasher's encode() against the peer, on the same photographs."""
     source, indices = open_photos(photos)
-    work = Work(work=name, peer=PEER, unit="images/s", least=least, settings=described(source, indices, hasher))
-    with peer_process(photos) as peer:
-        compare(work, peer, timed(lambda: len(encode(source, indices, hasher))))
-
-
-@contextlib.contextmanager
-def peer_process(photos: Path, *options: str) -> Iterator[Process]:
-    """The peer on these photographs."""
+    work = Work(work=name, peer=PEERS[peer], unit="images/s", least=least, settings=described(source, indices, hasher))
+    size = 224 if peer == "resnet50" else hasher.input.size
     script = str(Path(__file__).with_name("peer_encoding.py"))
-    process = Process(script, str(photos), "--images", str(PEER_PHOTOS), *options)
+    process = Process(script, str(photos), "--images", str(PEER_PHOTOS), "--network", peer, "--size", str(size))
     try:
-        yield process
+        compare(work, process, timed(lambda: len(encode(source, indices, hasher))))
     finally:
         process.close()
 

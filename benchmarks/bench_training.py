@@ -1,6 +1,6 @@
 """The training benchmarks: our loops beside the published ones, on the same images and the same machine.
 
-    python benchmarks/bench.py teacher_pass distill_224 distill_64 hash_224 --photos FOLDER
+    python benchmarks/bench.py teacher_pass distill_224 distill_total distill_64 hash_224 --photos FOLDER
     python benchmarks/bench.py beside memory cost_distill
 
 Each side runs in a process of its own (`peer_training.py`, `our_training.py`) and both are timed in turn.
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from distilhash.__main__ import ENVIRONMENT
 from distilhash.data.cifar10 import load_cifar10
 from scaling import line
 from sidebyside import Process, Side, Work, compare, keep, machine, pairwise
@@ -31,6 +32,7 @@ PEER, OURS = str(HERE / "peer_training.py"), str(HERE / "our_training.py")
 PHOTOGRAPHS, CLASSES = 640, 10  # files that both sides go through, some of them copies
 CIFAR10_IMAGES = 2_000  # that the peer goes through at 224 pixels
 PUBLISHED = "published loop: ResNet50 in every step, eager float32, Pillow transforms, Adam"
+EPOCHS = 8  # of the whole distillation that is timed: the default
 LEAST_MEMORY_MIB = 2048
 BURN = "while True: pass"
 
@@ -58,6 +60,25 @@ def distill_224(photos: Path) -> None:
         settings = {"images": kind, "batch": 64, "batches_a_run": {"peer": 1, "ours": 2}, "cache": "ready"}
         work = Work("distill_224", PUBLISHED, "images/s", 6, settings)
         against_peer(work, ["distill", folder, "--batches", "1"], ["distill_224", folder, "--steps", "2"])
+
+
+def distill_total(photos: Path) -> None:
+    """A whole distillation of ResNet50 into v1 at 224 pixels: the teacher's one pass, and then every epoch."""
+    with class_folders(photos) as (folder, kind):
+        settings = {"images": kind, "batch": 64, "epochs": EPOCHS}
+        work = Work("distill_total", PUBLISHED, "images/s", 1, settings)
+        peer = Process(PEER, "distill", folder, "--batches", "1")
+        teacher = Process(OURS, "resnet50_pass", folder, "--steps", "8", **ENVIRONMENT)
+        student = Process(OURS, "distill_224", folder, "--steps", "2", **ENVIRONMENT)
+
+        def ours() -> float:  # images/s of all epochs together, with the pass before them
+            return EPOCHS / (1 / teacher() + EPOCHS / student())
+
+        try:
+            compare(work, peer, ours)
+        finally:
+            for side in (peer, teacher, student):
+                side.close()
 
 
 def distill_64(photos: Path) -> None:
@@ -93,7 +114,7 @@ def teacher_pass(photos: Path) -> None:
 
 def against_peer(work: Work, peer: list[str], ours: list[str]) -> None:
     """One row: both sides with these arguments."""
-    in_turn(work, Process(PEER, *peer), Process(OURS, *ours))
+    in_turn(work, Process(PEER, *peer), Process(OURS, *ours, **ENVIRONMENT))
 
 
 def in_turn(work: Work, *sides: Process) -> None:
@@ -108,7 +129,7 @@ def in_turn(work: Work, *sides: Process) -> None:
 def beside(photos: Path) -> None:
     """Training while another process keeps one core busy, against training alone."""
     arguments = ["distill_64", "cifar10", "--steps", "5"]
-    ours, spinning = Process(OURS, *arguments), Process(OURS, *arguments, "--default-threads")
+    ours, spinning = Process(OURS, *arguments, **ENVIRONMENT), Process(OURS, *arguments)
     busy = subprocess.Popen([sys.executable, "-c", BURN])
     busy.send_signal(signal.SIGSTOP)
 
@@ -173,5 +194,5 @@ def cost_distill(photos: Path) -> None:
 
 WORKS = {
     work.__name__: work
-    for work in (teacher_pass, distill_224, distill_64, hash_224, beside, memory, cost_distill)
+    for work in (teacher_pass, distill_224, distill_total, distill_64, hash_224, beside, memory, cost_distill)
 }

@@ -11,7 +11,6 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 
-
 def needed(name: str, found: dict[str, int]) -> dict[str, int]:
     """The package and everything it requires without an extra, with its bytes on disk."""
     key = re.sub(r"[-_.]+", "-", name).lower()

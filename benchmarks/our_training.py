@@ -1,6 +1,6 @@
 """Our side of the training benchmarks: the real loops of distilhash, let go for a few steps at a time.
 
-    python benchmarks/our_training.py distill_224|distill_224_float32|hash_224|teacher_pass PHOTOS --steps 2
+    python benchmarks/our_training.py distill_224|hash_224|teacher_pass|resnet50_pass PHOTOS --steps 2
     python benchmarks/our_training.py distill_64 CIFAR10 --steps 10
     python benchmarks/our_training.py memory|cost CIFAR10
 
@@ -24,9 +24,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-if "--default-threads" in sys.argv:  # torch before distilhash, which would tell its threads to wait asleep
-    import torch  # noqa: F401
 
 import numpy as np
 
@@ -89,14 +86,10 @@ def run_distill(
     return time.perf_counter() - began
 
 
-def distill_224(place: Path, where: str, steps: int, precision: str = "auto") -> None:
+def distill_224(place: Path, where: str, steps: int) -> None:
     images = open_readable(where, labelled=None)
-    config = DistillConfig(epochs=ENDLESS, batch_size=64, validation_size=11, precision=precision)
+    config = DistillConfig(epochs=ENDLESS, batch_size=64, validation_size=11)
     run_distill(place, images, len(images), StudentConfig(size=224), config, paced(steps * config.batch_size, steps))
-
-
-def distill_224_float32(place: Path, where: str, steps: int) -> None:
-    distill_224(place, where, steps, "float32")
 
 
 def distill_64(place: Path, where: str, steps: int) -> None:
@@ -113,14 +106,18 @@ def hash_224(place: Path, where: str, steps: int) -> None:
     hashing.train_hasher(images, np.arange(len(images)), hasher, config, run)
 
 
-def teacher_pass(place: Path, where: str, steps: int) -> None:
+def teacher_pass(place: Path, where: str, steps: int, name: str = "pip/efficientnet_lite0") -> None:
     images = open_readable(where, labelled=None)
-    teacher = random_teacher("pip/efficientnet_lite0")
+    teacher = random_teacher(name)
     pipeline.prefetch = paced(steps * teacher_features._batch(teacher.input, current()), steps)
     views = ENDLESS // len(images)  # more batches than will be asked for
     teacher_features.compute_teacher_features(
         images, np.arange(len(images)), teacher, place / "cache", crop_mode=InputConfig(), views=views
     )
+
+
+def resnet50_pass(place: Path, where: str, steps: int) -> None:
+    teacher_pass(place, where, steps, "torchvision/resnet50")
 
 
 def memory(place: Path, where: str, steps: int) -> None:
@@ -179,9 +176,7 @@ def cost(place: Path, where: str, steps: int) -> None:
     print(json.dumps(points))
 
 
-WORKS = {
-    work.__name__: work for work in (distill_224, distill_224_float32, distill_64, hash_224, teacher_pass, memory, cost)
-}
+WORKS = {work.__name__: work for work in (distill_224, distill_64, hash_224, teacher_pass, resnet50_pass, memory, cost)}
 
 
 def main() -> None:
@@ -189,7 +184,6 @@ def main() -> None:
     parser.add_argument("work", choices=WORKS)
     parser.add_argument("images", help="a folder of JPEG files in class folders, or cifar10")
     parser.add_argument("--steps", type=int, default=2, help="of one run, count")
-    parser.add_argument("--default-threads", action="store_true", help="threads wait as the OpenMP library has it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="our_training_") as place:
         WORKS[options.work](Path(place), options.images, options.steps)

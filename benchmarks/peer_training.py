@@ -73,7 +73,12 @@ def student(size: int = 224) -> nn.Module:
             stages.append(BasicBlock(channels, width, step, shortcut))
             channels = width
     kernel = 7 if size == 224 else 3
-    stem = [nn.Conv2d(3, 64, kernel, 2, kernel // 2, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    stem = [
+        nn.Conv2d(3, 64, kernel, 2, kernel // 2, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+    ]
     return nn.Sequential(*stem, *stages, nn.Flatten())
 
 

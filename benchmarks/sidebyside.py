@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distilhash.__main__ import ENVIRONMENT
+
 RESULTS = Path(__file__).parent / "results.json"
 PAIRS = 5
 
@@ -48,14 +50,21 @@ def timed(run: Callable[[], int]) -> Side:
     return side
 
 
+def ready_environment() -> None:
+    """Start this process again with the environment variables of the command line, where it lacks one."""
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+        os.execve(sys.executable, sys.orig_argv, os.environ | ENVIRONMENT)
+
+
 class Process:
     """A side in a process of its own: a script that, for each line "go" on stdin, prints its items a second.
 
-    The environment is the caller's without what distilhash sets, so that a peer runs as its user would run it.
+    The environment is the caller's without what the command line of distilhash sets, so that a peer runs as its user
+    would run it; a side of ours passes ENVIRONMENT.
     """
 
     def __init__(self, *command: str, **environment: str) -> None:
-        clean = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        clean = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
         self._process = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=clean | environment,
