@@ -1,7 +1,7 @@
-"""The README's tables, written between two marks each from what results/ and benchmarks/results.json hold.
+"""The tables of the documents, written between two marks each from what results/ and benchmarks/results.json hold.
 
-python benchmarks/readme_tables.py                                             # rewrite README.md
-python benchmarks/readme_tables.py --comparison runs/reproduce/results.json    # keep a comparison's cells before
+python benchmarks/readme_tables.py                                             # rewrite README.md and docs/guide.md
+python benchmarks/readme_tables.py --comparison runs/reproduce/results.json    # keep a comparison's trials before
 """
 
 import argparse
@@ -13,30 +13,22 @@ from distilhash.experiments.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 END = "<!-- end -->"
-# results.json of other machines and of earlier code, by what heads their columns.
-OTHERS = {
-    "AVX2, earlier": ROOT / "benchmarks" / "results-avx2.json",
-    "bfloat16 by AMX, earlier still": ROOT / "benchmarks" / "results-amx.json",
-}
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "guide.md")
 COMPARISON = ROOT / "results" / "cifar10-desktop.json"
-DRAWN = ("curves", "precision_at_n")  # of a cell: what only the page shows
+DRAWN = ("curves", "precision_at_n")  # of a trial: what only the report shows
 NAMES = {
-    "distilled": "student, distilled",
-    "scratch": "the same student, from scratch",
-    "teacher_frozen": "teacher, frozen, with a head",
+    "distilled": "distilled student",
+    "scratch": "the same student from scratch",
+    "teacher_frozen": "frozen teacher with a hash layer",
 }
 
-# What a row of benchmarks/results.json is called, in the order of the table.
+# What a row of benchmarks/results.json is called, in the order of the table: rows with the same networks on both sides.
 SPEED = {
-    "distill_224": "a distillation step, v1 at 224 pixels",
-    "distill_64": "a distillation step, v1 at 64 pixels",
-    "teacher_pass": "the teacher's pass, EfficientNet-Lite0 at 224 pixels",
-    "hash_224": "a hashing step, v1 at 224 pixels",
-    "encode_224": "photographs to codes, v1 at 224 pixels",
-    "encode_64": "photographs to codes, v1 at 64 pixels",
-    "overlap": "photographs to codes in float32, both halves at once",
-    "overlap_bfloat16": "photographs to codes in bfloat16, both halves at once",
-    "beside": "distilling beside a process that keeps one of two cores busy",
+    "encode_v1_224": "photographs to codes, v1 at 224 pixels",
+    "encode_v1_64": "photographs to codes, v1 at 64 pixels",
+    "distill_total": "a whole distillation, ResNet50 into v1 at 224 pixels, 8 epochs",
+    "hash_224": "a step of hashing, v1 at 224 pixels",
+    "teacher_pass": "features of a frozen teacher, EfficientNet-Lite0 at 224 pixels",
     "map": "mAP@all, 1,000 queries, 54,000 codes of 64 bits, one core",
 }
 
@@ -47,7 +39,7 @@ def demo_table(rows: list[dict]) -> str:
     for row in rows:
         by_arm[row["arm"], row["framework"]].append(row)
     lines = [
-        "| arm | framework | mAP@all, mean over seeds (lowest to highest) | parameters | multiply-adds |",
+        "| method | framework | mAP@all, mean over seeds (lowest to highest) | parameters | multiply-adds |",
         "|---|---|---|---|---|",
     ]
     for (arm, framework), group in by_arm.items():
@@ -65,54 +57,38 @@ def demo_table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def mosaics_table(cells: list[dict]) -> str:
+def mosaics_table(rows: list[dict]) -> str:
     """One line for each framework, beside what costs nothing."""
     lines = [
         "| framework | bits | mAP@5000 | random ranking | untrained hasher |",
         "|---|---|---|---|---|",
         *(
-            f"| {cell['framework'].upper()} | {cell['bits']} | {cell['map_at_5000']:.3f} | "
-            f"{cell['relevant_share']:.3f} | {cell['untrained_map_at_5000']:.3f} |"
-            for cell in cells
+            f"| {row['framework'].upper()} | {row['bits']} | {row['map_at_5000']:.3f} | "
+            f"{row['relevant_share']:.3f} | {row['untrained_map_at_5000']:.3f} |"
+            for row in rows
         ),
     ]
-    first = cells[0]
+    first = rows[0]
     lines += ["", f"Mosaics, {first['protocol'].removeprefix('lists: ')}; {first['backbone']}, seed {first['seed']}."]
     return "\n".join(lines) + "\n"
 
 
 def speed_table(rows: list[dict]) -> str:
-    """One line for each work: what it was compared with, the ratio on each machine, and what we aim at."""
-    machines = {"times as fast": rows}
-    machines |= {head: json.loads(file.read_text(encoding="utf-8")) for head, file in OTHERS.items()}
-    found = {head: {row["work"]: row for row in rows} for head, rows in machines.items()}
-    anywhere = {work: row for works in reversed(found.values()) for work, row in works.items()}
-    shown = [work for work in SPEED if work in anywhere]
+    """One line for each work: what it was compared with, and the ratio."""
+    found = {row["work"]: row for row in rows}
+    shown = [found[work] for work in SPEED if work in found]
     lines = [
-        f"| work | against | {' | '.join(found)} | aim |",
-        f"|---|---|{'---|' * len(found)}---|",
-        *(
-            f"| {SPEED[work]} | {anywhere[work]['peer']} | "
-            f"{' | '.join(_ratio(works.get(work)) for works in found.values())} | {anywhere[work]['least']:g} |"
-            for work in shown
-        ),
+        "| work | against | times as fast |",
+        "|---|---|---|",
+        *(f"| {SPEED[row['work']]} | {row['peer']} | {_ratio(row)} |" for row in shown),
     ]
-    names = [
-        ", ".join(sorted({works[work]["settings"]["machine"] for work in shown if work in works}))
-        for works in found.values()
-    ]
-    pairs = sorted({anywhere[work]["pairs"] for work in shown})
-    lines.append("")
-    lines.append(
-        f"Both sides in turn, median of {' or '.join(map(str, pairs))} pairs (lowest to highest); the peer in float32. "
-        f"The columns were measured on: {'; '.join(names)}."
-    )
+    machines = "; ".join(sorted({row["settings"]["machine"] for row in shown}))
+    pairs = " or ".join(map(str, sorted({row["pairs"] for row in shown})))
+    lines += ["", f"Median of {pairs} pairs (lowest to highest), both sides in float32; measured on {machines}."]
     return "\n".join(lines) + "\n"
 
 
-def _ratio(row: dict | None) -> str:
-    if row is None:
-        return "-"
+def _ratio(row: dict) -> str:
     lowest, highest = row["spread"]
     return f"{row['ratio']:.3g} ({lowest:.3g} to {highest:.3g})"
 
@@ -125,20 +101,21 @@ TABLES = {
 }
 
 
-def with_tables(readme: str) -> str:
-    """The README with its tables made anew."""
+def with_tables(text: str) -> str:
+    """A document with its tables made anew."""
     for name, (table, results) in TABLES.items():
         begin = f"<!-- table: {name} -->\n"
-        before, rest = readme.split(begin)
-        after = rest.split(END, 1)[1]
-        readme = f"{before}{begin}{table(json.loads(results.read_text(encoding='utf-8')))}{END}{after}"
-    return readme
+        if begin in text:
+            before, rest = text.split(begin)
+            after = rest.split(END, 1)[1]
+            text = f"{before}{begin}{table(json.loads(results.read_text(encoding='utf-8')))}{END}{after}"
+    return text
 
 
 def keep(comparison: Path) -> None:
-    """Put the cells of a comparison under results/."""
-    cells = json.loads(comparison.read_text(encoding="utf-8"))
-    kept = [{key: value for key, value in cell.items() if key not in DRAWN} for cell in cells]
+    """Put the trials of a comparison under results/."""
+    rows = json.loads(comparison.read_text(encoding="utf-8"))
+    kept = [{key: value for key, value in row.items() if key not in DRAWN} for row in rows]
     COMPARISON.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
@@ -148,5 +125,5 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if options.comparison:
         keep(options.comparison)
-    path = ROOT / "README.md"
-    path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in DOCUMENTS:
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")

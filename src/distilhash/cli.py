@@ -514,8 +514,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = "a command is missing" if not name else f"unknown command {name!r}"
         return _refuse(f"{what}; choose one of: {', '.join(COMMANDS)}; see distilhash --help.")
     try:
-        call = _parsed(name, words[1:])
-    except _UsageError as error:
+        call = parse(name, words[1:])
+    except UsageError as error:
         return _refuse(str(error))
     except SystemExit:  # after --help
         return 0
@@ -545,12 +545,21 @@ def _run(name: str, call: functools.partial[Result | None], show: Show) -> int:
     return _refuse(str(result.mistake)) if result.mistake is not None else 0
 
 
-class _UsageError(Exception):
+class UsageError(Exception):
     """Words that are no command: a flag that there is not, a value of another type."""
 
 
-def _parsed(name: str, words: list[str]) -> functools.partial[Result | None]:
-    """The command with its arguments, not yet run. Raises SystemExit after --help."""
+def parse(name: str, words: list[str]) -> functools.partial[Result | None]:
+    """The command with its arguments, not yet run.
+
+    Args:
+        name: a key of COMMANDS.
+        words: its arguments.
+
+    Raises:
+        UsageError: they are not its arguments.
+        SystemExit: after --help.
+    """
     command = COMMANDS[name]
 
     @functools.wraps(command)
@@ -558,7 +567,7 @@ def _parsed(name: str, words: list[str]) -> functools.partial[Result | None]:
         return functools.partial(command, *arguments, **settings)
 
     def refuse(event: ParseErrorEvent) -> NoReturn:
-        raise _UsageError(_sentence(event, name))
+        raise UsageError(_sentence(event, name))
 
     # --teacher NAME and --teacher-size N are short for --teacher.name NAME and --teacher.size N.
     if name in ("distill", "hash", "fit"):
