@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -181,6 +182,26 @@ def test_what_cannot_be_opened_is_refused(tmp_path):
         Index.open(tmp_path / "index", num_bits=16)
 
 
+def test_only_codes_whose_distances_fit_16_bits_are_taken(tmp_path):
+    with Index.open(tmp_path / "index") as index:
+        with pytest.raises(DistilhashError, match="65536"):
+            index.add([1], np.ones((1, 65_536)))
+        index.add([1], np.ones((1, 65_535)))
+    with pytest.raises(DistilhashError, match="65536"):
+        Index.open(tmp_path / "other", num_bits=65_536)
+    with Index.open(tmp_path / "index") as index:
+        assert index.search(-np.ones((1, 65_535)), 1)[1].tolist() == [[65_535]]
+
+
+def test_a_closed_index_takes_no_codes_that_would_be_lost(tmp_path):
+    index = Index.open(tmp_path / "index")
+    index.add([1, 2], np.ones((2, 12)))
+    index.close()
+    for change in (lambda: index.add([3], ONE), lambda: index.remove([1])):
+        with pytest.raises(DistilhashError, match="closed"):
+            change()
+
+
 def test_another_process_is_seen_and_kept_from_writing(tmp_path):
     path = tmp_path / "index"
     script = (
@@ -335,7 +356,9 @@ class TestIvf:
             index.add([5], codes[:1])
         assert opened() == [300]
         sound = saved.read_bytes()
-        for damaged in (b"", sound[:-1], sound[:-4] + b"\xff\xff\xff\x7f", b"x" * len(sound)):
+        float8 = json.dumps({"centroids": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}).encode()
+        float8 = len(float8).to_bytes(8, "little") + float8 + b"x"
+        for damaged in (b"", float8, sound[:-1], sound[:-4] + b"\xff\xff\xff\x7f", b"x" * len(sound)):
             saved.write_bytes(damaged)
             assert opened() == [300]
             assert Path(saved).read_bytes() == sound

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,9 @@ def test_mistakes_are_one_sentence(indexed, capsys):
             "--index",
             "text.png",
         ): "this file is not a sound index; got text.png",
+        ("index", "~nobody/photos", "--hasher", "hasher"): "there is no such folder; got ",
+        ("index", "long" * 100, "--hasher", "hasher"): "there is no such folder; got ",
+        ("search", "long" * 100, "--id", 1): "there is no such index; got longlong",
         ("code", "hasher", "gone.png"): "an image cannot be read; got gone.png: No such file or directory",
     }.items():
         assert refused(capsys, *words).startswith(said), words
@@ -193,6 +197,10 @@ def test_mistakes_are_one_sentence(indexed, capsys):
     shutil.rmtree("other")
     assert refused(capsys, "search", "photos.index", "text.png").startswith("the hasher of the index is gone")
     assert len(answer(capsys, "search", "photos.index", "--id", PHOTOS + 1)[0]["hits"]) == 10  # needs no hasher
+    with sqlite3.connect("photos.index") as database:
+        database.execute(f"UPDATE meta SET value = '/{'long' * 100}' WHERE key = 'encoder_path'")
+    database.close()
+    assert refused(capsys, "search", "photos.index", "text.png").startswith("the hasher of the index is gone; got /lon")
 
 
 def test_an_interrupt_says_that_the_work_is_kept(here, monkeypatch, capsys):

@@ -188,5 +188,6 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
         pytest.raises(DistilhashError, match="index"),
     ):
         index.add([1], np.ones((1, 8)))
-    with pytest.raises(DistilhashError, match=tmp_path.name):
-        Index.open(tmp_path)
+    for place in (tmp_path, tmp_path / ("long" * 100)):
+        with pytest.raises(DistilhashError, match=tmp_path.name):
+            Index.open(place)

@@ -6,11 +6,13 @@ Paths are absolute, and stored as the bytes of the operating system.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from distilhash.errors import DistilhashError
 from distilhash.retrieval.store import Store
 
 
@@ -37,11 +39,8 @@ class PhotoStore(Store):
 
     def photos_of(self, ids: Iterable[int]) -> dict[int, Photo]:
         """The photos with these ids, by id; unknown ids are left out."""
-        found = {}
-        for identity in ids:
-            for row in self.rows("SELECT * FROM photos WHERE id = ?", (identity,)):
-                found[identity] = self._photo(row)
-        return found
+        query = "SELECT * FROM photos WHERE id = ?"
+        return {identity: self._photo(row) for identity in ids for row in self.rows(query, (identity,))}
 
     def page(self, after: int, limit: int) -> list[Photo]:
         """The first ``limit`` photos with a code whose ids are greater than ``after``, by id."""
@@ -63,8 +62,7 @@ class PhotoStore(Store):
 
     def next_id(self) -> int:
         """The first id that was never used."""
-        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'photos'")
-        ((highest,),) = rows or [(0,)]
+        ((highest,),) = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'photos'") or [(0,)]
         if not isinstance(highest, int) or highest < 0:
             raise self.damaged("its count of photos is not one")
         return highest + 1
@@ -74,6 +72,12 @@ class PhotoStore(Store):
         gone = list(photos)
         self.withdraw(np.array([photo.id for photo in gone if photo.failure is None], np.int64))
         self.many("DELETE FROM photos WHERE id = ?", ((photo.id,) for photo in gone))
+
+    def other_hasher(self, got: object, folders: Iterable[str], hasher: object) -> DistilhashError:
+        """The error for a hasher that did not make this index."""
+        words = ["distilhash", "index", *folders, "--hasher", str(hasher), "--index", str(self.path), "--rebuild"]
+        fix = f"name that one with --hasher, or encode the photos again with: {shlex.join(words)}"
+        return DistilhashError("the index was made with another hasher", got, fix)
 
     def _photo(self, row: tuple[Any, ...]) -> Photo:
         if not all(isinstance(value, kind) for value, kind in zip(row, _KINDS, strict=True)):

@@ -1,10 +1,14 @@
-"""Photos to packed codes: where the hasher of an index is, and how it encodes files, with or without PyTorch.
+"""Photos to packed codes: which hasher an index has, and how it encodes files, with or without PyTorch.
+
+The default hasher is a frozen teacher from a pip package, hashed without labels by ITQ. It is fitted to a sample of
+the photos and kept beside the index as INDEX.hasher, where the next run and every search find it.
 
 Shapes: n images of a call, K bits, P = ceil(K / 8) bytes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +19,14 @@ from PIL import Image
 
 from distilhash.codes import Bytes, pack
 from distilhash.data.decode import UnreadableImage, decode_image
+from distilhash.data.order import SPLITS, shuffled
+from distilhash.data.walk import walk
 from distilhash.deploy.runtime import INT8, ExportedHasher, model_file
 from distilhash.errors import DistilhashError
+from distilhash.progress import log
+
+DEFAULT_TEACHER, DEFAULT_BITS = "pip/efficientnet_lite0", 64
+SAMPLE = 2_000  # photos that the default hasher is fitted to
 
 
 def hasher_of(about: Mapping[str, str], index: Path, hasher: str | Path | None = None) -> Path:
@@ -37,10 +47,11 @@ def hasher_of(about: Mapping[str, str], index: Path, hasher: str | Path | None =
         raise DistilhashError("this index does not say which hasher made it", index, "search it by --id")
     if hasher is not None:
         return Path(hasher)
-    stored, beside = Path(about.get("encoder_path", "")), beside_index(index)
-    if stored not in (Path(), beside) and stored.exists():
+    stored, beside = Path(about.get("encoder_path", "")), _beside(index)
+    # Not Path.exists(), which raises where access is denied.
+    if stored not in (Path(), beside) and os.path.exists(stored):  # noqa: PTH110
         return stored
-    if is_whole(beside):
+    if _is_whole(beside):
         return beside
     fix = "say where it is with --hasher"
     if stored == beside:
@@ -48,14 +59,63 @@ def hasher_of(about: Mapping[str, str], index: Path, hasher: str | Path | None =
     raise DistilhashError("the hasher of the index is gone", stored, fix)
 
 
-def beside_index(index: Path) -> Path:
-    """Where the default hasher of an index is kept."""
+def default_hasher(
+    about: Mapping[str, str], index: Path, roots: Sequence[str], *, hidden: bool = False, rebuild: bool = False
+) -> Path:
+    """The hasher that an index was made with, or else the default hasher, fitted to the photos below these folders.
+
+    Args:
+        about, index: as in hasher_of(); the file need not exist yet.
+        hidden: also sample hidden files.
+        rebuild: fit the default hasher again where the index was made with it.
+
+    Raises:
+        DistilhashError: the hasher is gone, the teacher is not installed, or no photo can be read.
+    """
+    beside = _beside(index)
+    if about.get("encoder_path") and not (rebuild and Path(about["encoder_path"]) == beside):
+        return hasher_of(about, index)
+    if rebuild or not _is_whole(beside):
+        _fit(beside, roots, hidden)
+    return beside
+
+
+def _beside(index: Path) -> Path:
     return index.with_name(f"{index.name}.hasher").absolute()
 
 
-def is_whole(hasher: Path) -> bool:
-    """Whether a run directory holds a model."""
+def _is_whole(hasher: Path) -> bool:
     return (hasher / "model" / "model.safetensors").exists()
+
+
+def _fit(place: Path, roots: Sequence[str], hidden: bool) -> None:
+    # PyTorch is imported here: an index made with an exported hasher is updated without it.
+    from distilhash.checkpoint import save_model
+    from distilhash.inference import head_inputs
+    from distilhash.models import create_teacher
+    from distilhash.training.unlabelled import itq_hasher
+
+    try:
+        teacher = create_teacher(DEFAULT_TEACHER)
+    except DistilhashError as error:
+        raise DistilhashError(error.what, error.got, f"{error.fix}, or name a hasher with --hasher") from error
+    found = sorted(file.path for file in walk(roots, hidden).files)
+    photos = PhotoFiles([found[i] for i in shuffled(np.arange(len(found)), 0, SPLITS)[:SAMPLE]])
+    if found:
+        log.info(
+            "no hasher is named: the frozen %s is hashed without labels (ITQ, %d bits), fitted to %s of %s photos, "
+            "and kept in %s", DEFAULT_TEACHER, DEFAULT_BITS, f"{len(photos):,}", f"{len(found):,}", place,
+        )  # fmt: skip
+        features_ND = head_inputs(photos, np.arange(len(photos)), teacher)
+    read = [i for i in range(len(photos)) if i not in photos.failures]
+    if not read:
+        raise DistilhashError("there are no photos to fit a hasher to", ", ".join(roots), "name a hasher with --hasher")
+    description = {
+        "kind": "hasher", "architecture": teacher.architecture, "bits": DEFAULT_BITS, "label_free": "itq",
+        "labelled_images": 0, "unlabelled_images": len(read), "backbone": f"the frozen {DEFAULT_TEACHER}",
+        "teacher": DEFAULT_TEACHER, "teacher_fingerprint": teacher.fingerprint,
+    }  # fmt: skip
+    save_model(place / "model", itq_hasher(teacher, features_ND[read], DEFAULT_BITS), description)
 
 
 def named(hasher: str | Path, *, int8: bool = False) -> Path:
@@ -99,15 +159,14 @@ class PhotoFiles:
 
     def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
         """The images of these indices."""
-        return [self._one(int(index), least_side) for index in np.asarray(indices)]
-
-    def _one(self, index: int, least_side: int | None) -> Image.Image:
-        path = self.names[index]
-        try:
-            return decode_image(Path(path), path, least_side)
-        except UnreadableImage as error:
-            self.failures[index] = error.reason
-            return Image.new("RGB", (1, 1))
+        images = []
+        for index in np.asarray(indices).tolist():
+            try:
+                images.append(decode_image(Path(self.names[index]), self.names[index], least_side))
+            except UnreadableImage as error:
+                self.failures[index] = error.reason
+                images.append(Image.new("RGB", (1, 1)))
+        return images
 
 
 class Encoder:
@@ -127,20 +186,12 @@ class Encoder:
 
 
 def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
-    """The encoder of a hasher; PyTorch is imported only for one that was not exported.
-
-    Args:
-        hasher, int8: as in named().
-
-    Raises:
-        DistilhashError: there is no hasher, or it is damaged.
-    """
+    """The encoder of a hasher, which is named as in named(); PyTorch is imported only for one that was not exported."""
     place = named(hasher, int8=int8)
     if model_file(place) is not None:
         exported = ExportedHasher.open(place.parent, int8=place.name == INT8)
-        return Encoder(
-            place, exported.num_bits, exported.model_fingerprint, lambda files: exported.encode(files).packed
-        )
+        bits, fingerprint = exported.num_bits, exported.model_fingerprint
+        return Encoder(place, bits, fingerprint, lambda files: exported.encode(files).packed)
 
     import torch
 

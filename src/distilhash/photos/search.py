@@ -1,4 +1,4 @@
-"""The commands index, search and code: open what is named, do one thing, return plain data.
+"""The commands index, search and code, as ``distilhash.api`` describes them: open what is named, return plain data.
 
 Shapes: Q queries, P bytes of a packed code.
 """
@@ -18,9 +18,8 @@ from distilhash.codes import Bytes, hamming
 from distilhash.data.decode import UnreadableImage
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import PhotoStore
-from distilhash.photos.default_hasher import default_hasher
-from distilhash.photos.encoder import Encoder, hasher_of, named, open_encoder
-from distilhash.photos.update import update
+from distilhash.photos.encoder import Encoder, default_hasher, hasher_of, named, open_encoder
+from distilhash.photos.update import checked_roots, update
 from distilhash.retrieval.index import Index
 
 TOP = 10
@@ -36,28 +35,14 @@ def index(
     hidden: bool = False,
     rebuild: bool = False,
 ) -> dict[str, Any]:
-    """Bring an index file up to date with folders of photos.
-
-    Args:
-        folders: roots, walked recursively.
-        index: the file; made where there is none.
-        hasher: left out, the one that the index was made with, or the default hasher, kept beside the index.
-        int8: the int8 model of an exported hasher, which the index remembers.
-        hidden: also index files and folders that programs hide.
-        rebuild: encode everything again where the hasher is another one.
-
-    Returns:
-        "index", "codes" (their number), and the fields of ``update.Summary``.
-
-    Raises:
-        DistilhashError: a folder, the hasher or the index cannot be used, or the index is of another hasher.
-    """
-    if hasher is None:
-        if int8:  # before a default hasher is fitted, which has no int8 model
-            raise DistilhashError("int8 is for an exported hasher", "none", "name it with --hasher")
-        hasher = default_hasher(Path(index), folders, hidden=hidden, rebuild=rebuild)
-    encoder = open_encoder(hasher, int8=int8)
+    """Bring an index file up to date with folders of photos; its codes, and the fields of ``update.Summary``."""
+    if int8 and hasher is None:  # before a default hasher is fitted, which has no int8 model
+        raise DistilhashError("int8 is for an exported hasher", "none", "name it with --hasher")
     with contextlib.closing(PhotoStore(Path(index))) as store:
+        if hasher is None:
+            roots = checked_roots(folders)
+            hasher = default_hasher(store.about(), Path(index), roots, hidden=hidden, rebuild=rebuild)
+        encoder = open_encoder(hasher, int8=int8)
         summary = update(store, folders, encoder, hidden=hidden, rebuild=rebuild)
         return {"index": str(index), "codes": len(store.codes()[0]), **dataclasses.asdict(summary)}
 
@@ -73,30 +58,13 @@ def search(
     hasher: str | Path | None = None,
     int8: bool = False,
 ) -> list[dict[str, Any]]:
-    """The nearest photos of an index to each query, without the query itself.
-
-    Args:
-        index: the index file.
-        images: queries by image file.
-        ids: queries by id in the index.
-        top: hits per query; left out, 10, or with ``radius`` all.
-        radius: only hits at most so far away, in bits.
-        group_duplicates: list hits at most so many bits from a nearer hit below that one.
-        hasher: left out, the one that the index was made with, in the precision that it was made in.
-        int8: the int8 model of an exported hasher.
-
-    Returns:
-        For each query "query" and "hits", by (distance, id), each with "id", "path", "distance" and "duplicates".
-
-    Raises:
-        DistilhashError: the index, the hasher or an image cannot be read, or an id is not in the index.
-    """
+    """The hits of each query, nearest first by (distance, id), without the query itself."""
     if not images and not ids:
         raise DistilhashError("nothing to search for", fix="name an image, or an id of the index with --id")
     for name, value, least in (("top", top, 1), ("radius", radius, 0), ("group_duplicates", group_duplicates, 0)):
         if value is not None and value < least:
             raise DistilhashError(f"{name} must be at least {least}", value)
-    if not Path(index).is_file():
+    if not os.path.isfile(index):  # noqa: PTH113 (Path's raises where access is denied)
         raise DistilhashError("there is no such index", index, "make it with: distilhash index FOLDER")
     with contextlib.closing(PhotoStore(Path(index))) as store, Index.open(index) as codes:
         # (image or id, its code, its id)
@@ -108,11 +76,9 @@ def search(
             queries += [(str(i), row, int(i)) for i, row in zip(ids, codes.codes_of(ids), strict=True)]
         codes_QP = np.stack([row for _, row, _ in queries])
         if radius is not None:
-            found = codes.radius(codes_QP, radius)
-            limit = top
-        else:
+            limit, found = top, codes.radius(codes_QP, radius)
+        else:  # one more, as the query itself may be among them
             limit = top or TOP
-            # One more, as the query itself may be among them.
             wanted = limit * (1 if group_duplicates is None else GROUPED_FROM) + 1
             found = list(zip(*codes.search(codes_QP, min(wanted, max(len(codes), 1))), strict=True))
         answers = []
@@ -125,19 +91,7 @@ def search(
 
 
 def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool = False) -> list[dict[str, str]]:
-    """The code of each image.
-
-    Args:
-        hasher: a run directory, a model directory, or an exported hasher.
-        images: image files.
-        int8: the int8 model of an exported hasher.
-
-    Returns:
-        For each image "image" and "code", as hexadecimal digits, first bit first.
-
-    Raises:
-        DistilhashError: the hasher or an image cannot be read.
-    """
+    """The code of each image, as hexadecimal digits, first bit first."""
     packed = _encoded(open_encoder(hasher, int8=int8), images)
     return [{"image": str(image), "code": row.tobytes().hex()} for image, row in zip(images, packed, strict=True)]
 
@@ -147,12 +101,7 @@ def _encoder_of(store: PhotoStore, hasher: str | Path | None, int8: bool) -> Enc
     place = named(hasher_of(about, store.path, hasher), int8=int8)
     encoder = open_encoder(place)
     if encoder.fingerprint != about["encoder"]:
-        raise DistilhashError(
-            "the index was made with another hasher",
-            place,
-            f"name that one with --hasher, or encode the photos again with: distilhash index "
-            f"{' '.join(store.roots())} --hasher {place} --index {store.path} --rebuild",
-        )
+        raise store.other_hasher(place, store.roots(), place)
     return encoder
 
 

@@ -53,9 +53,6 @@ def update(
     """Index every photo below the folders, and drop those that are gone from them.
 
     Args:
-        store: the index.
-        folders: roots, walked recursively.
-        encoder: what encodes the photos.
         hidden: also index files and folders that programs hide.
         rebuild: drop all codes first where they are of another hasher.
 
@@ -71,12 +68,8 @@ def update(
         if any(is_below(path, [root]) for path in known) and not any(is_below(path, [root]) for path in there):
             unreadable.append((root, "all its photos are gone; they are kept, as its disk may not be mounted"))
     kept = [folder for folder, _ in unreadable]
-    gone = {
-        path: photo
-        for path, photo in known.items()
-        if path not in there and is_below(path, roots) and not is_below(path, kept)
-    }
-    work = _Update(store, encoder, known, gone, Summary(unreadable=unreadable))
+    missing = [path for path in known if path not in there and is_below(path, roots) and not is_below(path, kept)]
+    work = _Update(store, encoder, known, {path: known[path] for path in missing}, Summary(unreadable=unreadable))
     waiting = [file for file in files if not work.is_unchanged(file)]
     if waiting:
         work.encode(waiting)
@@ -85,14 +78,11 @@ def update(
 
 
 def checked_roots(folders: Iterable[str | Path]) -> list[str]:
-    """The folders as absolute paths, sorted and unique.
-
-    Raises:
-        DistilhashError: one of them is not a folder.
-    """
-    roots = sorted({os.path.abspath(Path(folder).expanduser()) for folder in folders})  # noqa: PTH100 (keeps links)
+    """The folders as absolute paths, sorted and unique; DistilhashError where one is none."""
+    # Unlike pathlib's, these keep links, and do not raise for "~nobody" or where access is denied.
+    roots = sorted({os.path.abspath(os.path.expanduser(folder)) for folder in folders})  # noqa: PTH100, PTH111
     for root in roots:
-        if not Path(root).is_dir():
+        if not os.path.isdir(root):  # noqa: PTH112
             raise DistilhashError("there is no such folder", root, "name folders of photos; nothing was changed")
     return roots
 
@@ -105,12 +95,8 @@ def _claim(store: PhotoStore, roots: Sequence[str], encoder: Encoder, rebuild: b
         raise DistilhashError("this index holds codes that are not of photos", store.path, "choose another file")
     of_another = about.get("encoder", encoder.fingerprint) != encoder.fingerprint
     if of_another and not rebuild:
-        raise DistilhashError(
-            "the index was made with another hasher",
-            f"{encoder.path}, instead of {about.get('encoder_path', 'an unknown one')}",
-            f"encode everything again with: distilhash index {' '.join(roots)} --hasher {encoder.path} "
-            f"--index {store.path} --rebuild",
-        )
+        got = f"{encoder.path}, instead of {about.get('encoder_path', 'an unknown one')}"
+        raise store.other_hasher(got, roots, encoder.path)
     with store.writing():
         if of_another:
             store.clear()
@@ -118,18 +104,20 @@ def _claim(store: PhotoStore, roots: Sequence[str], encoder: Encoder, rebuild: b
         store.put_roots(roots)
 
 
+@dataclasses.dataclass
 class _Update:
     """One update: the photos that were known or are gone, by path, and the summary so far."""
 
-    def __init__(
-        self, store: PhotoStore, encoder: Encoder, known: dict[str, Photo], gone: dict[str, Photo], summary: Summary
-    ) -> None:
-        self.store, self.encoder, self.known, self.gone, self.summary = store, encoder, known, gone, summary
-        self._gone_by_content: defaultdict[bytes, list[Photo]] = defaultdict(list)
-        for path in sorted(gone, reverse=True):
-            photo = gone[path]
-            if photo.content is not None:
-                self._gone_by_content[photo.content].append(photo)
+    store: PhotoStore
+    encoder: Encoder
+    known: dict[str, Photo]
+    gone: dict[str, Photo]
+    summary: Summary
+
+    def __post_init__(self) -> None:
+        self._gone_by_content: defaultdict[bytes | None, list[Photo]] = defaultdict(list)
+        for _, photo in sorted(self.gone.items(), reverse=True):
+            self._gone_by_content[photo.content].append(photo)
 
     def is_unchanged(self, file: FoundFile) -> bool:
         """Whether the stored size and time are the file's; if so, it is counted."""
@@ -156,13 +144,14 @@ class _Update:
 
     def commit(self, files: Sequence[FoundFile]) -> None:
         """Read these files and store the outcome in one transaction."""
-        photos, olds, to_encode = self._read(files)
-        encoded = self.encoder.encode([photos[i].path for i in to_encode])
+        found = [self._read(file) for file in files]
+        to_encode = [i for i, (_, _, is_new) in enumerate(found) if is_new]
+        encoded = self.encoder.encode([files[i].path for i in to_encode])
         rows = {i: row for row, i in enumerate(to_encode)}
         next_id = self.store.next_id()
         kept, withdrawn, ids, picked = list[Photo](), list[int](), list[int](), list[int]()
         for i, file in enumerate(files):
-            photo, old, row = photos[i], olds[i], rows.get(i)
+            (photo, old, _), row = found[i], rows.get(i)
             if _stat(file.path) != file:
                 self.summary.unsettled += 1
                 continue
@@ -193,21 +182,17 @@ class _Update:
             self.summary.deleted = len(self.gone)
         self.store.tidy(*self.store.codes())
 
-    def _read(self, files: Sequence[FoundFile]) -> tuple[list[Photo], list[Photo | None], list[int]]:
-        """For each file the photo that it is before encoding and the one that it was; the positions to encode."""
-        photos, olds, to_encode = list[Photo](), list[Photo | None](), list[int]()
-        for i, file in enumerate(files):
-            content, failure = _content(file.path)
-            old = self.known.get(file.path)
-            if old is None and content is not None and self._gone_by_content[content]:
-                old = self._gone_by_content[content].pop()
-            if content is not None and old is not None and old.content == content:
-                failure = old.failure
-            elif failure is None:
-                to_encode.append(i)
-            photos.append(Photo(0 if old is None else old.id, *file, content, failure))
-            olds.append(old)
-        return photos, olds, to_encode
+    def _read(self, file: FoundFile) -> tuple[Photo, Photo | None, bool]:
+        """The photo that a file is before encoding, the one that it was, and whether it is to be encoded."""
+        content, failure = _content(file.path)
+        old = self.known.get(file.path)
+        if old is None and content is not None and self._gone_by_content[content]:
+            old = self._gone_by_content[content].pop()
+        known = old is not None and content is not None and old.content == content
+        if old is not None and known:
+            failure = old.failure
+        photo = Photo(0 if old is None else old.id, *file, content, failure)
+        return photo, old, not known and failure is None
 
     def _count(self, photo: Photo, old: Photo | None) -> None:
         if photo.failure is not None:

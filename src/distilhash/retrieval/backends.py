@@ -15,6 +15,7 @@ Shapes: B database codes, Q queries, K bits, P = ceil(K / 8) bytes, L lists.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -27,7 +28,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from distilhash.codes import Bytes, hamming, to_words
+from distilhash.codes import Bytes, hamming
 from distilhash.errors import DistilhashError
 from distilhash.files import write_atomically
 
@@ -41,20 +42,11 @@ MIN_NPROBE = 16
 MAX_PROBED_SHARE = 1 / 8  # of all lists: beyond, exact search is as fast
 MIN_RECALL, SAMPLE, SAMPLE_TOP = 0.999, 256, 11  # top-k of a sampled code: itself and ten others
 FORMAT = "distilhash.ivf/1"
-_QUERIES, _CODES, _BUCKETS = 1024, 1 << 20, 1 << 23  # per block of work: bounds memory
+_QUERIES, _CODES, _BUCKETS, _AT_ONCE = 1024, 1 << 20, 1 << 23, 8  # per block of work: bounds memory
 
 
 def nearest(codes_BP: Bytes, queries_QP: Bytes, top: int) -> tuple[Positions, Distances]:
-    """Exact top-k by (distance, position).
-
-    Args:
-        codes_BP: packed database codes.
-        queries_QP: packed queries.
-        top: results per query.
-
-    Returns:
-        Positions (Q, top) and distances (Q, top) in bits; -1 where there are fewer codes.
-    """
+    """Exact top-k by (distance, position): both (Q, top), distances in bits, -1 where there are fewer codes."""
     positions = np.full((len(queries_QP), top), -1, np.int64)
     distances = np.full((len(queries_QP), top), -1, np.int32)
     count = min(top, len(codes_BP))
@@ -87,16 +79,12 @@ def numpy_nearest(codes_BP: Bytes, queries_QP: Bytes, count: int) -> tuple[Posit
 def within(codes_BP: Bytes, queries_QP: Bytes, radius: int) -> list[tuple[Positions, Distances]]:
     """For each query, positions and distances of all codes at most ``radius`` bits away, by (distance, position)."""
     found: list[tuple[Positions, Distances]] = []
-    blocks = [to_words(codes_BP[start : start + _CODES]) for start in range(0, len(codes_BP), _CODES)]
-    for query in to_words(queries_QP):
-        positions, distances = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
-        for number, block in enumerate(blocks):
-            away = np.bitwise_count(block ^ query).sum(axis=1, dtype=np.int32)
-            hits = np.flatnonzero(away <= radius)
-            positions.append(hits + number * _CODES)
-            distances.append(away[hits])
-        order = np.argsort(np.concatenate(distances), kind="stable")
-        found.append((np.concatenate(positions)[order], np.concatenate(distances)[order]))
+    for start in range(0, len(queries_QP), _AT_ONCE):
+        part = queries_QP[start : start + _AT_ONCE]
+        for distances in hamming(part, codes_BP) if len(codes_BP) else np.empty((len(part), 0), np.uint8):
+            positions = np.flatnonzero(distances <= radius)
+            positions = positions[np.argsort(distances[positions], kind="stable")]
+            found.append((positions, distances[positions].astype(np.int32)))
     return found
 
 
@@ -108,20 +96,23 @@ def _faiss_nearest(codes_BP: Bytes, queries_QP: Bytes, count: int) -> tuple[Posi
 def _faiss() -> Any:
     try:
         import faiss
-    except ImportError:
-        return None
+    except ImportError as error:
+        fix = "pip install 'distilhash[search]'"
+        raise DistilhashError("approximate search needs FAISS", "no package faiss", fix) from error
     return faiss
 
 
 def has_faiss() -> bool:
     """Whether FAISS is installed."""
-    return _faiss() is not None
+    with contextlib.suppress(DistilhashError):
+        return _faiss() is not None
+    return False
 
 
 @functools.cache
 def keeps_order() -> bool:
     """Whether FAISS is installed and returns ties in the order of the codes."""
-    if _faiss() is None:
+    if not has_faiss():
         return False
     draw = np.random.default_rng(0)
     codes = draw.integers(0, 4, (300, 8), dtype=np.uint8)  # many ties
@@ -134,18 +125,6 @@ def lists_for(count: int) -> int:
     return max(1, count * LISTS_PER_MILLION // 1_000_000)
 
 
-def needed_faiss() -> Any:
-    """The module faiss.
-
-    Raises:
-        DistilhashError: FAISS is not installed.
-    """
-    faiss = _faiss()
-    if faiss is None:
-        raise DistilhashError("approximate search needs FAISS", "no package faiss", "pip install 'distilhash[search]'")
-    return faiss
-
-
 @dataclass(eq=False)
 class IvfLists:
     """Trained IVF lists: centroids (L, P), the list (B,) of each code, and how many lists a query scans."""
@@ -156,12 +135,8 @@ class IvfLists:
 
     @classmethod
     def train(cls, codes_BP: Bytes) -> IvfLists:
-        """K-means over these codes, with nprobe calibrated on a sample of them.
-
-        Raises:
-            DistilhashError: FAISS is not installed.
-        """
-        faiss = needed_faiss()
+        """K-means over these codes, with nprobe calibrated on a sample of them; it needs FAISS."""
+        faiss = _faiss()
         bits, count = 8 * codes_BP.shape[1], lists_for(len(codes_BP))
         quantizer = faiss.IndexBinaryFlat(bits)
         index = faiss.IndexBinaryIVF(quantizer, bits, count)
@@ -184,7 +159,7 @@ class IvfLists:
         chosen = np.linspace(0, len(codes_BP) - 1, min(SAMPLE, len(codes_BP))).astype(np.int64)
         sample, top = codes_BP[chosen], min(SAMPLE_TOP, len(codes_BP))
         furthest = nearest(codes_BP, sample, top)[1][:, -1:]
-        search, nprobe = self.filled(codes_BP), MIN_NPROBE
+        search, nprobe = IvfSearch(self, codes_BP), MIN_NPROBE
         while nprobe < len(self.centroids):
             search.set_nprobe(nprobe)
             away = search.nearest(sample, top)[1]
@@ -203,11 +178,7 @@ class IvfLists:
         return 4 * len(self.centroids) >= lists_for(count)
 
     def save(self, path: Path, ids: NDArray[np.int64], codes_BP: Bytes) -> None:
-        """Write the lists as one safetensors file, bound to these ids and codes.
-
-        Raises:
-            DistilhashError: the file cannot be written.
-        """
+        """Write the lists as one safetensors file, bound to these ids and codes."""
         nprobe = np.array([self.nprobe], np.int64)
         tensors = {"centroids": self.centroids, "list_of": self.list_of, "nprobe": nprobe}
         header = json.dumps([FORMAT, _digest(ids, codes_BP, self.centroids, self.list_of, nprobe)])
@@ -221,7 +192,7 @@ class IvfLists:
             with safetensors.safe_open(path, framework="np") as handle:
                 header = (handle.metadata() or {}).get("distilhash")
                 centroids, list_of, nprobe = (handle.get_tensor(name) for name in ("centroids", "list_of", "nprobe"))
-        except (OSError, safetensors.SafetensorError, ValueError, TypeError):
+        except (OSError, safetensors.SafetensorError, ValueError, TypeError, AttributeError):  # the last: float8
             return None
         sound = (
             (centroids.dtype, centroids.ndim, list_of.dtype) == (np.uint8, 2, np.int32)
@@ -234,30 +205,24 @@ class IvfLists:
         )
         return cls(centroids, list_of, int(nprobe[0])) if sound else None
 
-    def filled(self, codes_BP: Bytes) -> IvfSearch:
-        """A FAISS index over these lists with the codes in them."""
-        faiss = needed_faiss()
+
+class IvfSearch:
+    """Approximate search: a FAISS index over trained lists with the codes in them."""
+
+    def __init__(self, lists: IvfLists, codes_BP: Bytes) -> None:
+        faiss = _faiss()
         bits = 8 * codes_BP.shape[1]
-        quantizer = faiss.IndexBinaryFlat(bits)
-        quantizer.add(self.centroids)
-        index = faiss.IndexBinaryIVF(quantizer, bits, len(self.centroids))
-        index.is_trained = True
+        self._quantizer = faiss.IndexBinaryFlat(bits)  # FAISS does not keep it alive
+        self._quantizer.add(lists.centroids)
+        self._index = faiss.IndexBinaryIVF(self._quantizer, bits, len(lists.centroids))
+        self._index.is_trained = True
+        self._index.use_heap = True  # without it FAISS 1.15 finds nothing in its lists
+        self.set_nprobe(lists.nprobe)
         for start in range(0, len(codes_BP), _CODES):
             part = np.ascontiguousarray(codes_BP[start : start + _CODES])
             positions = np.arange(start, start + len(part))
-            lists = self.list_of[start : start + _CODES].astype(np.int64)
-            index.add_core(len(part), *map(faiss.swig_ptr, (part, positions, lists)))
-        index.use_heap = True  # without it FAISS 1.15 finds nothing in its lists
-        search = IvfSearch(index, quantizer)
-        search.set_nprobe(self.nprobe)
-        return search
-
-
-class IvfSearch:
-    """Approximate search in a FAISS index that IvfLists.filled() built."""
-
-    def __init__(self, index: Any, quantizer: Any) -> None:
-        self._index, self._quantizer = index, quantizer  # FAISS does not keep its quantizer alive
+            list_of = lists.list_of[start : start + _CODES].astype(np.int64)
+            self._index.add_core(len(part), *map(faiss.swig_ptr, (part, positions, list_of)))
 
     def set_nprobe(self, nprobe: int) -> None:
         """Set how many lists a query scans."""

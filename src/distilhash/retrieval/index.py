@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from distilhash.codes import Bytes, packed_pair
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.retrieval import backends
-from distilhash.retrieval.store import Ids, Store
+from distilhash.retrieval.store import MAX_BITS, Ids, Store
 
 ENGINES = {
     "auto": "exact up to four million codes, beyond IVF where its recall is 0.999 and it is faster (needs FAISS)",
@@ -31,18 +31,17 @@ ENGINES = {
 
 
 class Index:
-    """Codes by id. Open it with Index.open(), and close it, or use it as a context manager.
+    """Codes by id; open it with Index.open(), and close it, or use it as a context manager.
 
     It is safe to use from several threads. What another process writes to the file is seen by the next call.
     """
 
     def __init__(self, store: Store | None, num_bits: int | None, engine: str) -> None:
-        self._store, self._engine, self._mutex = store, engine, threading.RLock()
-        self._num_bits = num_bits
+        self._store, self._num_bits, self._engine, self._mutex = store, num_bits, engine, threading.RLock()
         self._ids, self._codes = np.empty(0, np.int64), np.empty((0, 0), np.uint8)
         self._ivf: backends.IvfLists | None = None
         self._ivf_search: backends.IvfSearch | None = None
-        self._ivf_saved = False
+        self._ivf_saved = self._closed = False
         self._reload()
 
     @classmethod
@@ -59,8 +58,8 @@ class Index:
         """
         if engine not in ENGINES:
             raise unknown_name("engine", engine, ENGINES)
-        if num_bits is not None and num_bits < 1:
-            raise DistilhashError("the number of bits must be at least 1", num_bits)
+        if num_bits is not None:
+            _check_bits(num_bits)
         return cls(None if os.fspath(path) == ":memory:" else Store(Path(path)), num_bits, engine)
 
     def __len__(self) -> int:
@@ -101,9 +100,9 @@ class Index:
             if not (new_ids[1:] > new_ids[:-1]).all():
                 order = np.argsort(new_ids)
                 new_ids, packed = new_ids[order], packed[order]
-                twice = np.flatnonzero(new_ids[1:] == new_ids[:-1])
+                twice = new_ids[1:][new_ids[1:] == new_ids[:-1]]
                 if twice.size:
-                    raise DistilhashError("an id is given twice", int(new_ids[twice[0]]))
+                    raise DistilhashError("an id is given twice", int(twice[0]))
             behind = not len(self._ids) or not len(new_ids) or new_ids[0] > self._ids[-1]  # the usual case
             if not behind:
                 there = new_ids[self._rows(new_ids) >= 0]
@@ -156,15 +155,13 @@ class Index:
             raise DistilhashError("the number of hits must be at least 1", top)
         with self._mutex:
             self._refresh()
-            queries = self._packed(np.asarray(codes), "queries")
-            kept_ids, kept_codes = self._ids, self._codes
-            ivf = self._ready_ivf() if len(self._ids) and self._wants_ivf else None
+            queries, kept_ids, kept_codes = self._packed(np.asarray(codes), "queries"), self._ids, self._codes
+            ivf = self._ready_ivf()
         # Outside the lock: a change makes new arrays.
         positions, distances = ivf.nearest(queries, top) if ivf else backends.nearest(kept_codes, queries, top)
-        missing = positions < 0
-        if not missing.any():
-            return kept_ids[positions], distances
-        return np.where(missing, -1, kept_ids[positions] if len(kept_ids) else -1), distances
+        ids = kept_ids[positions] if len(kept_ids) else positions
+        ids[positions < 0] = -1
+        return ids, distances
 
     def radius(self, codes: ArrayLike, r: int) -> list[tuple[Ids, NDArray[np.int32]]]:
         """All codes at most ``r`` bits away from each query; always exact.
@@ -183,8 +180,7 @@ class Index:
             raise DistilhashError("the radius must be at least 0", r)
         with self._mutex:
             self._refresh()
-            queries = self._packed(np.asarray(codes), "queries")
-            kept_ids, kept_codes = self._ids, self._codes
+            queries, kept_ids, kept_codes = self._packed(np.asarray(codes), "queries"), self._ids, self._codes
         return [(kept_ids[found], away) for found, away in backends.within(kept_codes, queries, r)]
 
     def codes_of(self, ids: ArrayLike) -> Bytes:
@@ -201,11 +197,10 @@ class Index:
     def close(self) -> None:
         """Save the IVF lists, if any, and close the file."""
         with self._mutex:
-            if self._store is None:
-                return
             self._save_ivf()
-            self._store.close()
-            self._store = None
+            if self._store is not None:
+                self._store.close()
+                self._store, self._closed = None, True
 
     def __enter__(self) -> Index:
         """The index itself."""
@@ -234,14 +229,15 @@ class Index:
         self._ids, self._codes = self._store.codes()
 
     def _begin_change(self) -> None:
+        if self._closed:
+            raise DistilhashError("the index is closed", fix="open it again")
         if self._store is None:
             return
         self._store.claim()
         self._refresh()
         if "encoder" in self._store.about():
-            raise DistilhashError(
-                "this index belongs to its photos", self._store.path, "change it with: distilhash index"
-            )
+            fix = "change it with: distilhash index"
+            raise DistilhashError("this index belongs to its photos", self._store.path, fix)
 
     def _rows(self, ids: Ids) -> NDArray[np.int64]:
         """The row (n,) of each id in the arrays; -1 for one that is not there."""
@@ -276,13 +272,11 @@ class Index:
             raise DistilhashError(*parts) from None
         return np.ascontiguousarray(packed)
 
-    @property
-    def _wants_ivf(self) -> bool:
-        many = len(self._ids) > backends.EXACT_UP_TO
-        return self._engine == "ivf" or (self._engine == "auto" and many and backends.has_faiss())
-
     def _ready_ivf(self) -> backends.IvfSearch | None:
-        """The approximate search over the current codes, loaded or trained; None where exact search is as fast."""
+        """The approximate search over the current codes, loaded or trained; None where search is to be exact."""
+        many = self._engine == "auto" and len(self._ids) > backends.EXACT_UP_TO and backends.has_faiss()
+        if not len(self._ids) or not (many or self._engine == "ivf"):
+            return None
         if self._ivf_search is None or self._ivf is None:
             if self._ivf is None and self._store is not None:
                 self._ivf = backends.IvfLists.load(_ivf_path(self._store), self._ids, self._codes)
@@ -292,7 +286,7 @@ class Index:
                 self._save_ivf()
             if self._engine == "auto" and not self._ivf.faster_than_exact:
                 return None
-            self._ivf_search = self._ivf.filled(self._codes)
+            self._ivf_search = backends.IvfSearch(self._ivf, self._codes)
         return self._ivf_search
 
     def _save_ivf(self) -> None:
@@ -306,11 +300,7 @@ def _ivf_path(store: Store) -> Path:
 
 
 def checked_ids(ids: ArrayLike) -> Ids:
-    """Ids as an int64 array (n,).
-
-    Raises:
-        DistilhashError: they are not whole numbers from 0 to 2^63 - 1.
-    """
+    """Ids as an int64 array (n,), checked to be whole numbers from 0 to 2^63 - 1."""
     array = np.asarray(ids)
     if array.size == 0 and array.ndim <= 1:
         return np.empty(0, np.int64)
@@ -323,7 +313,13 @@ def checked_ids(ids: ArrayLike) -> Ids:
 
 def _inferred_bits(codes: NDArray[np.generic]) -> int:
     if codes.dtype == np.uint8:
-        raise DistilhashError(
-            "packed codes (uint8) do not say how many bits they hold", fix="pass num_bits= to Index.open"
-        )
-    return codes.shape[1] if codes.ndim == 2 and codes.shape[1] else 1
+        what = "packed codes (uint8) do not say how many bits they hold"
+        raise DistilhashError(what, fix="pass num_bits= to Index.open")
+    bits = codes.shape[1] if codes.ndim == 2 and codes.shape[1] else 1  # else they are refused as they are packed
+    _check_bits(bits)
+    return bits
+
+
+def _check_bits(num_bits: int) -> None:
+    if not 1 <= num_bits <= MAX_BITS:
+        raise DistilhashError(f"the number of bits must lie in 1 .. {MAX_BITS}", num_bits)

@@ -34,9 +34,15 @@ APPLICATION_ID = 0x64686978  # "dhix"
 VERSION = 1
 BLOCK = 1 << 18  # codes
 SMALL_BLOCKS = 1_000  # so many blocks of fewer than as many codes on average are compacted
-PAGE_BYTES, WAL_PAGES = 32_768, 1_024  # large pages for large blocks; a checkpoint every 32 MiB
-MAX_BITS = 1 << 16
-SCHEMA = (
+PAGE_BYTES = 32_768  # large pages for large blocks
+SETTINGS = """
+    PRAGMA trusted_schema = OFF;
+    PRAGMA cell_size_check = ON;
+    PRAGMA synchronous = FULL;  -- a commit is on the disk
+    PRAGMA wal_autocheckpoint = 1024;  -- pages, which is 32 MiB
+"""
+MAX_BITS = (1 << 16) - 1  # distances have 16 bits
+SCHEMA = (  # in these very words, which the file keeps
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE log (seq INTEGER PRIMARY KEY, withdrawn INTEGER NOT NULL, ids BLOB NOT NULL, codes BLOB NOT NULL)",
     "CREATE TABLE roots (path BLOB PRIMARY KEY)",
@@ -46,10 +52,10 @@ SCHEMA = (
 
 
 class Store:
-    """An index file. Nothing is created before the first change.
+    """An index file, of which nothing is created before the first change.
 
-    Raises:
-        DistilhashError: the file is not an index, is damaged, or was written by another version.
+    Every method that reads raises DistilhashError where the file is not an index, is damaged, or is of another version;
+    every method that writes, where another process is writing or the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,8 +64,8 @@ class Store:
         self._lock = filelock.FileLock(path.with_name(path.name + ".lock"), timeout=0, thread_local=False)
         self._database: sqlite3.Connection | None = None
         self._seen = 0
-        if path.exists():
-            with self._explained():
+        with self._explained():
+            if path.exists():
                 self._connect()
 
     @property
@@ -68,27 +74,17 @@ class Store:
         return self._database is not None
 
     def about(self) -> dict[str, str]:
-        """The table ``meta``: "num_bits", "encoder" (the hasher's fingerprint), "encoder_path".
-
-        Raises:
-            DistilhashError: the file is damaged.
-        """
-        found = {}
-        for key, value in self.rows("SELECT key, value FROM meta"):
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise self.damaged("meta holds something other than text")
-            found[key] = value
+        """The table ``meta``: "num_bits", "encoder" (the hasher's fingerprint), "encoder_path"."""
+        found = dict(self.rows("SELECT key, value FROM meta"))
+        if not all(isinstance(text, str) for pair in found.items() for text in pair):
+            raise self.damaged("meta holds something other than text")
         bits = found.get("num_bits", "1")
         if not (bits.isascii() and bits.isdigit() and 1 <= int(bits[:9]) <= MAX_BITS):
             raise self.damaged(f"its number of bits is {bits[:20]!r}")
         return found
 
     def codes(self) -> tuple[Ids, Bytes]:
-        """All ids (N,), ascending, and their packed codes (N, P).
-
-        Raises:
-            DistilhashError: the file is damaged.
-        """
+        """All ids (N,), ascending, and their packed codes (N, P)."""
         bits = int(self.about().get("num_bits", "8"))
         width, spare = -(-bits // 8), 0xFF >> (bits % 8 or 8)
         ids, codes, withdrawn = [np.empty(0, np.int64)], [np.empty((0, width), np.uint8)], [np.empty(0, np.bool_)]
@@ -121,9 +117,6 @@ class Store:
         """A transaction: everything written inside is kept, or on any error nothing.
 
         The first one takes the writer's lock, which is held until close().
-
-        Raises:
-            DistilhashError: another process is writing, or the disk refuses.
         """
         with self._explained():
             self.claim()
@@ -138,28 +131,17 @@ class Store:
                 raise
 
     def claim(self) -> None:
-        """Take the writer's lock, before there is anything to write; create the file where there is none.
-
-        Raises:
-            DistilhashError: another process is writing, or the place cannot be written to.
-        """
+        """Take the writer's lock, before there is anything to write; create the file where there is none."""
         if not self._lock.is_locked:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DistilhashError(
-                    "cannot make the folder of the index", f"{self.path} ({error.strerror})"
-                ) from error
-            try:
                 self._lock.acquire()
             except filelock.Timeout:
-                raise DistilhashError(
-                    "another process is writing to this index", self.path, "wait until it has ended, then try again"
-                ) from None
+                what, fix = "another process is writing to this index", "wait until it has ended, then try again"
+                raise DistilhashError(what, self.path, fix) from None
             except OSError as error:
-                raise DistilhashError(
-                    "cannot write beside the index", f"{self._lock.lock_file} ({error.strerror})"
-                ) from error
+                got = f"{self._lock.lock_file} ({error.strerror})"
+                raise DistilhashError("cannot write beside the index", got) from error
         if self._database is None:
             with self._explained():
                 self._connect(create=True)
@@ -180,10 +162,10 @@ class Store:
             self.many("INSERT INTO log (withdrawn, ids, codes) VALUES (1, ?, X'')", [(_bytes(ids, "<i8"),)])
 
     def tidy(self, ids: Ids, packed: Bytes) -> bool:
-        """Compact the log to its current ids (N,) and codes (N, P) where it is mostly history or small blocks.
+        """Compact a log that is mostly history or small blocks to its current ids (N,) and codes (N, P).
 
         Returns:
-            Whether that was worth it.
+            Whether it was.
         """
         ((blocks, lines),) = self.rows("SELECT count(*), total(length(ids)) / 8 FROM log")
         if lines <= 2 * len(ids) + BLOCK and (blocks < SMALL_BLOCKS or lines / blocks > SMALL_BLOCKS):
@@ -217,10 +199,7 @@ class Store:
             place = self.path.absolute().as_uri() + "?immutable=1"
         database = sqlite3.connect(place, uri=alone, isolation_level=None, check_same_thread=False, timeout=10)
         try:
-            database.execute("PRAGMA trusted_schema = OFF")
-            database.execute("PRAGMA cell_size_check = ON")
-            database.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
-            database.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+            database.executescript(SETTINGS)
             schema = _schema_of(database)
             if not schema and create:
                 _create(database)
@@ -262,25 +241,19 @@ class Store:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            raise DistilhashError(
-                "the index cannot be used", f"{self.path} ({error})", "nothing was changed"
-            ) from error
+        except (sqlite3.OperationalError, OSError) as error:
+            got = f"{self.path} ({error})"
+            raise DistilhashError("the index cannot be used", got, "nothing was changed") from error
         except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
-            raise DistilhashError(
-                "this file is not a sound index", f"{self.path} ({error})", "make it again"
-            ) from error
+            got = f"{self.path} ({error})"
+            raise DistilhashError("this file is not a sound index", got, "make it again") from error
 
 
 def _create(database: sqlite3.Connection) -> sqlite3.Connection:
-    database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("BEGIN IMMEDIATE")
-    for statement in SCHEMA:
-        database.execute(statement)
-    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    database.execute(f"PRAGMA user_version = {VERSION}")
-    database.execute("COMMIT")
+    database.executescript(
+        f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL; BEGIN IMMEDIATE; {'; '.join(SCHEMA)};"
+        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
+    )
     return database
 
 
@@ -292,8 +265,7 @@ def _latest(ids: Ids, codes: Bytes, withdrawn: NDArray[np.bool_]) -> tuple[Ids, 
     """The last entry of each id, without those that are withdrawn, by id."""
     if not (ids[1:] > ids[:-1]).all():
         order = np.argsort(ids, kind="stable")
-        last = np.append(ids[order][1:] != ids[order][:-1], True)
-        order = order[last]
+        order = order[np.append(ids[order][1:] != ids[order][:-1], True)]
         ids, codes, withdrawn = ids[order], codes[order], withdrawn[order]
     if withdrawn.any():
         ids, codes = ids[~withdrawn], codes[~withdrawn]
