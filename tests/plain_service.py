@@ -28,7 +28,7 @@ INPUT = InputConfig(size=SIDE, crop_mode="pad")
 RUN = """
 import sys
 from distilhash.server import serve
-serve.ENCODER = "plain_service"
+serve.ENCODER = ("plain_service",)
 from distilhash import cli
 sys.exit(cli.main(["serve", *sys.argv[1:]]))
 """

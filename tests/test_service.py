@@ -313,6 +313,7 @@ def test_what_cannot_be_served_is_one_sentence(place, ids, tmp_path, capsys):
     assert "at least 16" in refused(index, "--host", "0.0.0.0", "--token", "short")
     assert "no such index" in refused(tmp_path / "nothing")
     assert "hasher of the index is gone" not in refused(index, "--host", "203.0.113.1", "--token", "x" * 16)
+    assert "no such address" in refused(index, "--host", "no..name", "--token", "x" * 16)  # what IDNA cannot encode
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

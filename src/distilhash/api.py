@@ -476,6 +476,9 @@ def serve(
         hasher: where the index's hasher is. None: where it was.
         int8: take the int8 model of an exported hasher.
         host_names: further names in the Host header of requests that are answered.
+
+    Raises:
+        DistilhashError: an argument makes no sense, the index or its hasher is missing, or the port is taken.
     """
     from distilhash.server.serve import serve as run
 

@@ -10,6 +10,7 @@ Routes, parameters and responses stay in one file because together they are the 
 # No `from __future__ import annotations`: FastAPI resolves annotations, and those inside create_app must be objects.
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from importlib import metadata
@@ -28,10 +29,10 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo
-from distilhash.server.decode_worker import CROP, THUMBNAIL, VIEW
+from distilhash.server.jobs import CROP, THUMBNAIL, VIEW
 from distilhash.server.library import MAX_ID, NEAR_DUPLICATE_BITS, Count, Id, Library, ListedPhoto, Neighbours
 from distilhash.server.security import FORM, MAX_UPLOAD_BYTES, RAW, error_response, read_upload
-from distilhash.server.workers import WorkerLost, Workers, WorkFailed
+from distilhash.server.workers import Workers
 
 DECODE_SECONDS, ENCODE_SECONDS = 10.0, 60.0
 UPLOADS_AT_ONCE = 8
@@ -44,12 +45,12 @@ STATIC_TYPES = {  # by hand, because on Windows the registry may call JavaScript
     ".svg": "image/svg+xml",
     ".js": "text/javascript",
 }
-SIGNATURES = {  # first bytes of the formats that every browser shows
-    b"\xff\xd8\xff": "image/jpeg",
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"GIF87a": "image/gif",
-    b"GIF89a": "image/gif",
-    b"BM": "image/bmp",
+SIGNATURES = {  # first bytes of the formats that every browser shows, as regular expressions
+    "image/jpeg": rb"\xff\xd8\xff",
+    "image/png": rb"\x89PNG\r\n\x1a\n",
+    "image/gif": rb"GIF8[79]a",
+    "image/bmp": rb"BM",
+    "image/webp": rb"(?s)RIFF....WEBP",
 }
 
 
@@ -109,19 +110,15 @@ class Service:
     """What requests are answered from.
 
     Args:
-        library: the index.
-        decoders: workers of ``decode_worker``.
-        encoder: a worker of ``encode_worker``.
-        fingerprint: fingerprint of the encoder's hasher.
-        hasher: name of that hasher, for the page.
+        decoders, encoder: workers of ``distilhash.server.jobs``.
+        fingerprint, hasher: fingerprint of the encoder's hasher, and its name for the page.
     """
 
     def __init__(self, library: Library, decoders: Workers, encoder: Workers, fingerprint: str, hasher: str) -> None:
         self.library, self.decoders, self.encoder = library, decoders, encoder
         self.fingerprint, self.hasher = fingerprint, hasher
         self.upload_slots = asyncio.Semaphore(UPLOADS_AT_ONCE)
-        self._thumbnails: OrderedDict[tuple[int, int, int], bytes] = OrderedDict()  # least recently used first
-        self._thumbnail_bytes = 0
+        self._thumbnails: OrderedDict[Photo, bytes] = OrderedDict()  # least recently used first
 
     async def search(self, image: bytes, top: int, radius: int | None) -> Neighbours:
         """The nearest photos to an uploaded image. Raises HTTPException: 409, 422."""
@@ -129,49 +126,30 @@ class Service:
             raise HTTPException(409, "the index was rebuilt with another hasher: restart distilhash serve")
         try:
             pixels = await self.decoders.ask(CROP + image, DECODE_SECONDS)
-        except (WorkFailed, WorkerLost) as reason:
+        except DistilhashError as reason:
             raise HTTPException(422, f"the image cannot be read: {reason}") from reason
         code_1P = np.frombuffer(await self.encoder.ask(pixels, ENCODE_SECONDS), np.uint8)[None]
         return await run_in_threadpool(self.library.search, code_1P, top, radius)
 
-    async def thumbnail(self, photo: Photo) -> bytes:
+    async def thumbnail(self, photo: Photo, path: Path) -> bytes:
         """A small JPEG of a photo, from the cache or a decoder. Raises HTTPException: 404."""
-        key = (photo.id, photo.size, photo.changed_ns)
-        content = self._thumbnails.get(key)
-        if content is not None:
-            self._thumbnails.move_to_end(key)
-            return content
-        content = await self.jpeg(THUMBNAIL, await run_in_threadpool(self.file_of, photo))
-        self._thumbnail_bytes += len(content) - len(
-            self._thumbnails.pop(key, b"")
-        )  # another request may have been first
-        self._thumbnails[key] = content
-        while self._thumbnail_bytes > THUMBNAIL_CACHE_BYTES:
-            self._thumbnail_bytes -= len(self._thumbnails.popitem(last=False)[1])
-        return content
+        if photo not in self._thumbnails:
+            self._thumbnails[photo] = await self.jpeg(THUMBNAIL, path)
+            while sum(map(len, self._thumbnails.values())) > THUMBNAIL_CACHE_BYTES:
+                self._thumbnails.popitem(last=False)
+        self._thumbnails.move_to_end(photo)
+        return self._thumbnails[photo]
 
     async def jpeg(self, kind: bytes, path: Path) -> bytes:
         """THUMBNAIL or VIEW of a file. Raises HTTPException: 404."""
         try:
             return await self.decoders.ask(kind + bytes(path), DECODE_SECONDS)
-        except (WorkFailed, WorkerLost) as reason:
+        except DistilhashError as reason:
             raise HTTPException(404, f"this photo cannot be shown: {reason}") from reason
-
-    def file_of(self, photo: Photo) -> Path:
-        """The file of a photo. Raises HTTPException: 404."""
-        path = self.library.file_of(photo)
-        if path is None:
-            raise HTTPException(404, "the file of this photo is gone")
-        return path
 
 
 def create_app(service: Service, *, token: bool = False) -> FastAPI:
-    """The application. It must run behind ``SecurityMiddleware``.
-
-    Args:
-        service: what it answers from.
-        token: whether the middleware asks for one, which the API's description then says.
-    """
+    """The application. It must run behind ``SecurityMiddleware``; ``token``: whether that asks for one."""
     library = service.library
 
     class HitsQuery(BaseModel, extra="forbid"):
@@ -185,6 +163,16 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
         if photo is None:
             raise HTTPException(404, "there is no such photo")
         return photo
+
+    FoundPhoto = Annotated[Photo, Depends(find_photo)]
+
+    def find_file(photo: FoundPhoto) -> Path:
+        path = library.file_of(photo)
+        if path is None:
+            raise HTTPException(404, "the file of this photo is gone")
+        return path
+
+    FoundFile = Annotated[Path, Depends(find_file)]
 
     bearer = HTTPBearer(scheme_name="token", auto_error=False)
     api = APIRouter(
@@ -209,21 +197,18 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
         return PhotoPage(photos=page, total=len(library), next=page[-1].id if len(found) > query.limit else None)
 
     @api.get("/photos/{id}/neighbours")
-    def neighbours(photo: Annotated[Photo, Depends(find_photo)], query: Annotated[HitsQuery, Query()]) -> Neighbours:
+    def neighbours(photo: FoundPhoto, query: Annotated[HitsQuery, Query()]) -> Neighbours:
         """The nearest photos to a photo."""
         return library.neighbours(photo, query.top, query.radius)
 
     @api.get("/photos/{id}/thumbnail", response_class=Response, responses=_images("jpeg"))
-    async def thumbnail(
-        photo: Annotated[Photo, Depends(find_photo)], query: Annotated[VersionQuery, Query()]
-    ) -> Response:
+    async def thumbnail(photo: FoundPhoto, path: FoundFile, query: Annotated[VersionQuery, Query()]) -> Response:
         """A small JPEG of a photo, upright."""
-        return Response(await service.thumbnail(photo), headers=IMMUTABLE, media_type="image/jpeg")
+        return Response(await service.thumbnail(photo, path), headers=IMMUTABLE, media_type="image/jpeg")
 
     @api.get("/photos/{id}/image", response_class=Response, responses=_images("jpeg", "png", "gif", "webp", "bmp"))
-    async def image(photo: Annotated[Photo, Depends(find_photo)], query: Annotated[VersionQuery, Query()]) -> Response:
+    async def image(path: FoundFile, query: Annotated[VersionQuery, Query()]) -> Response:
         """The file of a photo, or a JPEG of it if browsers do not show its format."""
-        path = await run_in_threadpool(service.file_of, photo)
         media_type = await run_in_threadpool(_media_type, path)
         if media_type:
             return FileResponse(path, media_type=media_type, headers=IMMUTABLE)
@@ -259,7 +244,6 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
             StarletteHTTPException: _http_error,
             RequestValidationError: _parameter_error,
             DistilhashError: _unavailable,
-            WorkerLost: _unavailable,
             Exception: _internal_error,
         },
     )
@@ -295,9 +279,7 @@ def _media_type(path: Path) -> str:
     """The type of a file by its first bytes; "" for one that browsers do not show, or that is no image."""
     with path.open("rb") as file:
         start = file.read(12)
-    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
-        return "image/webp"
-    return next((kind for signature, kind in SIGNATURES.items() if start.startswith(signature)), "")
+    return next((kind for kind, signature in SIGNATURES.items() if re.match(signature, start)), "")
 
 
 def _refuse_repeated(request: Request) -> None:

@@ -61,14 +61,7 @@ class Neighbours(BaseModel, extra="forbid"):
 
 
 class Library:
-    """An index of photos, open for reading from several threads.
-
-    Args:
-        path: an index file of ``distilhash index``.
-
-    Raises:
-        DistilhashError: the file is missing or holds no photos.
-    """
+    """An index of photos, open for reading from several threads. Raises DistilhashError if it is none."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -117,15 +110,11 @@ class Library:
         return photo if photo is not None and photo.failure is None else None
 
     def neighbours(self, photo: Photo, top: int, radius: int | None) -> Neighbours:
-        """The nearest photos to a photo of the index, without itself.
+        """The nearest photos to a photo of the index, without itself. Raises DistilhashError if it is gone.
 
         Args:
-            photo: the query.
             top: most hits.
             radius: largest distance in bits; None for any.
-
-        Raises:
-            DistilhashError: the photo is no longer in the index.
         """
         with self._lock:
             query = PhotoItem(**_fields(photo, self._store.roots()))
@@ -145,9 +134,13 @@ class Library:
         ids_n, distances_n = ids_n[:top], distances_n[:top]
         with self._lock:
             photos, roots = self._store.photos_of(ids_n.tolist()), self._store.roots()
-        present_n = np.array([i in photos for i in ids_n.tolist()], np.bool_)  # an update may have removed one just now
+        present_n = np.isin(ids_n, list(photos))  # an update may have removed one just now
         ids_n, distances_n = ids_n[present_n], distances_n[present_n]
-        first_n = self._first_duplicates(ids_n)
+        if not len(ids_n):
+            return Neighbours(query=None, hits=[], within=within)
+        codes_nP = self._index.codes_of(ids_n)
+        # Position of the first hit that is a near-duplicate of each (at the latest its own).
+        first_n = (hamming(codes_nP, codes_nP) <= NEAR_DUPLICATE_BITS).argmax(axis=1)
         hits = [
             Hit(
                 **_fields(photos[photo_id], roots),
@@ -156,18 +149,10 @@ class Library:
                 like=int(ids_n[first]) if first < row else None,
             )
             for row, (photo_id, distance, first) in enumerate(
-                zip(ids_n.tolist(), distances_n.tolist(), first_n, strict=True)
+                zip(ids_n.tolist(), distances_n.tolist(), first_n.tolist(), strict=True)
             )
         ]
         return Neighbours(query=None, hits=hits, within=within)
-
-    def _first_duplicates(self, ids_n: np.ndarray) -> list[int]:
-        """For each hit the position of the first one that is a near-duplicate of it (at the latest its own)."""
-        if not len(ids_n):
-            return []
-        codes_nP = self._index.codes_of(ids_n)
-        first_n: list[int] = (hamming(codes_nP, codes_nP) <= NEAR_DUPLICATE_BITS).argmax(axis=1).tolist()
-        return first_n
 
     def file_of(self, photo: Photo) -> Path | None:
         """The resolved path of a photo's file; None unless it is a regular file below an indexed folder."""

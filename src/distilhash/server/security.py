@@ -14,14 +14,12 @@ import asyncio
 import hmac
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -94,16 +92,15 @@ class SecurityMiddleware:
     def _require_token(self, scope: Scope) -> Response | None:
         if not self._token:
             return None
-        headers = Headers(scope=scope)
+        request = HTTPConnection(scope)
         cookie = f"distilhash-{scope['server'][1]}"  # browsers share cookies between ports
-        kind, _, given = headers.get("authorization", "").partition(" ")
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and _equal(given.strip(), self._token):
             return None
-        if _equal(_cookie(headers.get("cookie", ""), cookie), self._session):
+        if _equal(request.cookies.get(cookie, ""), self._session):
             return None
-        query = parse_qs(scope["query_string"].decode("latin-1"))
-        if scope["method"] == "GET" and scope["path"] == "/" and "token" in query:
-            if _equal(query["token"][0], self._token):
+        if scope["method"] == "GET" and scope["path"] == "/" and "token" in request.query_params:
+            if _equal(request.query_params["token"], self._token):
                 response = RedirectResponse("/", 303)  # takes the token out of the address bar
                 response.set_cookie(cookie, self._session, httponly=True, samesite="lax", path="/")
                 return response
@@ -120,20 +117,14 @@ def error_response(status: int, sentence: str, headers: dict[str, str] | None = 
 async def read_upload(request: Request, slots: asyncio.Semaphore) -> bytes:
     """The image in a request: its body, or the one file of a form, named "image".
 
-    Args:
-        request: with a body of type image/*, application/octet-stream (also where no type is given) or a form.
-        slots: bounds how many uploads are in memory at once.
-
-    Raises:
-        HTTPException: 400 for an empty or broken body, 408, 413 or 415.
+    ``slots`` bounds how many uploads are in memory at once. Raises HTTPException: 400, 408, 413 or 415.
     """
     kind = request.headers.get("content-type", RAW).partition(";")[0].strip().lower()
     if kind not in (RAW, FORM) and not kind.startswith("image/"):
         raise HTTPException(415, f"an image is needed: a body of type image/* or {RAW}, or a multipart form")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, "a compressed body is not supported")
-    length = request.headers.get("content-length", "0")
-    if int(length) > MAX_UPLOAD_BYTES:
+    if int(request.headers.get("content-length", "0")) > MAX_UPLOAD_BYTES:
         raise HTTPException(413, TOO_LARGE)
     try:
         async with asyncio.timeout(UPLOAD_SECONDS), slots:
@@ -179,11 +170,3 @@ async def _file_of(body: bytes, headers: Headers) -> bytes:
 
 def _equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())  # in constant time
-
-
-def _cookie(header: str, name: str) -> str:
-    try:
-        found = SimpleCookie(header).get(name)
-    except CookieError:
-        return ""
-    return found.value if found is not None else ""

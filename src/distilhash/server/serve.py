@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import ipaddress
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distilhash.config import InputConfig
 from distilhash.deploy.runtime import model_file
 from distilhash.errors import DistilhashError
 from distilhash.photos.encoder import hasher_of, named
@@ -25,36 +23,16 @@ from distilhash.progress import log
 if TYPE_CHECKING:
     from distilhash.server.library import Library
 
-HOST, PORT = "127.0.0.1", 8765
 MIN_TOKEN = 16  # characters
 MAX_DECODERS = 4
-ENCODER, DECODER = "distilhash.server.encode_worker", "distilhash.server.decode_worker"
+ENCODER, DECODER = ("distilhash.server.jobs", "encode"), ("distilhash.server.jobs", "decode")
 
 
 def serve(
-    index: str | Path,
-    *,
-    host: str = HOST,
-    port: int = PORT,
-    token: str | None = None,
-    hasher: str | Path | None = None,
-    int8: bool = False,
-    host_names: Sequence[str] = (),
-) -> None:
-    """Serve an index of photos as a web page and a JSON API, until Ctrl-C or SIGTERM.
-
-    Args:
-        index: an index file of ``distilhash index``.
-        host: an address of this computer; any but its loopback needs a token.
-        port: 0 takes a free one.
-        token: at least 16 characters, which every request must carry.
-        hasher: the hasher that the index was made with; left out, its stored path.
-        int8: run the int8 model of an exported hasher. An index made with it needs no flag.
-        host_names: further names in the Host header that are allowed.
-
-    Raises:
-        DistilhashError: an argument makes no sense, the index or its hasher is missing, or the port is taken.
-    """
+    index: str | Path, *, host: str, port: int, token: str | None, hasher: str | Path | None, int8: bool,
+    host_names: Sequence[str],
+) -> None:  # fmt: skip
+    """Serve an index of photos until Ctrl-C or SIGTERM; for the arguments see ``distilhash.api.serve``."""
     if token is not None and not (len(token) >= MIN_TOKEN and token.isascii() and token.isprintable()):
         raise DistilhashError(
             f"a token needs at least {MIN_TOKEN} printable ASCII characters", f"{len(token)}", "choose a longer one"
@@ -70,14 +48,14 @@ def serve(
     _require_packages()
     from distilhash.server.library import Library
 
-    with contextlib.closing(Library(Path(index))) as library, _listening(host, port) as listener:
+    with contextlib.closing(Library(Path(index))) as library, _listen(host, port) as listener:
         place = named(hasher_of(library.about(), library.path, hasher), int8=int8)
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_run(library, str(place), listener, host, token or "", host_names))
+            asyncio.run(_run(library, place, listener, host, token or "", host_names))
 
 
 async def _run(
-    library: Library, hasher: str, listener: socket.socket, host: str, token: str, host_names: Sequence[str]
+    library: Library, hasher: Path, listener: socket.socket, host: str, token: str, host_names: Sequence[str]
 ) -> None:
     import uvicorn
 
@@ -85,61 +63,46 @@ async def _run(
     from distilhash.server.security import SecurityMiddleware
     from distilhash.server.workers import Workers
 
-    encoder = Workers(ENCODER, hasher)
-    decoders: Workers | None = None
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        encoder = Workers(*ENCODER, str(hasher))
+        stack.push_async_callback(encoder.close)
         about: dict[str, Any] = json.loads(await encoder.start())
         if about["fingerprint"] != library.about()["encoder"]:
             raise DistilhashError("the index was made with another hasher", hasher, "name that one with --hasher")
-        config = json.dumps(dataclasses.asdict(InputConfig(**about["input"])))
         # One more than cores, because the replacement of a killed worker takes a moment to start.
-        decoders = Workers(DECODER, config, count=min(MAX_DECODERS, os.cpu_count() or 1) + 1)
+        count = min(MAX_DECODERS, os.cpu_count() or 1) + 1
+        decoders = Workers(*DECODER, json.dumps(about["input"]), count=count)
+        stack.push_async_callback(decoders.close)
         await decoders.start()
-        service = Service(library, decoders, encoder, about["fingerprint"], _display_name(hasher))
-        names = [_bracketed(name.lower().strip("[]").rstrip(".")) for name in (host, *host_names)]
+        name = hasher.name if model_file(hasher) is None else f"{hasher.parent.name}/{hasher.name}"
+        service = Service(library, decoders, encoder, about["fingerprint"], name)
+        hosts = [_bracketed(name.lower().strip("[]").rstrip(".")) for name in (host, *host_names)]
         # Around the whole application, so that the answer to an internal error carries the headers, too.
-        app = SecurityMiddleware(create_app(service, token=bool(token)), hosts=names, token=token)
-        config_of_server = uvicorn.Config(
+        app = SecurityMiddleware(create_app(service, token=bool(token)), hosts=hosts, token=token)
+        config = uvicorn.Config(
             app, lifespan="off", ws="none", http="h11", access_log=False, log_level="warning", server_header=False,
             proxy_headers=False, timeout_graceful_shutdown=1, limit_concurrency=512,
         )  # fmt: skip
         log.info("serving http://%s:%d/ (Ctrl-C ends it)", _bracketed(host), listener.getsockname()[1])
-        await uvicorn.Server(config_of_server).serve(sockets=[listener])
-    finally:
-        await encoder.close()
-        if decoders is not None:
-            await decoders.close()
+        await uvicorn.Server(config).serve(sockets=[listener])
 
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _display_name(hasher: str) -> str:
-    """The last part of a hasher's path; of an exported model with its directory."""
-    place = Path(hasher)
-    return place.name if model_file(place) is None else f"{place.parent.name}/{place.name}"
-
-
-@contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def _listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises DistilhashError if the address is taken or not of this computer."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        reason = f"{host} ({error.strerror})"
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        dualstack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        return socket.create_server(address, family=family, backlog=512, dualstack_ipv6=dualstack)
+    except (socket.gaierror, UnicodeError) as error:
+        reason = f"{host} ({error.args[-1]})"
         raise DistilhashError("there is no such address", reason, "name one of this computer") from None
-    with listener:
-        try:
-            if os.name == "posix":  # on Windows it would let two servers share a port
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(512)  # here, because on some systems only listen() reports a taken port
-        except OSError as error:
-            reason = f"{host} port {port} ({error.strerror})"
-            raise DistilhashError("cannot listen there", reason, "choose another --port; 0 takes a free one") from None
-        yield listener
+    except OSError as error:
+        reason = f"{host} port {port} ({os.strerror(error.errno or 0)})"
+        raise DistilhashError("cannot listen there", reason, "choose another --port; 0 takes a free one") from None
 
 
 def _is_loopback(host: str) -> bool:

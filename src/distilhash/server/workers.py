@@ -1,7 +1,8 @@
 """Worker processes of the service: asked over a pipe, killed when they take too long, and replaced.
 
 A message is four bytes of length, then raw bytes. Nothing is unpickled, so a worker that a hostile image has taken over
-can return bytes but cannot run code in the service. ``run_worker`` is the worker's side, ``Workers`` the service's.
+can return bytes but cannot run code in the service. ``run_worker`` is the worker's side, ``Workers`` the service's; a
+DistilhashError of a worker is raised in the service.
 """
 
 from __future__ import annotations
@@ -26,11 +27,7 @@ DONE, FAILED = b"\0", b"\1"  # first byte of an answer; the result follows, or a
 Answer = Callable[[bytes], bytes]
 
 
-class WorkFailed(Exception):  # noqa: N818 (as WorkerLost, it is an answer)
-    """A worker's reason why it cannot do what it was asked."""
-
-
-class WorkerLost(Exception):  # noqa: N818
+class WorkerLost(DistilhashError):  # noqa: N818 (it is an answer)
     """A worker ended, or was killed because it took too long."""
 
 
@@ -38,8 +35,7 @@ class Workers:
     """Processes that run one module. Start, ask and close them in one event loop.
 
     Args:
-        module: a module that calls ``run_worker`` when it is run.
-        arguments: its command line.
+        module, arguments: a module that calls ``run_worker`` when it is run, and its command line.
         count: number of processes.
     """
 
@@ -51,11 +47,7 @@ class Workers:
         self._count, self._closed = count, False
 
     async def start(self) -> bytes:
-        """Start all of them and return the greeting of one.
-
-        Raises:
-            DistilhashError: a worker cannot start.
-        """
+        """Start all of them and return the greeting of one. Raises DistilhashError if one cannot start."""
         started = await asyncio.gather(*(self._start_one() for _ in range(self._count)))
         for process, _ in started:
             self._idle.put_nowait(process)
@@ -69,29 +61,23 @@ class Workers:
             seconds: time limit, counted from when a worker is idle; a worker that exceeds it is killed.
 
         Raises:
-            WorkFailed: the worker refuses.
             WorkerLost: the worker ended or was killed.
+            DistilhashError: the worker refuses, or none can be started.
         """
-        process = await self._idle.get()
+        process, answer = await self._idle.get(), b""
         try:
             if process is None or process.returncode is not None:
-                process = None
                 process, _ = await self._start_one()
             async with asyncio.timeout(seconds):
                 answer = await _exchange(process, message)
-        except DistilhashError as error:
-            raise WorkerLost(str(error)) from error
-        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            await self._kill(process)
-            process = None
-            late = isinstance(error, TimeoutError)
-            raise WorkerLost(f"it took more than {seconds:g} seconds" if late else "its worker ended") from error
-        except BaseException:  # cancelled before the answer came: the next message would get it
-            await self._kill(process)
-            process = None
-            raise
+        except TimeoutError as error:
+            raise WorkerLost(f"it took more than {seconds:g} seconds") from error
+        except (OSError, asyncio.IncompleteReadError) as error:
+            raise WorkerLost("its worker ended") from error
         finally:
-            self._idle.put_nowait(process)
+            self._idle.put_nowait(process if answer else None)
+            if process is not None and not answer:  # also if cancelled: the next message would get the answer
+                await self._kill(process)
         return _result(answer)
 
     async def close(self) -> None:
@@ -107,21 +93,14 @@ class Workers:
         self._all.add(process)
         try:
             async with asyncio.timeout(START_SECONDS):
-                greeting = _result(await _receive(process))
-        except WorkFailed as error:
+                return process, _result(await _receive(process))
+        except BaseException as error:
             await self._kill(process)
-            raise DistilhashError(str(error)) from error
-        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            await self._kill(process)
-            raise DistilhashError("a worker process could not start", self._command[3]) from error
-        except BaseException:
-            await self._kill(process)
+            if isinstance(error, (OSError, asyncio.IncompleteReadError)):  # a TimeoutError is an OSError
+                raise DistilhashError("a worker process could not start", self._command[3]) from error
             raise
-        return process, greeting
 
-    async def _kill(self, process: Process | None) -> None:
-        if process is None:
-            return
+    async def _kill(self, process: Process) -> None:
         self._all.discard(process)
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -146,7 +125,7 @@ async def _receive(process: Process) -> bytes:
 
 def _result(answer: bytes) -> bytes:
     if answer[:1] != DONE:
-        raise WorkFailed(answer[1:].decode("utf-8", "replace"))
+        raise DistilhashError(answer[1:].decode("utf-8", "replace"))
     return answer[1:]
 
 
@@ -159,23 +138,22 @@ def run_worker(start: Callable[[], tuple[bytes, Answer]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then closes the pipe
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # what a library prints must not get between the answers
-        answer: Answer | None = None
         try:
             greeting, answer = start()
-            _write(answers, DONE + greeting)
         except DistilhashError as error:
-            _write(answers, FAILED + _sentence(error))
-        while answer is not None and (message := _read(sys.stdin.buffer)) is not None:
+            _write(answers, _refusal(error))
+            return
+        _write(answers, DONE + greeting)
+        while (message := _read(sys.stdin.buffer)) is not None:
             try:
-                reply = DONE + answer(message)
+                _write(answers, DONE + answer(message))
             except DistilhashError as error:
-                reply = FAILED + _sentence(error)
-            _write(answers, reply)
+                _write(answers, _refusal(error))
 
 
-def _sentence(error: DistilhashError) -> bytes:
+def _refusal(error: DistilhashError) -> bytes:
     reason = getattr(error, "reason", "") or str(error)  # UnreadableImage without the name of the file
-    return " ".join(str(reason).split()).removesuffix(".").encode("utf-8", "replace")
+    return FAILED + " ".join(reason.split()).removesuffix(".").encode("utf-8", "replace")
 
 
 def _packed(message: bytes) -> bytes:
