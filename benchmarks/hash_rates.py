@@ -22,10 +22,9 @@ from distilhash.evaluation.metrics import mean_average_precision
 from distilhash.experiments.arms import cropped_teacher
 from distilhash.experiments.presets import desktop_cifar10
 from distilhash.inference import encode
-from distilhash.models import Backbone
+from distilhash.models import Backbone, new_hasher, new_student
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
-from distilhash.training.networks import new_hasher, new_student
 from distilhash.training.run import RunDirectory
 
 SEED = 3

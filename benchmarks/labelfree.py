@@ -30,8 +30,8 @@ from distilhash.evaluation.metrics import mean_average_precision, relevant_share
 from distilhash.experiments.arms import cropped_teacher
 from distilhash.experiments.presets import demo
 from distilhash.inference import encode, head_inputs
+from distilhash.models import new_hasher
 from distilhash.training import hash as hashing
-from distilhash.training.networks import new_hasher
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 from distilhash.training.unlabelled import PseudoLabelled, itq, pseudo_classes

@@ -39,8 +39,8 @@ from distilhash.experiments.presets import TABLES
 from distilhash.experiments.runner import reproduce
 from distilhash.files import read_json, write_atomically, write_json
 from distilhash.inference import encode
+from distilhash.models import new_hasher, new_student
 from distilhash.progress import progress
-from distilhash.training.networks import new_hasher, new_student
 
 TRAIN, QUERY, DATABASE, BITS = 3_000, 500, 9_000, 48
 MARKER = "mosaics.json"  # the settings, and whether every mosaic is there

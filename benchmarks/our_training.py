@@ -34,10 +34,10 @@ from distilhash.data.loading import open_readable
 from distilhash.data.prefetch import prefetch
 from distilhash.data.sources import ImageSource
 from distilhash.device import current
+from distilhash.models import new_hasher, new_student
 from distilhash.models.teacher import TEACHERS, Teacher, rebuild_teacher
 from distilhash.training import distill, teacher_features
 from distilhash.training import hash as hashing
-from distilhash.training.networks import new_hasher, new_student
 from distilhash.training.run import RunDirectory
 from sidebyside import paced
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distilhash.models.conv import Conv3x3
+from distilhash.models.student import Conv3x3
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4])

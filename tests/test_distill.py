@@ -192,7 +192,7 @@ def test_no_query_is_read_before_it_is_encoded(tmp_path, monkeypatch):
     query, unlabelled, train = set(split.query), set(split.unlabelled), set(split.train)
     assert len(query) == 12
     monkeypatch.setattr("distilhash.data.loading.open_readable", lambda *arguments, **options: spy)
-    monkeypatch.setattr("distilhash.training.networks.open_teacher", lambda config: tiny_teacher())
+    monkeypatch.setattr("distilhash.models.open_teacher", lambda config: tiny_teacher())
     student = StudentConfig(size=32, stem="small", crop_mode="pad", margin=0.1)
 
     spy.doing = "distil"

@@ -18,7 +18,7 @@ from distilhash.config import DistillConfig, InputConfig
 from distilhash.data.sources import Subset
 from distilhash.data.transforms import Preprocess
 from distilhash.models import create_hasher, create_student
-from distilhash.models.conv import Conv3x3
+from distilhash.models.student import Conv3x3
 from distilhash.training.distill import distill
 from distilhash.training.optim import NEWTON_SCHULZ, Optimizers
 from distilhash.training.run import RunDirectory

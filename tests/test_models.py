@@ -238,6 +238,8 @@ def test_an_absent_file_is_named(tmp_path):
         (lambda state: state | {"layer9.weight": torch.ones(1)}, ["1 unexpected, layer9.weight"]),
         (lambda state: state | {"bn1.bias": torch.ones(3)}, ["1 of another shape, bn1.bias (3,) where (64,) belongs"]),
         (lambda state: state | {"binary.weight": torch.ones(48, 9)}, ["hash layer", "(48, 9) where (48, 2048)"]),
+        (lambda state: state | {"binary.weight": torch.tensor(1.0)}, ["hash layer", "() where (1, 2048)"]),
+        (lambda state: state | {"layer5.0.conv1.weight": torch.tensor(1.0)}, ["() where (128, 128, 3, 3)"]),
         (lambda state: {k: v for k, v in state.items() if k != "binary.weight"}, ["1 missing, weight"]),
     ],
 )

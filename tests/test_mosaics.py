@@ -20,7 +20,7 @@ from distilhash.evaluation import mean_average_precision, relevant_share
 from distilhash.evaluation.evaluate import evaluate_tables
 from distilhash.inference import encode
 from distilhash.losses import hash_centres
-from distilhash.training.networks import new_hasher, new_student
+from distilhash.models import new_hasher, new_student
 from tiny import tiny_images
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -55,7 +55,7 @@ def no_download(tmp_path, monkeypatch):
             return create_teacher(FAKE, weights, 64, trainable=trainable)
         return create_teacher(name, size=32, trainable=trainable)
 
-    monkeypatch.setattr("distilhash.training.networks.create_teacher", create)
+    monkeypatch.setattr("distilhash.models.teacher.create_teacher", create)
     # Two images are held out here, and agreement is about the nearest of them.
     monkeypatch.setattr("distilhash.training.distill.NEIGHBOURS", 1)
     return asked

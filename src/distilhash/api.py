@@ -129,8 +129,8 @@ def distill(
 
     from distilhash.data.loading import open_readable, split_of
     from distilhash.files import fingerprint_of_indices
+    from distilhash.models import new_student, open_teacher
     from distilhash.training import distill as stage
-    from distilhash.training.networks import new_student, open_teacher
     from distilhash.training.run import RunDirectory
 
     teacher, student, config = teacher or TeacherConfig(), student or StudentConfig(), config or DistillConfig()
@@ -188,9 +188,9 @@ def hash(
     from distilhash.data.loading import open_readable, split_of
     from distilhash.files import fingerprint_of_indices
     from distilhash.inference import head_inputs
+    from distilhash.models import new_hasher
     from distilhash.models.backbone import fingerprint_of
     from distilhash.training import hash as stage
-    from distilhash.training.networks import new_hasher, open_backbone
     from distilhash.training.run import RunDirectory
 
     config, student, teacher = config or HashConfig(), student or StudentConfig(), teacher or TeacherConfig()
@@ -198,7 +198,7 @@ def hash(
     chosen = split_of(source, images, protocol, split_seed, split, needed=True)
     assert chosen is not None
     stage.check(source, len(chosen.train), config)
-    network = open_backbone(str(backbone), student, teacher, config)
+    network = stage.open_backbone(str(backbone), student, teacher, config)
     queries = fingerprint_of_indices(chosen.query)
     settings = {
         "stage": "hash", "images": source.fingerprint, "backbone": network.architecture,
@@ -549,8 +549,7 @@ def _encode_with_torch(
 def _has_seen_queries(backbone: str, source: ImageSource, queries: str) -> bool:
     """Whether a distilled student was distilled on other images than all but these queries."""
     from distilhash.checkpoint import load_student
-    from distilhash.models import STUDENTS
-    from distilhash.training.networks import is_teacher
+    from distilhash.models import STUDENTS, is_teacher
 
     if backbone in STUDENTS or is_teacher(backbone):
         return False
@@ -561,8 +560,7 @@ def _has_seen_queries(backbone: str, source: ImageSource, queries: str) -> bool:
 def _network(name: str, bits: int, size: int | None) -> Backbone | Hasher:
     """What a name to be profiled stands for; a bare student or teacher gets a hash head."""
     from distilhash.checkpoint import load_model
-    from distilhash.models import STUDENTS, TEACHERS, create_hasher, create_student, create_teacher
-    from distilhash.training.networks import is_teacher
+    from distilhash.models import STUDENTS, TEACHERS, create_hasher, create_student, create_teacher, is_teacher
 
     if size is not None and size < 1:
         raise DistilhashError("the input size must be at least 1 pixel", size)

@@ -1,16 +1,11 @@
 """Where networks run, and in which precision.
 
-The device is one choice for the whole process, read by every stage that computes. It is no setting of a run: a run may
-go on elsewhere than where it began. Only on the CPU does it then end in the same bytes: a GPU adds in an order of its
-own.
+The device is one choice for the whole process and no setting of a run: a run may go on elsewhere than where it began.
+Only on the CPU does it then end in the same bytes: a GPU adds in an order of its own.
 
-The precision is float32, or bfloat16 where the device multiplies it itself. bfloat16 has the range of float32 and 8 of
-its 24 bits. Under it only convolutions and matrix products take rounded operands (torch.autocast); weights, statistics,
-losses and optimizers stay in float32. "auto" times a few passes of both and keeps the faster one: whether bfloat16 pays
-depends on the processor and on the shapes, and where it is emulated it costs a factor. What was chosen is written down,
-so that a resumed run goes on in it.
-
-PyTorch is imported where a device is asked for, as the command line only hands over its name.
+The precision is float32, or bfloat16 where the device multiplies it itself (torch.autocast: weights, statistics, losses
+and optimizers stay in float32). "auto" times a few passes of both, as whether bfloat16 pays depends on processor and
+shapes. PyTorch is imported where a device is asked for, as the command line only hands over its name.
 
 Shapes: N images of a batch, S side in pixels.
 """
@@ -47,11 +42,9 @@ _wanted: dict[str, str | None] = {"device": None}
 
 
 def choose(name: str | None) -> None:
-    """Choose the device of this process; it is looked for where it is first needed.
+    """Choose the device of this process, one of DEVICES; it is looked for where it is first needed.
 
-    Args:
-        name: one of DEVICES; None leaves it to the environment variable DISTILHASH_DEVICE, and that to "auto": a GPU
-            where there is one.
+    None leaves it to the environment variable DISTILHASH_DEVICE, and that to "auto": a GPU where there is one.
     """
     _wanted["device"] = name
 
@@ -118,11 +111,11 @@ def arithmetic(precision: str) -> AbstractContextManager[object]:
 
 
 def settled_precision(wanted: str, file: Path, network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
-    """The precision of a run.
+    """The precision of a run; what "auto" chose is kept in a file, so that a resumed run goes on in it.
 
     Args:
         wanted: one of PRECISIONS.
-        file: where the choice of "auto" is kept: read if it exists, else written.
+        file: read if it exists, else written.
         network: timed in its mode (training or not) and left as it is.
         shape_N3SS: of a batch.
 

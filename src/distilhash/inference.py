@@ -24,18 +24,13 @@ from distilhash.progress import progress
 
 
 def encode(
-    images: ImageSource,
-    indices: np.ndarray,
-    hasher: Hasher,
-    *,
-    precision: str | None = None,
+    images: ImageSource, indices: np.ndarray, hasher: Hasher, *, precision: str | None = None,
     provenance: dict[str, Any] | None = None,
-) -> CodeTable:
+) -> CodeTable:  # fmt: skip
     """Codes of ``images[indices]``, in that order: the sign of each output, packed. Zero counts as -1.
 
     Args:
-        images: the source.
-        indices: which of its images.
+        images, indices: the source, and which of its images.
         hasher: stays where it is.
         precision: of the backbone. None: the one it was trained in, where the device has it.
         provenance: added to the table's.
@@ -52,20 +47,12 @@ def encode(
 
 
 def outputs(
-    images: ImageSource,
-    indices: np.ndarray,
-    hasher: Hasher,
-    *,
-    precision: str | None = None,
+    images: ImageSource, indices: np.ndarray, hasher: Hasher, *, precision: str | None = None,
     device: torch.device | None = None,
-) -> Iterator[np.ndarray]:
-    """The hasher's outputs (n, K) of ``images[indices]``, batch after batch, in that order.
-
-    Arguments as in :func:`encode`; ``device`` None: the one of this process.
-    """
-    device = device or current()
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """The hasher's outputs (n, K) of ``images[indices]``, batch after batch; ``device`` None: that of this process."""
     precision = precision or usable_precision(hasher.precision)
-    return _through(images, indices, hasher.backbone, hasher.head, precision, device)
+    return _through(images, indices, hasher.backbone, hasher.head, precision, device or current())
 
 
 def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
@@ -74,13 +61,9 @@ def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) ->
 
 
 def encode_features(
-    features_ND: np.ndarray,
-    images: ImageSource,
-    indices: np.ndarray,
-    hasher: Hasher,
-    *,
+    features_ND: np.ndarray, images: ImageSource, indices: np.ndarray, hasher: Hasher, *,
     provenance: dict[str, Any] | None = None,
-) -> CodeTable:
+) -> CodeTable:  # fmt: skip
     """Codes of ``images[indices]``, of which the backbone's features (N, D) are known: only the head runs."""
     with torch.inference_mode():
         features = torch.from_numpy(np.array(features_ND)).to(hasher.head.weight.device)
@@ -116,10 +99,7 @@ def _through(
 def _table(
     packed: np.ndarray, images: ImageSource, indices: np.ndarray, num_bits: int, provenance: dict[str, Any]
 ) -> CodeTable:
-    return CodeTable(
-        packed=packed,
-        num_bits=num_bits,
-        names=[images.names[int(index)] for index in indices],
-        labels=None if images.labels is None else np.asarray(images.labels)[indices],
-        provenance={"images": images.fingerprint, **provenance},
-    )
+    names = [images.names[int(index)] for index in indices]
+    labels = None if images.labels is None else np.asarray(images.labels)[indices]
+    provenance = {"images": images.fingerprint, **provenance}
+    return CodeTable(packed=packed, num_bits=num_bits, names=names, labels=labels, provenance=provenance)

@@ -1,7 +1,7 @@
 """From a hasher to an ONNX file, in float32 and in int8.
 
 The exported network is the hasher's own function in operators that other runtimes run well: BatchNorm is folded, and a
-3x3 convolution on a map of 1 or 2 pixels (``models.conv``) becomes the smaller convolution or the one matrix that
+3x3 convolution on a map of 1 or 2 pixels (``models.student``) becomes the smaller convolution or the one matrix that
 it amounts to at this input size, so that the file holds finished weights instead of slices.
 
 Int8: weights with a scale for each channel, activations with one for each tensor (QuantizeLinear and DequantizeLinear
@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distilhash.models.conv import Conv3x3
 from distilhash.models.fold import folded
 from distilhash.models.hasher import Hasher
+from distilhash.models.student import Conv3x3
 
 BATCH = 32  # calibration images that run at once
 

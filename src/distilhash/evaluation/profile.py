@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distilhash.errors import DistilhashError
-from distilhash.models.conv import Conv3x3
+from distilhash.models.student import Conv3x3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,9 @@ from distilhash.experiments.presets import Preset
 from distilhash.experiments.trials import TrialKey
 from distilhash.files import fingerprint_of_indices, read_json, write_json
 from distilhash.inference import encode, encode_features
-from distilhash.models import Backbone, Hasher, Teacher
+from distilhash.models import Backbone, Hasher, Teacher, new_hasher, new_student, open_teacher
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
-from distilhash.training.networks import new_hasher, new_student, open_teacher
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 

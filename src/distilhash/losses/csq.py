@@ -30,9 +30,6 @@ def csq_loss(outputs_NK: Tensor, centres_NK: Tensor | np.ndarray, quantization_w
         centres_NK: the centre (-1/+1) of each image.
         quantization_weight: lambda.
 
-    Returns:
-        A scalar tensor.
-
     Raises:
         DistilhashError: the two differ in shape, or are empty.
     """
@@ -53,24 +50,25 @@ def csq_loss(outputs_NK: Tensor, centres_NK: Tensor | np.ndarray, quantization_w
 def hadamard_centres(num_classes: int, num_bits: int) -> np.ndarray:
     """The first C rows of Sylvester's H and then of -H (Algorithm 1): any two differ in K/2 bits, or in all.
 
-    Args:
-        num_classes: C, at most 2 * num_bits.
-        num_bits: K, a power of two.
-
     Returns:
         (C, K) float32 of -1/+1.
 
     Raises:
-        DistilhashError: no such matrix exists for these counts.
+        DistilhashError: K is no power of two, or C is larger than 2K.
     """
     _check_counts(num_classes, num_bits)
     if not _hadamard_exists(num_classes, num_bits):
+        lengths = [1 << power for power in range(32) if num_classes <= 2 << power]
+        below = [str(bits) for bits in lengths if bits < num_bits]
+        above = [str(bits) for bits in lengths if bits > num_bits]
         raise DistilhashError(
             "Hadamard centres need a power of two of bits, and at most twice as many classes as bits",
             f"{num_classes} classes and {num_bits} bits",
-            f"ask for {_hadamard_bits(num_classes, num_bits)} bits, or for 'bernoulli' centres",
+            f"ask for {' or '.join(below[-1:] + above[:1])} bits, or for 'bernoulli' centres",
         )
-    H_KK = _sylvester(num_bits)
+    # Sylvester's matrix: entry (i, j) is the parity of the bits that i and j share.
+    shared_KK = np.arange(num_bits)[:, None] & np.arange(num_bits)
+    H_KK = np.where(np.bitwise_count(shared_KK) % 2 == 0, 1, -1).astype(np.float32)
     return np.concatenate([H_KK, -H_KK])[:num_classes]
 
 
@@ -79,8 +77,6 @@ def spread_hadamard_centres(num_classes: int, num_bits: int) -> np.ndarray:
 
     The first 10 rows have only 16 distinct columns at any length, so at 64 bits each column occurs four times. The
     rows 1, 2, 4, ..., K/2 generate all others, so with them in front, log2(K) classes already have K distinct columns.
-
-    Args, returns and errors as in :func:`hadamard_centres`.
     """
     hadamard_centres(num_classes, num_bits)  # refuses what does not exist
     rows_RK = hadamard_centres(2 * num_bits, num_bits)
@@ -94,14 +90,6 @@ def bernoulli_centres(num_classes: int, num_bits: int, seed: int = 0) -> np.ndar
 
     Each centre in turn is the candidate farthest from those already chosen, out of one seeded pool: all codes up to 12
     bits, else 4096 draws or 2 for each class.
-
-    Args:
-        num_classes: C.
-        num_bits: K.
-        seed: random seed of the pool.
-
-    Returns:
-        (C, K) float32 of -1/+1.
 
     Raises:
         DistilhashError: so few bits that two classes would share a centre.
@@ -121,16 +109,12 @@ def bernoulli_centres(num_classes: int, num_bits: int, seed: int = 0) -> np.ndar
         nearest_P = np.minimum(nearest_P, (num_bits - pool_PK @ pool_PK[chosen[c - 1]]) / 2)
         chosen[c] = nearest_P.argmax()
         if nearest_P[chosen[c]] == 0:
-            raise DistilhashError(
-                "some classes would share a centre",
-                f"{num_classes} classes and {num_bits} bits",
-                "ask for more bits",
-            )
+            got = f"{num_classes} classes and {num_bits} bits"
+            raise DistilhashError("some classes would share a centre", got, "ask for more bits")
     return pool_PK[chosen]
 
 
 def _auto_centres(num_classes: int, num_bits: int, seed: int) -> np.ndarray:
-    _check_counts(num_classes, num_bits)
     if _hadamard_exists(num_classes, num_bits):
         return hadamard_centres(num_classes, num_bits)
     return bernoulli_centres(num_classes, num_bits, seed)
@@ -145,16 +129,7 @@ CENTRES: dict[str, Callable[[int, int, int], np.ndarray]] = {
 
 
 def hash_centres(num_classes: int, num_bits: int, seed: int = 0, kind: str = "auto") -> np.ndarray:
-    """One code of -1/+1 for each class.
-
-    Args:
-        num_classes: C.
-        num_bits: K.
-        seed: random seed of Bernoulli draws.
-        kind: a key of CENTRES.
-
-    Returns:
-        (C, K) float32 of -1/+1.
+    """One code of -1/+1 for each class, (C, K) float32; ``kind`` is a key of CENTRES, ``seed`` that of Bernoulli draws.
 
     Raises:
         DistilhashError: an unknown kind, or counts for which this kind does not exist.
@@ -170,14 +145,13 @@ def multi_label_centres(
     seed: int = 0,
     tie_break_K: np.ndarray | Tensor | None = None,
 ) -> np.ndarray:
-    """The bitwise majority vote of the centres of each image's labels.
+    """The bitwise majority vote of the centres of each image's labels (0/1).
 
     An image without a label ties in every bit and gets the tie-breaking centre, as in the published code.
 
     Args:
-        labels_NC: 0/1 labels.
-        centres_CK: one centre of -1/+1 for each class.
-        seed: random seed of the tie-breaking centre, where none is given.
+        labels_NC, centres_CK: of the same classes.
+        seed: of the tie-breaking centre, where none is given.
         tie_break_K: the centre (-1/+1, or 0/1) that decides tied bits.
 
     Returns:
@@ -202,26 +176,11 @@ def multi_label_centres(
     return np.where(votes_NK == 0, tied_K, np.sign(votes_NK)).astype(np.float32)
 
 
-def _sylvester(side: int) -> np.ndarray:
-    """Sylvester's Hadamard matrix: entry (i, j) is the parity of the bits that i and j share."""
-    shared_KK = np.arange(side)[:, None] & np.arange(side)
-    return np.where(np.bitwise_count(shared_KK) % 2 == 0, 1, -1).astype(np.float32)
-
-
 def _hadamard_exists(num_classes: int, num_bits: int) -> bool:
     return num_bits & (num_bits - 1) == 0 and num_classes <= 2 * num_bits
 
 
-def _hadamard_bits(num_classes: int, num_bits: int) -> str:
-    """The lengths nearest to num_bits at which these classes have Hadamard centres, in words."""
-    powers = [1 << power for power in range(32)]
-    below = [str(bits) for bits in powers if bits < num_bits and num_classes <= 2 * bits]
-    above = [str(bits) for bits in powers if bits > num_bits and num_classes <= 2 * bits]
-    return " or ".join(below[-1:] + above[:1])
-
-
 def _check_counts(num_classes: int, num_bits: int) -> None:
     if num_classes < 1 or num_bits < 1:
-        raise DistilhashError(
-            "centres need at least one class and one bit", f"{num_classes} classes and {num_bits} bits"
-        )
+        got = f"{num_classes} classes and {num_bits} bits"
+        raise DistilhashError("centres need at least one class and one bit", got)

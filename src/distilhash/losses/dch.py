@@ -31,9 +31,6 @@ def dch_loss(
         gamma: scale of the Cauchy distribution, bits of Hamming distance.
         quantization_weight: lambda.
 
-    Returns:
-        A scalar tensor.
-
     Raises:
         DistilhashError: shapes do not fit, or a parameter is out of range.
     """
@@ -45,10 +42,8 @@ def dch_loss(
             "turn class numbers into 0/1 rows first, as torch.nn.functional.one_hot does",
         )
     if not gamma > 0 or not quantization_weight >= 0:
-        raise DistilhashError(
-            "DCH needs gamma > 0 and quantization_weight >= 0",
-            f"gamma {gamma} and quantization_weight {quantization_weight}",
-        )
+        got = f"gamma {gamma} and quantization_weight {quantization_weight}"
+        raise DistilhashError("DCH needs gamma > 0 and quantization_weight >= 0", got)
 
     # Mixed precision would take the cosines in bf16, whose step below 1 is 0.004: too coarse for small distances.
     with torch.autocast(outputs_NK.device.type, enabled=False):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distilhash.config import InputConfig
@@ -44,10 +45,7 @@ def fingerprint_of(module: nn.Module) -> str:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, on the CPU.
-
-    Args:
-        path: a .safetensors file, or one that torch.save wrote; tensors may be nested under "state_dict" or "model".
+    """The tensors by name of a .safetensors or torch.save file, also where "state_dict" or "model" nests them.
 
     Raises:
         DistilhashError: there is no such file, or it holds anything but tensors; no pickled object is loaded.
@@ -55,38 +53,30 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise DistilhashError("there is no such file of weights", path, "give a .safetensors, .pth or .pt file")
+    refusal = DistilhashError(
+        "this is not a file of plain tensors, and nothing else is loaded, pickled objects least of all", path,
+        "save the state dict: torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...)",
+    )  # fmt: skip
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             loaded: Any = load_file(path)
         else:
             with warnings.catch_warnings(action="ignore"):  # torch's doubts about a file: we load it or we say why not
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen kinds
-        raise _not_tensors(path) from error
+        raise refusal from error
     for nested in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(nested), dict):
             loaded = loaded[nested]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise _not_tensors(path)
+        raise refusal
     return dict(loaded)
 
 
-def _not_tensors(path: Path) -> DistilhashError:
-    return DistilhashError(
-        "this is not a file of plain tensors, and nothing else is loaded, pickled objects least of all",
-        path,
-        "save the state dict: torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...)",
-    )
-
-
 def load_checked(module: nn.Module, state: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:
-    """Load a state into a module.
+    """Load a state into a module that has the same names and shapes.
 
     Args:
-        module: whose names and shapes the state must have.
-        state: tensors by name.
         what: the module's name in an error.
         assign: adopt the tensors instead of copying them, as a module on the meta device needs.
 
@@ -94,16 +84,18 @@ def load_checked(module: nn.Module, state: Mapping[str, Tensor], what: str, *, a
         DistilhashError: tensors are missing, unexpected or of another shape; the first few are named.
     """
     own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    misshaped = [
-        f"{name} {tuple(state[name].shape)} where {tuple(tensor.shape)} belongs"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
+    wrong = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} where {tuple(tensor.shape)} belongs"
+            for name, tensor in own.items()
+            if name in state and state[name].shape != tensor.shape
+        ],
+    }
     complaints = [
         f"{len(names)} {kind}, {'such as ' if len(names) > SHOWN else ''}{', '.join(names[:SHOWN])}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
+        for kind, names in wrong.items()
         if names
     ]
     if complaints:

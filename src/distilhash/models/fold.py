@@ -34,7 +34,7 @@ def folded(backbone: Backbone, *, precision: str = "float32") -> nn.Module:
     """
     fast = copy.deepcopy(backbone).eval().requires_grad_(False)
     _fold(fast)
-    fast = fast.to(memory_format=torch.channels_last)
+    fast.to(memory_format=torch.channels_last)
     network = fast if backbone.in_order or _alike(backbone, fast) else backbone
     return Rounded(network) if precision == "bfloat16" else network
 

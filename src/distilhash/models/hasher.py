@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distilhash.config import InputConfig, from_dict
+from distilhash.config import HashConfig, InputConfig, from_dict
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.models.backbone import Backbone, load_checked, read_state
 from distilhash.models.student import STUDENTS, Student, create_student
@@ -27,8 +28,7 @@ PUBLISHED_HEADS = ("binary", "binary_new")  # v1's and v2's names of the hash la
 class Hasher(nn.Module):
     """Backbone and hash head; forward gives outputs (N, K) before tanh and sign.
 
-    freeze_backbone keeps the backbone in eval mode and out of the gradient, also after train(). A frozen Teacher is
-    such a backbone by itself.
+    A frozen backbone stays in eval mode and out of the gradient, also after train(); a frozen Teacher is one by itself.
     """
 
     def __init__(self, backbone: Backbone, num_bits: int, freeze_backbone: bool = False) -> None:
@@ -48,7 +48,7 @@ class Hasher(nn.Module):
         return self.backbone.input
 
     def train(self, mode: bool = True) -> Hasher:
-        """As in torch, but a frozen backbone stays in eval mode: its BatchNorm statistics do not move."""
+        """As in torch, but the BatchNorm statistics of a frozen backbone do not move."""
         super().train(mode)
         if self.freeze_backbone:
             self.backbone.eval()
@@ -89,17 +89,20 @@ def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone
     return Hasher(cast(Backbone, backbone), num_bits, freeze_backbone)
 
 
+def new_hasher(backbone: Backbone, config: HashConfig) -> Hasher:
+    """A hasher on a backbone, its head initialised by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed + 2)
+        return create_hasher(backbone, num_bits=config.bits, freeze_backbone=config.freeze_backbone)
+
+
 def rebuild_backbone(architecture: Mapping[str, Any]) -> Backbone:
     """The backbone that has this .architecture, with fresh weights: nothing is downloaded, a checkpoint fills it."""
     kind = architecture.get("kind")
     try:
         if kind == "student":
-            return create_student(
-                architecture["name"],
-                architecture["size"],
-                architecture["stem"],
-                input=from_dict(InputConfig, architecture["input"]),
-            )
+            name, size, stem, input = (architecture[key] for key in ("name", "size", "stem", "input"))
+            return create_student(name, size, stem, input=from_dict(InputConfig, input))
         if kind == "teacher":
             return rebuild_teacher(architecture)
     except KeyError as error:
@@ -125,22 +128,21 @@ def load_published_student(source: str | Path | Mapping[str, Tensor], num_bits: 
     state = dict(source) if isinstance(source, Mapping) else read_state(source)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
-    head = {
-        name.rpartition(".")[2]: state.pop(name) for name in list(state) if name.rpartition(".")[0] in PUBLISHED_HEADS
-    }
+    heads = [name for name in state if name.rpartition(".")[0] in PUBLISHED_HEADS]
+    head = {name.rpartition(".")[2]: state.pop(name) for name in heads}
 
-    width = state["layer5.0.conv1.weight"].shape[0] if "layer5.0.conv1.weight" in state else 0
-    name = next((name for name, widths in STUDENTS.items() if widths[-1] == width), "v1")
+    width = state["layer5.0.conv1.weight"].shape[:1] if "layer5.0.conv1.weight" in state else ()
+    name = next((name for name, widths in STUDENTS.items() if widths[-1:] == width), "v1")
     student = create_student(name)
     load_checked(student, state, f"the published student {name}")
     if not head and num_bits is None:
         return student
-
-    if "weight" in head and num_bits not in (None, len(head["weight"])):
-        raise DistilhashError(
-            "the checkpoint's codes have another length", f"{len(head['weight'])} bits in it, {num_bits} asked for"
-        )
-    hasher = create_hasher(student, len(head["weight"]) if "weight" in head else num_bits or 1)
+    own = 1 if num_bits is None else num_bits
+    if "weight" in head and head["weight"].ndim:
+        own = len(head["weight"])
+    if num_bits not in (None, own):
+        raise DistilhashError("the checkpoint's codes have another length", f"{own} bits in it, {num_bits} asked for")
+    hasher = create_hasher(student, own)
     if head:
         load_checked(hasher.head, head, f"a hash layer of the published student {name}")
     return hasher

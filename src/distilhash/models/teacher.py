@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from distilhash.config import InputConfig, as_dict, from_dict
+from distilhash.config import InputConfig, TeacherConfig, as_dict, from_dict
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.models.backbone import Backbone, fingerprint_of, load_checked, read_state
 
@@ -31,8 +31,8 @@ T = TypeVar("T")
 class Teacher(Backbone):
     """A pretrained network without its classifier; forward gives features (N, D).
 
-    Frozen: no tensor asks for a gradient, and train() leaves it in eval mode, so that not even a BatchNorm statistic
-    moves. trainable=True lifts both, for the baseline of a fine-tuned teacher.
+    Frozen, unless ``trainable``: no tensor asks for a gradient, and train() leaves it in eval mode, so that not even a
+    BatchNorm statistic moves.
     """
 
     pretrained = True
@@ -44,12 +44,8 @@ class Teacher(Backbone):
         self.network = network
         self.name, self.feature_dim, self.input, self.trainable = name, feature_dim, input, trainable
         self.architecture = {
-            "kind": "teacher",
-            "name": name,
-            "size": input.size,
-            "trainable": trainable,
-            "input": as_dict(input),
-        }
+            "kind": "teacher", "name": name, "size": input.size, "trainable": trainable, "input": as_dict(input),
+        }  # fmt: skip
         self.requires_grad_(trainable)
         self.train(trainable)
 
@@ -69,7 +65,7 @@ class Teacher(Backbone):
         return features_ND
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a known teacher is made."""
 
@@ -118,6 +114,16 @@ def create_teacher(
     return teacher
 
 
+def open_teacher(config: TeacherConfig, *, trainable: bool = False) -> Teacher:
+    """A pretrained teacher, frozen unless it is to be fine-tuned."""
+    return create_teacher(config.name, weights=config.weights, size=config.size, trainable=trainable)
+
+
+def is_teacher(name: str) -> bool:
+    """Whether a name is a teacher's and no path: names go first, so ./v1 or ./timm is how a folder is meant."""
+    return name.startswith(("torchvision/", "timm/", "pip/"))
+
+
 def rebuild_teacher(architecture: Mapping[str, Any]) -> Teacher:
     """The teacher that has this .architecture, with fresh weights; KeyError where the architecture is incomplete."""
     name, input = architecture["name"], from_dict(InputConfig, architecture["input"])
@@ -145,13 +151,6 @@ def _alexnet() -> nn.Module:
     return network
 
 
-def _lite(version: int) -> nn.Module:
-    import timm
-
-    network: nn.Module = timm.create_model(f"tf_efficientnet_lite{version}", pretrained=False, num_classes=0)
-    return network
-
-
 def _torchvision_state(weights: str) -> dict[str, Tensor]:
     import torchvision
 
@@ -173,30 +172,22 @@ def _lite_state(version: int) -> dict[str, Tensor]:
 
 
 def _lite_recipe(version: int, size: int) -> Recipe:
+    def network() -> Any:
+        import timm
+
+        return timm.create_model(f"tf_efficientnet_lite{version}", pretrained=False, num_classes=0)
+
     half = (0.5, 0.5, 0.5)
-    return Recipe(
-        network=lambda: _lite(version),
-        pretrained=lambda: _lite_state(version),
-        classifier="classifier.",
-        feature_dim=1280,
-        input=InputConfig(size=size, mean=half, std=half, interpolation="bicubic"),
-    )
+    input = InputConfig(size=size, mean=half, std=half, interpolation="bicubic")
+    return Recipe(network, lambda: _lite_state(version), "classifier.", 1280, input)
 
 
-TEACHERS: dict[str, Recipe] = {
+TEACHERS = {
     "torchvision/resnet50": Recipe(
-        network=_resnet50,
-        pretrained=lambda: _torchvision_state("ResNet50_Weights"),
-        classifier="fc.",
-        feature_dim=2048,
-        input=InputConfig(),
+        _resnet50, lambda: _torchvision_state("ResNet50_Weights"), "fc.", 2048, InputConfig()
     ),
     "torchvision/alexnet": Recipe(
-        network=_alexnet,
-        pretrained=lambda: _torchvision_state("AlexNet_Weights"),
-        classifier="classifier.6.",
-        feature_dim=4096,
-        input=InputConfig(),
+        _alexnet, lambda: _torchvision_state("AlexNet_Weights"), "classifier.6.", 4096, InputConfig()
     ),
     "pip/efficientnet_lite0": _lite_recipe(0, 224),
     "pip/efficientnet_lite1": _lite_recipe(1, 240),
@@ -220,9 +211,8 @@ def _timm_network(name: str, size: int | None, *, pretrained: bool) -> tuple[nn.
         raise DistilhashError("timm has no model of this name", repr(base), f"did you mean {close}" if close else "")
     tagged = timm.list_models(f"{base}.*", pretrained=True)
     if tag and model not in tagged:
-        raise DistilhashError(
-            "timm has no such weights of this model", repr(model), f"choose one of: {', '.join(tagged)}"
-        )
+        fix = f"choose one of: {', '.join(tagged)}"
+        raise DistilhashError("timm has no such weights of this model", repr(model), fix)
     if pretrained and not tagged:
         raise DistilhashError(f"timm has no pretrained weights of {base}", fix=LOCAL_WEIGHTS)
 
@@ -241,11 +231,9 @@ def _timm_network(name: str, size: int | None, *, pretrained: bool) -> tuple[nn.
         raise DistilhashError(f"{name} cannot be made for this size", f"{size} pixels", "leave the size out") from error
     own = timm.data.resolve_model_data_config(network)
     input = InputConfig(
-        size=size or own["input_size"][-1],
-        mean=tuple(own["mean"]),
-        std=tuple(own["std"]),
+        size=size or own["input_size"][-1], mean=tuple(own["mean"]), std=tuple(own["std"]),
         interpolation="bicubic" if own["interpolation"] == "bicubic" else "bilinear",
-    )
+    )  # fmt: skip
     return network, getattr(network, "head_hidden_size", None) or network.num_features, input
 
 
@@ -276,10 +264,8 @@ def _in_timm_names(state: Mapping[str, Tensor], network: nn.Module, what: str) -
     """The pip packages' tensors under timm's names: both list the same tensors in the same order."""
     theirs, ours = _without(state, "_fc."), list(network.state_dict())
     if [name.rpartition(".")[2] for name in theirs] != [name.rpartition(".")[2] for name in ours]:
-        raise DistilhashError(
-            f"these weights are not those of {what}",
-            f"{len(theirs)} tensors where {len(ours)} belong, or another order",
-        )
+        got = f"{len(theirs)} tensors where {len(ours)} belong, or another order"
+        raise DistilhashError(f"these weights are not those of {what}", got)
     return dict(zip(ours, theirs.values(), strict=True))
 
 

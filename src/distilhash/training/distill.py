@@ -40,18 +40,10 @@ NEIGHBOURS = 10  # agreement counts how many of the teacher's 10 nearest images 
 
 
 def distill(
-    images: ImageSource,
-    indices: np.ndarray,
-    teacher: Teacher,
-    student: Student,
-    config: DistillConfig,
-    run: RunDirectory,
-    *,
-    features: Path | None = None,
-    features_of: np.ndarray | None = None,
-    rebuild_features: bool = False,
-    queries: str | None = None,
-) -> Student:
+    images: ImageSource, indices: np.ndarray, teacher: Teacher, student: Student, config: DistillConfig,
+    run: RunDirectory, *, features: Path | None = None, features_of: np.ndarray | None = None,
+    rebuild_features: bool = False, queries: str | None = None,
+) -> Student:  # fmt: skip
     """Train a student on unlabelled images.
 
     Args:
@@ -132,11 +124,7 @@ def distill(
 
 
 def check(config: DistillConfig, count: int) -> None:
-    """Refuse what cannot be run, before anything is computed or written.
-
-    Args:
-        config: the settings.
-        count: number of unlabelled images.
+    """Refuse what cannot be run on ``count`` unlabelled images, before anything is computed or written.
 
     Raises:
         DistilhashError: an unknown loss, a device that is not there, too few images.

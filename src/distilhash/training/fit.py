@@ -18,27 +18,29 @@ from typing import Any
 import numpy as np
 
 from distilhash.checkpoint import load_hasher, load_student, save_model
-from distilhash.config import PHOTO_STUDENT, DistillConfig, FitConfig, HashConfig, StudentConfig, TeacherConfig, as_dict
+from distilhash.config import (
+    PHOTO_STUDENT,
+    DistillConfig,
+    FitConfig,
+    HashConfig,
+    InputConfig,
+    StudentConfig,
+    TeacherConfig,
+    as_dict,
+)  # fmt: skip
 from distilhash.data.loading import open_readable
 from distilhash.data.sources import ImageSource
 from distilhash.device import current
 from distilhash.files import read_json
 from distilhash.inference import head_inputs
 from distilhash.losses import hash_centres
-from distilhash.models import Backbone, Hasher, Teacher
+from distilhash.models import Backbone, Hasher, Teacher, new_hasher, new_student, open_teacher
 from distilhash.models.backbone import fingerprint_of
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
-from distilhash.training.networks import new_hasher, new_student, open_teacher
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
-from distilhash.training.unlabelled import (
-    AUTO,
-    SAMPLE,
-    PseudoLabelled,
-    itq_hasher,
-    pseudo_classes,
-)
+from distilhash.training.unlabelled import AUTO, SAMPLE, PseudoLabelled, itq_hasher, pseudo_classes
 
 FEW = 500  # photos: fewer are no training set for a network from scratch
 PHOTOS_SHOWN, EPOCHS = 40_000, (8, 40)  # photos shown to a student over all epochs, and the bounds of the epochs
@@ -68,29 +70,10 @@ def fit_plan(config: FitConfig, count: int, student: StudentConfig) -> FitPlan:
 
 
 def fit(
-    photos: str | Path,
-    output: str | Path,
-    *,
-    config: FitConfig | None = None,
-    teacher: TeacherConfig | None = None,
-    student: StudentConfig | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Make a hasher of photos; no label is read.
-
-    Args:
-        photos: a folder, with all folders below it.
-        output: the run directory.
-        config: the settings.
-        teacher: its settings.
-        student: its settings.
-        resume: continue the run that is there, if one is.
-        overwrite: delete the run that is there, if one is.
-
-    Returns:
-        "hasher" (its model directory), "backbone", "method", "photos", "bits", and of a distilled student
-        "overlap_at_10": the share of the teacher's ten nearest photos that the student has, too, on the validation set.
+    photos: str | Path, output: str | Path, *, config: FitConfig | None = None, teacher: TeacherConfig | None = None,
+    student: StudentConfig | None = None, resume: bool = False, overwrite: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Make a hasher of a folder of photos; no label is read. Arguments and result are those of ``api.fit``.
 
     Raises:
         DistilhashError: an unknown teacher or student, no readable photos, or a run that is there.
@@ -119,96 +102,62 @@ def fit_images(
     images: ImageSource, teacher: Teacher, plan: FitPlan, config: FitConfig, run: RunDirectory
 ) -> tuple[Hasher, dict[str, Any]]:
     """The hasher of these images and its description; what is in the run directory already is not done again."""
-    if not run.finished:
-        hasher, description = _Fit(images, teacher, plan, config, run).hasher()
-        save_model(run.path / "model", hasher, description)
-    return load_hasher(run.path)
+    if run.finished:
+        return load_hasher(run.path)
+    indices, method = np.arange(len(images)), _method(config)
 
+    def stage_of(name: str) -> RunDirectory:
+        settings = {"fit": as_dict(config), "student": as_dict(plan.student), "stage": name}
+        return RunDirectory(run.path / name, settings, resume=True)
 
-@dataclasses.dataclass(frozen=True)
-class _Fit:
-    images: ImageSource
-    teacher: Teacher
-    plan: FitPlan
-    config: FitConfig
-    run: RunDirectory
-
-    @property
-    def indices(self) -> np.ndarray:
-        return np.arange(len(self.images))
-
-    def hasher(self) -> tuple[Hasher, dict[str, Any]]:
-        method = _method(self.config)
-        if len(self.images) < FEW:
-            self.run.log(
-                f"{len(self.images):,} photos are too few to distil a student on (fewer than {FEW}): "
-                f"the frozen teacher {self.teacher.name} is hashed by ITQ"
-            )
-            stage = self._stage("hash-itq")
-            if not stage.finished:
-                self._rotate(stage, self.teacher, self._teacher_features()[0])
-        elif method == "itq":
-            student = self._student()
-            stage = self._stage("hash-itq")
-            if not stage.finished:
-                chosen = np.random.default_rng((self.config.seed, 14)).permutation(self.indices)[:SAMPLE]
-                self._rotate(stage, student, head_inputs(self.images, np.sort(chosen), student))
-        else:
-            student = self._student()
-            stage = self._stage("hash-pseudo")
-            if not stage.finished:
-                self._cluster(stage, student)
-        return load_hasher(stage.path)
-
-    def _student(self) -> Backbone:
-        stage = self._stage("distill")
-        if not stage.finished:
-            student = new_student(self.plan.student, self.config.seed)
-            distillation.distill(
-                self.images, self.indices, self.teacher, student, self.plan.distill, stage, features=self._features
-            )
-        return load_student(stage.path)[0]
-
-    def _rotate(self, stage: RunDirectory, backbone: Backbone, features_ND: np.ndarray) -> None:
-        hasher = itq_hasher(backbone, features_ND, self.config.bits, self.config.seed)
-        stage.log(f"hash itq {self.config.bits} bits: fitted to {min(len(features_ND), SAMPLE):,} photos")
-        description = {
-            "kind": "hasher", "architecture": backbone.architecture, "bits": self.config.bits,
-            "images": self.images.fingerprint, "settings": as_dict(self.config),
-        }  # fmt: skip
-        save_model(stage.path / "model", hasher, description | self._about("itq", backbone))
-
-    def _cluster(self, stage: RunDirectory, student: Backbone) -> None:
-        features_ND = self._teacher_features(student)[0]
-        classes_N = pseudo_classes(features_ND, self.config.clusters, self.config.seed)
-        images = PseudoLabelled(self.images, self.indices, classes_N)
-        hasher = new_hasher(student, self.plan.hash)
-        about = self._about("pseudo", student) | {"clusters": len(images.class_names)}
-        hashing.train_hasher(images, self.indices, hasher, self.plan.hash, stage, about=about)
-
-    def _about(self, method: str, backbone: Backbone) -> dict[str, Any]:
-        """What a checkpoint says of its making."""
-        name = f"the frozen {backbone.name}" if isinstance(backbone, Teacher) else f"a distilled {backbone.name}"
-        return {
-            "label_free": method, "labelled_images": 0, "unlabelled_images": len(self.images), "backbone": name,
-            "backbone_fingerprint": fingerprint_of(backbone), "teacher": self.teacher.name,
-        }  # fmt: skip
-
-    def _teacher_features(self, student: Backbone | None = None) -> np.ndarray:
-        """(V, N, D) as distillation reads them, cropped as the student's input, or by the teacher's own crop mode."""
-        distill = self.plan.distill
+    def teacher_features(crop_mode: InputConfig | None, views: int) -> np.ndarray:
         return compute_teacher_features(
-            self.images, self.indices, self.teacher, self._features, crop_mode=student.input if student else None,
-            views=distill.views if student else 1, seed=distill.seed, precision=distill.precision,
+            images, indices, teacher, run.path / "teacher_features", crop_mode=crop_mode, views=views,
+            seed=plan.distill.seed, precision=plan.distill.precision,
         )  # fmt: skip
 
-    @property
-    def _features(self) -> Path:
-        return self.run.path / "teacher_features"
+    backbone: Backbone = teacher
+    if len(images) < FEW:
+        method = "itq"
+        run.log(
+            f"{len(images):,} photos are too few to distil a student on (fewer than {FEW}): "
+            f"the frozen teacher {teacher.name} is hashed by ITQ"
+        )
+    else:
+        stage = stage_of("distill")
+        if not stage.finished:
+            student, features = new_student(plan.student, config.seed), run.path / "teacher_features"
+            distillation.distill(images, indices, teacher, student, plan.distill, stage, features=features)
+        backbone = load_student(stage.path)[0]
 
-    def _stage(self, name: str) -> RunDirectory:
-        settings = {"fit": as_dict(self.config), "student": as_dict(self.plan.student), "stage": name}
-        return RunDirectory(self.run.path / name, settings, resume=True)
+    stage = stage_of(f"hash-{method}")
+    if not stage.finished:
+        about: dict[str, Any] = {
+            "label_free": method, "labelled_images": 0, "unlabelled_images": len(images),
+            "backbone": f"{'the frozen' if backbone is teacher else 'a distilled'} {backbone.name}",
+            "backbone_fingerprint": fingerprint_of(backbone), "teacher": teacher.name,
+        }  # fmt: skip
+        if method == "pseudo":
+            features_ND = teacher_features(backbone.input, plan.distill.views)[0]
+            classes_N = pseudo_classes(features_ND, config.clusters, config.seed)
+            labelled = PseudoLabelled(images, indices, classes_N)
+            about["clusters"] = len(labelled.class_names)
+            hashing.train_hasher(labelled, indices, new_hasher(backbone, plan.hash), plan.hash, stage, about=about)
+        else:
+            if backbone is teacher:
+                features_ND = teacher_features(None, 1)[0]
+            else:
+                sample = np.sort(np.random.default_rng((config.seed, 14)).permutation(indices)[:SAMPLE])
+                features_ND = head_inputs(images, sample, backbone)
+            hasher = itq_hasher(backbone, features_ND, config.bits, config.seed)
+            stage.log(f"hash itq {config.bits} bits: fitted to {min(len(features_ND), SAMPLE):,} photos")
+            description = {
+                "kind": "hasher", "architecture": backbone.architecture, "bits": config.bits,
+                "images": images.fingerprint, "settings": as_dict(config),
+            }  # fmt: skip
+            save_model(stage.path / "model", hasher, description | about)
+    save_model(run.path / "model", *load_hasher(stage.path))
+    return load_hasher(run.path)
 
 
 def _method(config: FitConfig) -> str:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distilhash.checkpoint import save_model
-from distilhash.config import HashConfig, as_dict
+from distilhash.checkpoint import load_student, save_model
+from distilhash.config import HashConfig, StudentConfig, TeacherConfig, as_dict
 from distilhash.data.order import Batches
 from distilhash.data.prefetch import prefetch, readers
 from distilhash.data.sources import ImageSource
@@ -27,7 +28,7 @@ from distilhash.device import arithmetic, current, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
 from distilhash.losses import csq_loss, dch_loss, hash_centres, multi_label_centres
-from distilhash.models.hasher import Hasher
+from distilhash.models import STUDENTS, TEACHERS, Backbone, Hasher, is_teacher, new_student, open_teacher
 from distilhash.progress import progress
 from distilhash.training.optim import Optimizers
 from distilhash.training.run import RunDirectory, no_losses
@@ -39,22 +40,14 @@ MUON_LRS = {False: 0.05, True: 0.002}
 
 
 def train_hasher(
-    images: ImageSource,
-    indices: np.ndarray,
-    hasher: Hasher,
-    config: HashConfig,
-    run: RunDirectory,
-    *,
-    features_ND: np.ndarray | None = None,
-    measure: Callable[[Hasher], dict[str, float]] | None = None,
-    every: int = 1,
+    images: ImageSource, indices: np.ndarray, hasher: Hasher, config: HashConfig, run: RunDirectory, *,
+    features_ND: np.ndarray | None = None, measure: Callable[[Hasher], dict[str, float]] | None = None, every: int = 1,
     about: dict[str, Any] | None = None,
-) -> Hasher:
+) -> Hasher:  # fmt: skip
     """Train a hasher on labelled images.
 
     Args:
-        images: with labels.
-        indices: the training images.
+        images, indices: the source, and which of its images are trained on.
         hasher: trained in place; of a frozen backbone only the head.
         config: the settings.
         run: where the hasher of the last epoch is written, in ``model/``. A run with a saved state is continued, and
@@ -125,12 +118,7 @@ def train_hasher(
 
 
 def check(images: ImageSource, count: int, config: HashConfig) -> None:
-    """Refuse what cannot be run, before anything is computed or written.
-
-    Args:
-        images: whose labels are needed.
-        count: number of training images.
-        config: the settings.
+    """Refuse what cannot be run on ``count`` training images, before anything is computed or written.
 
     Raises:
         DistilhashError: an unknown framework, a device that is not there, no labels, too few images, or a code length
@@ -142,13 +130,31 @@ def check(images: ImageSource, count: int, config: HashConfig) -> None:
     if images.labels is None:
         raise DistilhashError("hashing needs labels", "images without labels", "give class subfolders or list files")
     if count < config.batch_size:
-        raise DistilhashError(
-            "too few labelled images to hash on",
-            f"{count} with batches of {config.batch_size}",
-            "give more images or a smaller --batch-size",
-        )
+        got = f"{count} with batches of {config.batch_size}"
+        raise DistilhashError("too few labelled images to hash on", got, "give more images or a smaller --batch-size")
     if config.framework == "csq":
         hash_centres(_count_classes(images), config.bits, config.seed, kind=config.centres)
+
+
+def open_backbone(name: str, student: StudentConfig, teacher: TeacherConfig, config: HashConfig) -> Backbone:
+    """The backbone that a hasher is trained on.
+
+    Args:
+        name: a student ("v1": from scratch), a teacher ("timm/NAME": trainable unless ``config.freeze_backbone``), or
+            the run directory of a distilled student.
+        student, teacher: the other settings of a student from scratch, and of a teacher.
+        config: of the hasher.
+
+    Raises:
+        DistilhashError: the name is none of these.
+    """
+    if name in STUDENTS:
+        return new_student(dataclasses.replace(student, name=name), config.seed)
+    if is_teacher(name):
+        return open_teacher(dataclasses.replace(teacher, name=name), trainable=not config.freeze_backbone)
+    if Path(name).exists():
+        return load_student(name)[0]
+    raise unknown_name("backbone", name, [*STUDENTS, *TEACHERS, "timm/NAME", "a distilled student's run directory"])
 
 
 def _loader(
@@ -175,14 +181,13 @@ def _loader(
 def _is_best(measured: dict[str, float], run: RunDirectory) -> bool:
     """Whether the first of these numbers is above that of every epoch so far."""
     name, value = next(iter(measured.items()))
-    return all(value > line[name] for line in run.metrics() if name in line)
+    return all(value > line[name] for line in RunDirectory.metrics_in(run.path) if name in line)
 
 
 def _loss(labels_NC: np.ndarray, config: HashConfig, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """The framework's loss as a function of outputs (N, K) and the rows of their images."""
-    weight = config.quantization_weight
-    if weight is None:
-        weight = QUANTIZATION_WEIGHTS[config.framework]
+    published = QUANTIZATION_WEIGHTS[config.framework]
+    weight = published if config.quantization_weight is None else config.quantization_weight
     if config.framework == "dch":
         targets_NC = torch.from_numpy(labels_NC.astype(np.float32)).to(device)
         return lambda outputs, rows: dch_loss(outputs, targets_NC[rows], config.gamma, weight)

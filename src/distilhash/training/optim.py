@@ -112,22 +112,14 @@ class Optimizers:
     """
 
     def __init__(
-        self,
-        modules: dict[str, nn.Module],
-        name: str,
-        steps: int,
-        *,
-        published: type[torch.optim.Optimizer],
-        rate: float,
-        muon_lr: float,
-        weight_decay: float,
-    ) -> None:
+        self, modules: dict[str, nn.Module], name: str, steps: int, *, published: type[torch.optim.Optimizer],
+        rate: float, muon_lr: float, weight_decay: float,
+    ) -> None:  # fmt: skip
         self.modules, self.steps, self.constant = modules, steps, name == "published"
         parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+        self.members: list[torch.optim.Optimizer]
         if name == "published":
-            self.members: list[torch.optim.Optimizer] = [
-                published(parameters, lr=rate, weight_decay=weight_decay)  # type: ignore[call-arg]
-            ]
+            self.members = [published(parameters, lr=rate, weight_decay=weight_decay)]  # type: ignore[call-arg]
         elif name == "adamw":
             self.members = [_adamw(parameters, rate, weight_decay)]
         elif name == "muon":
@@ -199,8 +191,7 @@ def one_cycle(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))
 
 
-def _adamw(parameters: Iterable[nn.Parameter], rate: float, weight_decay: float) -> torch.optim.AdamW:
-    parameters = list(parameters)
+def _adamw(parameters: list[nn.Parameter], rate: float, weight_decay: float) -> torch.optim.AdamW:
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -38,10 +38,9 @@ class RunDirectory:
     """The directory of one run, opened fresh, resumed or overwritten.
 
     Args:
-        path: the directory; made where it is missing.
+        path: made where it is missing.
         settings: JSON data, kept in config.json.
-        resume: continue the run that is there, if one is.
-        overwrite: delete the run that is there, if one is.
+        resume, overwrite: continue or delete the run that is there, if one is.
 
     Raises:
         DistilhashError: the directory holds files and neither ``resume`` nor ``overwrite`` is set; ``resume`` finds
@@ -57,19 +56,17 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise DistilhashError("a run needs a directory", f"the file {self.path}", "choose another path")
         held = self.path.is_dir() and any(not entry.match(TEMPORARY) for entry in self.path.iterdir())
-        begun = (self.path / "config.json").exists()
-        if held and overwrite and not _is_run(self.path):  # --overwrite deletes: never what no run wrote
-            raise DistilhashError(
-                "--overwrite deletes only a run directory", self.path, "choose another path or empty it yourself"
-            )
-        if held and (overwrite or (_is_run(self.path) and not begun)):
+        ours = held and _is_run(self.path)
+        if overwrite and held and not ours:  # --overwrite deletes: never what no run wrote
+            fix = "choose another path or empty it yourself"
+            raise DistilhashError("--overwrite deletes only a run directory", self.path, fix)
+        if ours and (overwrite or not (self.path / "config.json").exists()):
             _delete(self.path)
         elif held and resume:
             _compare(read_json(self.path / "config.json", "run"), settings, self.path)
         elif held:
-            raise DistilhashError(
-                "the run directory exists", self.path, "continue it with --resume or replace it with --overwrite"
-            )
+            fix = "continue it with --resume or replace it with --overwrite"
+            raise DistilhashError("the run directory exists", self.path, fix)
         for remains in self.path.rglob(TEMPORARY):  # of a write that was killed
             remains.unlink(missing_ok=True)
         if not (self.path / "config.json").exists():
@@ -107,8 +104,7 @@ class RunDirectory:
 
         Args:
             stage: what is trained, in a few words.
-            step: steps that are finished.
-            epoch: epochs that are finished.
+            step, epoch: how many are finished.
             losses_2: sum and number of the losses of this epoch; set to zero for the next.
             measured: what was measured after it.
         """
@@ -118,14 +114,17 @@ class RunDirectory:
         self.record(step, epoch=epoch, loss=loss, **measured)
         losses_2.zero_()
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
-        return self.metrics_in(self.path)
-
     @staticmethod
     def metrics_in(path: Path) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl in a run directory that need not be open."""
-        return _whole_lines(path / "metrics.jsonl")
+        lines: list[dict[str, Any]] = []
+        if (path / "metrics.jsonl").exists():
+            for text in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+                try:
+                    lines.append(json.loads(text))
+                except ValueError:  # a kill in mid-write leaves at most one broken line, the last
+                    break
+        return lines
 
     def restore(self, stage: str, optimizers: Optimizers, losses_2: Tensor) -> int:
         """Put the last saved state back, if there is one, and return how many steps were finished then."""
@@ -152,13 +151,12 @@ class RunDirectory:
 
     def load_state(self) -> tuple[dict[str, Tensor], int]:
         """The last saved state and its step, or no tensors and step 0; later metrics are cut off."""
-        tensors: dict[str, Tensor] = {}
-        step = 0
+        tensors, step = dict[str, Tensor](), 0
         kept: list[dict[str, Any]] = []  # none without a state: the line of step 0 will be written again
         if self._state_file.exists():
             tensors, description = load_tensors(self._state_file, "training state")
             step = int(description["step"])
-            kept = [line for line in self.metrics() if line["step"] <= step]
+            kept = [line for line in self.metrics_in(self.path) if line["step"] <= step]
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         return tensors, step
 
@@ -178,18 +176,6 @@ class RunDirectory:
     @property
     def _state_file(self) -> Path:
         return self.path / "checkpoints" / "last" / "state.safetensors"
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:  # a kill in mid-write leaves at most one broken line, the last
-            break
-    return lines
 
 
 def _is_run(path: Path) -> bool:
@@ -216,11 +202,8 @@ def _compare(old: Any, new: dict[str, Any], path: Path) -> None:
     if differing:
         shown = ", ".join(f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in differing[:SHOWN])
         more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-        raise DistilhashError(
-            f"the run at {path} has other settings",
-            shown + more,
-            "resume with the same ones, or start anew with --overwrite",
-        )
+        fix = "resume with the same ones, or start anew with --overwrite"
+        raise DistilhashError(f"the run at {path} has other settings", shown + more, fix)
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -41,12 +41,11 @@ class Target:
 def create_target(
     features_ND: np.ndarray, rows: np.ndarray, config: DistillConfig, device: torch.device = CPU
 ) -> Target:
-    """The target of distillation, fitted on the CPU.
+    """The target of distillation that ``config.loss`` names, fitted on the CPU.
 
     Args:
-        features_ND: the teacher's, perhaps memory-mapped.
-        rows: which of them it is fitted to.
-        config: ``loss`` names a key of TARGETS.
+        features_ND, rows: the teacher's, perhaps memory-mapped, and which of them it is fitted to.
+        config: of distillation.
         device: of the features that it is then asked about.
 
     Raises:
@@ -113,11 +112,7 @@ def principal_axes(z_ND: Tensor, count: int) -> Tensor:
     return axes
 
 
-TARGETS: dict[str, Callable[[np.ndarray, np.ndarray, DistillConfig, torch.device], Target]] = {
-    "raw": _raw,
-    "standardised": _standardised,
-    "prototypes": _prototypes,
-}
+TARGETS = {"raw": _raw, "standardised": _standardised, "prototypes": _prototypes}
 
 
 def _spherical_k_means(points_NP: Tensor, centres_TP: Tensor) -> Tensor:

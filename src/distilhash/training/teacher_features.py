@@ -13,17 +13,15 @@ Legend: V views, N images, D features.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distilhash.config import InputConfig, fingerprint
 from distilhash.data.prefetch import through
@@ -37,34 +35,26 @@ from distilhash.models.teacher import Teacher
 from distilhash.progress import progress
 
 BATCH, BATCH_PIXELS = 64, 400_000  # most of a forward pass: larger ones leave the CPU's caches and are slower
+FEATURES = "features.npy"
 FLUSH_SECONDS = 1.0  # what a kill loses at most
 
 
 def compute_teacher_features(
-    images: ImageSource,
-    indices: np.ndarray,
-    teacher: Teacher,
-    directory: Path,
-    *,
-    crop_mode: InputConfig | None = None,
-    views: int = 1,
-    seed: int = 0,
-    precision: str = "float32",
+    images: ImageSource, indices: np.ndarray, teacher: Teacher, directory: Path, *,
+    crop_mode: InputConfig | None = None, views: int = 1, seed: int = 0, precision: str = "float32",
     rebuild: bool = False,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """The teacher's features of images and their views, computed where they are not in the cache yet.
 
     An interrupted pass goes on where it stopped.
 
     Args:
-        images: the source.
-        indices: which of its images.
+        images, indices: the source, and which of its images.
         teacher: frozen.
         directory: of the cache.
         crop_mode: the input of the student, whose crop mode and margin the teacher takes over, so that both see the
             same part of an image.
-        views: of each image; the first is the image itself.
-        seed: of the views.
+        views, seed: how many views of each image, the first being the image itself, and the seed of the others.
         precision: what the teacher runs in; "auto": that of the features in the cache, or the faster one.
         rebuild: compute them anew.
 
@@ -76,73 +66,50 @@ def compute_teacher_features(
             has no room for it.
     """
     seen = teacher.input.with_crop_of(crop_mode) if crop_mode else teacher.input
-    shape = (views, len(indices), teacher.feature_dim)
+    count, total = len(indices), views * len(indices)
+    shape = (views, count, teacher.feature_dim)
     key = {
-        "teacher": teacher.fingerprint,
-        "teacher_name": teacher.name,
-        "input": fingerprint(seen),
-        "images": images.fingerprint,
-        "indices": fingerprint_of_indices(indices),
+        "teacher": teacher.fingerprint, "teacher_name": teacher.name, "input": fingerprint(seen),
+        "images": images.fingerprint, "indices": fingerprint_of_indices(indices),
         "seed": seed if views > 1 else None,  # view 0 does not depend on it
-    }
+    }  # fmt: skip
     done, precision = _open_cache(directory, key, shape, precision, rebuild)
-    total = views * len(indices)
-    target = directory / "features.npy"
     if done < total:
-        features = np.load(target, mmap_mode="r+", allow_pickle=False).reshape(total, -1)
-        device = current()
+        device, preprocess = current(), Preprocess(seen)
         batch = _batch(seen, device)
         if precision == "auto":
             precision = fastest_precision(folded(teacher), (batch, 3, seen.size, seen.size))
         network = on(folded(teacher, precision=precision), device)
-        work = _Pass(features, images, indices, network, Preprocess(seen), seed, batch, device)
-        work.run(done, lambda rows: _write_progress(directory, key, shape, precision, rows))
-        del features
-    return np.load(target, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
+        def pixels_of(border: tuple[int, int]) -> Tensor:
+            view, first = border
+            chosen = indices[first : first + batch]
+            augmented = make_views(chosen, view, seed) if view else None
+            return sent(preprocess.tensor(preprocess.read(images, chosen, augmented)), device)
 
-@dataclasses.dataclass
-class _Pass:
-    """One pass of the teacher over every view, into the rows (V * N, D) of the cache."""
+        def features_of(pixels_N3SS: Tensor) -> np.ndarray:
+            with torch.inference_mode():
+                features_ND: np.ndarray = network(pixels_N3SS).cpu().numpy()
+            return features_ND
 
-    rows: np.memmap
-    images: ImageSource
-    indices: np.ndarray
-    network: nn.Module
-    preprocess: Preprocess
-    seed: int
-    batch: int
-    device: torch.device
-
-    def run(self, done: int, commit: Callable[[int], None]) -> None:
-        """Fill the rows from ``done`` on; ``commit`` is told how many are safely on disk."""
-        count, total, batch = len(self.indices), len(self.rows), self.batch
         # A batch never crosses a view, and a resumed pass has the borders of an uninterrupted one. On another device
         # batches have another size: one that is done in part is done again.
-        borders = [(view, first) for view in range(total // count) for first in range(0, count, batch)]
+        borders = [(view, first) for view in range(views) for first in range(0, count, batch)]
         borders = [(view, first) for view, first in borders if view * count + min(first + batch, count) > done]
+        rows = np.load(directory / FEATURES, mmap_mode="r+", allow_pickle=False).reshape(total, -1)
         flushed = time.monotonic()
-        computed = through(self._pixels, self._features, borders, shared=self.device.type != "cpu")
+        computed = through(pixels_of, features_of, borders, shared=device.type != "cpu")
         with progress("teacher features", total, done=done) as shown:
             for (view, first), features_ND in zip(borders, computed, strict=True):
-                self.rows[view * count + first :][: len(features_ND)] = features_ND
+                rows[view * count + first :][: len(features_ND)] = features_ND
                 before, done = done, view * count + first + len(features_ND)
                 shown.add(done - before)
                 if time.monotonic() - flushed > FLUSH_SECONDS or done == total:
-                    self.rows.flush()
-                    commit(done)
+                    rows.flush()
+                    _write_progress(directory, key, shape, precision, done)
                     flushed = time.monotonic()
-
-    def _pixels(self, border: tuple[int, int]) -> Tensor:
-        view, first = border
-        chosen = self.indices[first : first + self.batch]
-        views = make_views(chosen, view, self.seed) if view else None
-        return sent(self.preprocess.tensor(self.preprocess.read(self.images, chosen, views)), self.device)
-
-    def _features(self, pixels_N3SS: Tensor) -> np.ndarray:
-        with torch.inference_mode():
-            features_ND: np.ndarray = self.network(pixels_N3SS).cpu().numpy()
-        return features_ND
+        del rows
+    return np.load(directory / FEATURES, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
 def _batch(seen: InputConfig, device: torch.device) -> int:
@@ -154,7 +121,7 @@ def _open_cache(
     directory: Path, key: dict[str, Any], shape: tuple[int, ...], precision: str, rebuild: bool
 ) -> tuple[int, str]:
     """Rows that are already there, and their precision; the file is laid out where it is missing."""
-    target = directory / "features.npy"
+    target = directory / FEATURES
     if rebuild:  # these two and no more: the directory is one that the user named
         (directory / "cache.json").unlink(missing_ok=True)
         target.unlink(missing_ok=True)

@@ -44,16 +44,10 @@ class Itq:
 
 
 def itq(features_ND: np.ndarray, num_bits: int, seed: int = 0, turns: int = TURNS) -> Itq:
-    """Fit Iterative Quantization.
+    """Fit Iterative Quantization, from a first rotation of the seed.
 
     Where there are fewer components than bits (few images, or few dimensions) the rotation shares them out among all
     bits.
-
-    Args:
-        features_ND: of any images.
-        num_bits: K.
-        seed: of the first rotation.
-        turns: of codes and rotation.
 
     Raises:
         DistilhashError: the features are no finite matrix, or the number of bits is not positive.
@@ -104,7 +98,7 @@ def pseudo_classes(features_ND: np.ndarray, clusters: int, seed: int = 0) -> NDA
     """A class (N,) for each row of a teacher's features: the nearest of at most ``clusters`` prototypes by cosine."""
     rows = np.arange(len(features_ND))
     direction, centres_TP = find_prototypes(features_ND, rows, clusters, seed)
-    blocks = [torch.from_numpy(np.array(features_ND[start : start + BLOCK])) for start in range(0, len(rows), BLOCK)]
+    blocks = (torch.from_numpy(np.array(features_ND[start : start + BLOCK])) for start in range(0, len(rows), BLOCK))
     nearest: NDArray[np.int64] = torch.cat([(direction(f_ND) @ centres_TP.T).argmax(dim=1) for f_ND in blocks]).numpy()
     return nearest
 
