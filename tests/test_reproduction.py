@@ -14,8 +14,7 @@ from distilhash.data.splits import holdout_split
 from distilhash.errors import DistilhashError
 from distilhash.experiments import arms
 from distilhash.experiments import runner as running
-from distilhash.experiments.grid import keys_of, shard_of
-from distilhash.experiments.presets import TABLES, desktop_cifar10, paper_cifar10, smoke
+from distilhash.experiments.presets import TABLES, desktop_cifar10, keys_of, paper_cifar10, shard_of, smoke
 from distilhash.experiments.runner import reproduce
 from test_distill import Spy
 from test_resume import Interrupted

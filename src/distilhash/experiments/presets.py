@@ -1,16 +1,17 @@
-"""Presets: what one comparison computes and with which settings. These functions run nothing."""
+"""What one comparison computes: settings and sizes in a preset, and its trials in the order of computing."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from distilhash.config import DemoConfig, DistillConfig, HashConfig, StudentConfig, TeacherConfig
+from distilhash.config import DemoConfig, DistillConfig, HashConfig, ReproduceConfig, StudentConfig, TeacherConfig
 from distilhash.data.splits import Split
+from distilhash.errors import DistilhashError, unknown_name
 from distilhash.experiments.trials import ARMS, TrialKey
 
 FRAMEWORKS = ("csq", "dch")
@@ -75,10 +76,8 @@ def paper_cifar10() -> Preset:
     return Preset(
         teacher=TeacherConfig(name="torchvision/resnet50"),
         student=StudentConfig(name="v1", size=224),
-        distill=DistillConfig(
-            loss="raw", optimizer="published", learning_rate=1e-4, weight_decay=0.0, epochs=160, batch_size=64,
-            mode="online",
-        ),
+        distill=DistillConfig(loss="raw", optimizer="published", learning_rate=1e-4, weight_decay=0.0, epochs=160,
+                              batch_size=64, mode="online"),
         hash=HashConfig(optimizer="published", learning_rate=1e-5, weight_decay=1e-5, epochs=30, batch_size=64),
         dch_batch_size=128, finetune_every_seed=True, measure_every=5,
     )  # fmt: skip
@@ -95,12 +94,10 @@ def desktop_cifar10() -> Preset:
     """The whole protocol with the networks of the demonstration: hours on two cores."""
     small = demo(DemoConfig())
     return Preset(
-        teacher=small.teacher,
-        student=small.student,
-        distill=dataclasses.replace(small.distill, epochs=16, views=2),
-        hash=dataclasses.replace(small.hash, epochs=6),
+        teacher=small.teacher, student=small.student,
+        distill=dataclasses.replace(small.distill, epochs=16, views=2), hash=dataclasses.replace(small.hash, epochs=6),
         finetune=dataclasses.replace(small.hash, epochs=2, batch_size=64),  # few epochs, for the time that they take
-    )
+    )  # fmt: skip
 
 
 def desktop_nuswide() -> Preset:
@@ -133,3 +130,66 @@ TABLES: dict[str, dict[str, Callable[[], Preset]]] = {
         "paper": paper_nuswide, "desktop": desktop_nuswide, "smoke": lambda: dataclasses.replace(smoke(), at=5000),
     },
 }  # fmt: skip
+
+
+def keys_of(preset: Preset, config: ReproduceConfig) -> list[TrialKey]:
+    """The trials that are asked for, in the order of computing.
+
+    The main code length comes first, so that an unfinished table has the column that matters; the fine-tuned teacher
+    comes last, as it takes longest.
+
+    Raises:
+        DistilhashError: an unknown arm or framework, or something else than numbers.
+    """
+    arms, frameworks = _names("arm", config.arms, ARMS), _names("hashing framework", config.frameworks, FRAMEWORKS)
+    bits, seeds = _numbers("bits", config.bits), _numbers("seeds", config.seeds)
+    pairs = list(preset.trials)
+    if arms or frameworks:
+        pairs = list(product(arms or dict.fromkeys(arm for arm, _ in pairs), frameworks or FRAMEWORKS))
+    first = preset.seeds[0]
+
+    def wanted(key: TrialKey) -> bool:
+        once = arms or seeds or preset.finetune_every_seed or key.arm != "teacher_finetuned"
+        return bool((bits or key.bits == preset.main_bits or key.seed == first) and (once or key.seed == first))
+
+    def order(key: TrialKey) -> tuple[object, ...]:
+        slowest = key.arm == "teacher_finetuned"
+        return slowest, key.seed, key.bits != preset.main_bits, key.bits, list(ARMS).index(key.arm)
+
+    keys = (
+        TrialKey(seed=seed, bits=length, framework=framework, arm=arm)
+        for (arm, framework), seed, length in product(pairs, seeds or preset.seeds, bits or preset.bits)
+    )
+    return sorted(dict.fromkeys(filter(wanted, keys)), key=order)
+
+
+def shard_of(keys: list[TrialKey], shard: str) -> list[TrialKey]:
+    """The i-th of n runs of trials ("i/n"), which share the student of a seed as far as they can.
+
+    Raises:
+        DistilhashError: ``shard`` is not of that form.
+    """
+    number, _, count = shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise DistilhashError("a shard is written i/n with 1 <= i <= n", shard, "such as 2/3, the second of three")
+    first, last = ((int(number) - 1 + end) * len(keys) // int(count) for end in (0, 1))
+    return keys[first:last]
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _names(kind: str, text: str | None, known: Collection[str]) -> list[str]:
+    names = _words(text)
+    for name in names:
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    return names
+
+
+def _numbers(what: str, text: str | None) -> list[int]:
+    words = _words(text)
+    if not all(word.isdecimal() and int(word) < 2**31 for word in words):
+        raise DistilhashError(f"--{what} takes whole numbers with commas between them", text, "such as 16,64")
+    return [int(word) for word in words]

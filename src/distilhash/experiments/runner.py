@@ -31,9 +31,8 @@ from distilhash.evaluation.evaluate import evaluate_tables
 from distilhash.evaluation.metrics import mean_average_precision
 from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.experiments.arms import Arms, cropped_teacher
-from distilhash.experiments.grid import keys_of, shard_of
 from distilhash.experiments.page import write_report
-from distilhash.experiments.presets import TABLES, Preset, demo
+from distilhash.experiments.presets import TABLES, Preset, demo, keys_of, shard_of
 from distilhash.experiments.summary import report_of
 from distilhash.experiments.trials import TrialKey
 from distilhash.files import read_json, write_json

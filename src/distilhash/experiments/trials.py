@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -130,10 +131,9 @@ class Grid:
 
 
 PAPER = Grid(
-    arms=("teacher_finetuned", "teacher_frozen", "distilled", "scratch"),
-    frameworks=("csq", "dch"),
+    arms=("teacher_finetuned", "teacher_frozen", "distilled", "scratch"), frameworks=("csq", "dch"),
     bits=(16, 32, 48, 64),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def read_trials(rows: Iterable[Mapping[str, Any]]) -> list[Trial]:
         DistilhashError: a field is unsound, which is named, or a trial is there twice.
     """
     trials = [_trial(row) for row in rows]
-    seen: set[tuple[object, ...]] = set()
+    seen = set()
     for t in (trial for trial in trials if trial.done):
         key = (t.dataset, t.protocol, t.budget, t.at, t.arm, t.backbone, t.framework, t.bits, t.seed)
         if key in seen:
@@ -182,54 +182,34 @@ def leaves(settings: Mapping[str, Any], above: str = "") -> dict[str, str]:
 def _trial(row: Mapping[str, Any]) -> Trial:
     if not isinstance(row, Mapping):
         raise DistilhashError("a trial must be a JSON object", type(row).__name__, FIX)
-    arm = _text(row, "arm", needed=True)
-    if arm not in ARMS:
+    if (arm := _text(row, "arm", needed=True)) not in ARMS:
         raise unknown_name("arm", arm, ARMS)
-    bits = _count(row, "bits", needed=True)
-    seed = _count(row, "seed", needed=True)
-    if not bits:
-        raise _unsound("bits", bits)
-    assert seed is not None
-    at, value = _map(row)
+    if not _count(row, "bits", needed=True):
+        raise _unsound("bits", row["bits"])
+    fields: dict[str, Any] = {
+        **{name: _text(row, name, needed=True) for name in ("arm", "backbone", "framework", "dataset", "protocol")},
+        **{name: _text(row, name) for name in ("budget", "machine", "command")},
+        **{name: _count(row, name, needed=True) for name in ("bits", "seed")},
+        **{name: _count(row, name) for name in ("input_size", "epochs")},
+        **{name: _number(row, name, most=1) for name in ("stable_map", "precision_at_radius_2")},
+        **{name: _number(row, name) for name in ("parameters", "macs", "seconds")},
+        **{name: _pick(row, name) for name in ("chosen", "best_on_test")},
+    }
+    depths = sorted(name for name in row if re.fullmatch(r"map_at_[1-9]\d{0,8}", name))
+    if len(depths) > 1:
+        raise DistilhashError("a trial has more than one mAP", ", ".join(depths), FIX)
     return Trial(
-        arm=arm,
-        bits=bits,
-        seed=seed,
-        at=at,
-        map=value,
-        backbone=_text(row, "backbone", needed=True),
-        framework=_text(row, "framework", needed=True),
-        dataset=_text(row, "dataset", needed=True),
-        protocol=_text(row, "protocol", needed=True),
-        budget=_text(row, "budget"),
-        stable_map=_number(row, "stable_map", most=1),
-        chosen=_pick(row, "chosen"),
-        best_on_test=_pick(row, "best_on_test"),
-        precision_at_radius_2=_number(row, "precision_at_radius_2", most=1),
-        parameters=_number(row, "parameters"),
-        macs=_number(row, "macs"),
-        seconds=_number(row, "seconds"),
-        input_size=_count(row, "input_size"),
-        epochs=_count(row, "epochs"),
-        machine=_text(row, "machine"),
-        command=_text(row, "command"),
+        **fields,
+        at=int(depths[0].removeprefix("map_at_")) if depths else None,
+        map=_number(row, depths[0] if depths else "map_at_all", most=1),  # at a depth where both are there
         settings=_mapping(row, "settings"),
         precision_recall=_curve(row, "curves", "recall", most=1),
-        precision_at_n=_curve(row, "precision_at_n", "n", most=math.inf),
+        precision_at_n=_curve(row, "precision_at_n", "n"),
     )
 
 
 def _unsound(name: str, got: object) -> DistilhashError:
     return DistilhashError(f"a trial has no sound {name!r}", repr(got)[:80], FIX)
-
-
-def _map(row: Mapping[str, Any]) -> tuple[int | None, float]:
-    """The depth and the value of the trial's mAP; that at a depth, where both are there: only the asked-for one is."""
-    names = sorted(name for name in row if re.fullmatch(r"map_at_[1-9]\d{0,8}", name))
-    if len(names) > 1:
-        raise DistilhashError("a trial has more than one mAP", ", ".join(names), FIX)
-    name = names[0] if names else "map_at_all"
-    return int(name.removeprefix("map_at_")) if names else None, _number(row, name, most=1)
 
 
 def _text(row: Mapping[str, Any], name: str, needed: bool = False) -> str:
@@ -241,24 +221,21 @@ def _text(row: Mapping[str, Any], name: str, needed: bool = False) -> str:
     return value
 
 
-def _number(row: Mapping[str, Any], name: str, most: float = math.inf) -> float:
+def _number(row: Mapping[str, Any], name: str, most: float = sys.float_info.max) -> float:
+    """A number from 0 to ``most``; NaN where there is none."""
     value = row.get(name)
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _within(value, most):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         raise _unsound(name, value)
     return float(value)
-
-
-def _within(value: float, most: float) -> bool:
-    return math.isnan(value) or (0 <= value <= most and value < math.inf)
 
 
 def _count(row: Mapping[str, Any], name: str, needed: bool = False) -> int | None:
     value = row.get(name)
     if value is None and not needed:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise _unsound(name, value)
     return value
 
@@ -276,10 +253,11 @@ def _pick(row: Mapping[str, Any], name: str) -> Pick | None:
     return Pick(epoch, value) if epoch is not None and math.isfinite(value) else None
 
 
-def _curve(row: Mapping[str, Any], name: str, x: str, most: float) -> tuple[Sequence[float], Sequence[float]]:
+def _curve(
+    row: Mapping[str, Any], name: str, x: str, most: float = sys.float_info.max
+) -> tuple[Sequence[float], Sequence[float]]:
     held = _mapping(row, name)
-    axes = {x: held.get(x) or [], "precision": held.get("precision") or []}
-    if not all(isinstance(values, list) for values in axes.values()) or len(axes[x]) != len(axes["precision"]):
+    across, precision = held.get(x) or [], held.get("precision") or []
+    if not isinstance(across, list) or not isinstance(precision, list) or len(across) != len(precision):
         raise _unsound(name, f"{x} and precision that are not lists of one length")
-    across = [_number({x: value}, x, most) for value in axes[x]]
-    return across, [_number({"precision": value}, "precision", most=1) for value in axes["precision"]]
+    return [_number({x: v}, x, most) for v in across], [_number({"precision": v}, "precision", 1) for v in precision]
