@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from distilhash.errors import DistilhashError
-from distilhash.experiments.comparison import MISSING, settings_apart
-from distilhash.experiments.findings import Findings
+from distilhash.experiments.comparison import MISSING, Findings, settings_apart
 from distilhash.experiments.page import write_report
 from distilhash.experiments.tables import csv_text, markdown_page, markdown_table, terminal_table
 from distilhash.experiments.trials import PAPER, Grid, Report, leaves, read_trials

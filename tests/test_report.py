@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from distilhash.experiments.charts import Disc, Line, bubble_chart, line_chart, log_ticks
-from distilhash.experiments.page import png_bytes
+from distilhash.experiments.summary import png_bytes
 from distilhash.experiments.trials import PAPER, Curve, Example, Grid, Neighbour
 from markup import HOSTILE, Balanced
 from trial_rows import CURVES, grid_of, hostile, page_of, row

@@ -72,6 +72,8 @@ def test_shards_are_all_trials_once(count):
     [
         ({"shard": "3/2"}, "3/2"),
         ({"shard": "1/3"}, "1/3"),
+        ({"shard": "\N{SUPERSCRIPT ONE}/2"}, "/2"),  # a digit, and no decimal one
+        ({"bits": "16,\N{SUPERSCRIPT TWO}"}, "--bits"),
         ({"arms": "student"}, "unknown arm; got '?student"),
         ({"frameworks": "itq"}, "unknown hashing framework; got '?itq"),
         ({"bits": "sixteen"}, "--bits .*; got sixteen"),

@@ -1,7 +1,8 @@
-"""The trials of a report as tables: means over seeds, what is missing, what is best, what settings differ.
+"""The trials of a report as tables, and what they show: means over seeds, what is best, how a student compares.
 
 A table holds one data set, protocol and budget; numbers of different ones are never pooled. A place of a table is a row
-(arm, backbone) and a column (framework, bits); its entry is the trials there, which differ in their seeds alone.
+(arm, backbone) and a column (framework, bits); its entry is the trials there, which differ in their seeds alone. The
+headline and its facts are beside the tables because they are read off the same entries in the same digits.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import NamedTuple
 
@@ -50,6 +52,11 @@ def whole(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else MISSING
 
 
+def difference(value: float, other: float) -> float:
+    """How far a score is above another, in the three digits shown."""
+    return round(round(value, 3) - round(other, 3), 3)
+
+
 @dataclass(frozen=True)
 class Entry:
     """The trials of one place, in the order of their seeds; at least one."""
@@ -87,8 +94,8 @@ class Entry:
         return fmean(v.map if isinstance(v, Pick) else math.nan if v is None else v for v in values)
 
     def change(self, name: str) -> float:
-        """How far the mAP of another choice of epoch is above that of the last epoch, in the three digits shown."""
-        return round(round(self.mean_of(name), 3) - round(self.mean, 3), 3)
+        """How far the mAP of another choice of epoch is above that of the last epoch."""
+        return difference(self.mean_of(name), self.mean)
 
 
 class Table(NamedTuple):
@@ -130,6 +137,11 @@ class Table(NamedTuple):
         """The trials of all entries."""
         return [trial for entry in self.entries.values() for trial in entry.trials]
 
+    @property
+    def seconds(self) -> float:
+        """What the training of all entries took, as far as it is known."""
+        return math.fsum(trial.seconds for trial in self.trials if math.isfinite(trial.seconds))
+
     def knows(self, pick: str) -> bool:
         """Whether an entry has another choice of the epoch for each of its seeds: fewer would not be its mean."""
         return any(math.isfinite(entry.mean_of(pick)) for entry in self.entries.values())
@@ -149,12 +161,7 @@ class Table(NamedTuple):
 
 
 def tables_of(trials: Sequence[Trial], grid: Grid) -> list[Table]:
-    """The tables of these trials, the largest budget first, otherwise in the order of the trials.
-
-    Args:
-        trials: those that are done and those that were planned.
-        grid: what else was planned; every table is as large as this, or larger.
-    """
+    """The tables of trials, each at least as large as the grid; the largest budget first, else in their order."""
     groups: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.budget, trial.dataset, trial.protocol), []).append(trial)
@@ -168,16 +175,11 @@ def tables_of(trials: Sequence[Trial], grid: Grid) -> list[Table]:
 
 def _table(trials: Sequence[Trial], metric: str, grid: Grid) -> Table:
     arms = [*grid.arms, *(arm for arm in ARMS if arm not in grid.arms and any(t.arm == arm for t in trials))]
-    rows: list[Row] = []
-    for arm in arms:
-        backbones = dict.fromkeys(trial.backbone for trial in trials if trial.arm == arm)
-        rows += [(arm, backbone) for backbone in backbones or ("",)]
+    backbones = {arm: dict.fromkeys(t.backbone for t in trials if t.arm == arm) or ("",) for arm in arms}
+    rows = [(arm, backbone) for arm in arms for backbone in backbones[arm]]
     frameworks = dict.fromkeys([*grid.frameworks, *(trial.framework for trial in trials)])
-    bits = sorted({*grid.bits, *(trial.bits for trial in trials)})
-    columns = [(framework, length) for framework in frameworks for length in bits]
-    planned = {_place(trial) for trial in trials}
-    if grid.arms:
-        planned = {(row, column) for row in rows for column in columns}
+    columns = list(product(frameworks, sorted({*grid.bits, *(trial.bits for trial in trials)})))
+    planned = set(product(rows, columns)) if grid.arms else {_place(trial) for trial in trials}
     done: dict[Place, list[Trial]] = {}
     for trial in sorted((trial for trial in trials if trial.done), key=lambda trial: trial.seed):
         done.setdefault(_place(trial), []).append(trial)
@@ -192,8 +194,13 @@ def _place(trial: Trial) -> Place:
 
 def done_of(tables: Iterable[Table]) -> str:
     """How much of the plan is there: "18 of 32 entries are done"."""
-    done, planned = (sum(counts) for counts in zip(*((len(t.entries), len(t.planned)) for t in tables), strict=True))
+    done, planned = _counts(tables)
     return f"{done} of {planned} entries {'is' if done == 1 else 'are'} done"
+
+
+def _counts(tables: Iterable[Table]) -> list[int]:
+    """How many entries are done and planned."""
+    return [sum(counts) for counts in zip(*((len(t.entries), len(t.planned)) for t in tables), strict=True)]
 
 
 def best_of(
@@ -223,3 +230,148 @@ def settings_apart(entries: Mapping[Place, Entry]) -> tuple[dict[str, str], dict
 def _settings(trial: Trial) -> dict[str, str]:
     flat = {"epochs": f"{trial.epochs}", "input side, pixels": f"{trial.input_size}"} | leaves(trial.settings)
     return {k: v for k, v in flat.items() if k.rpartition(".")[2] != "seed" and v != "None"}
+
+
+class Pair(NamedTuple):
+    """A distilled student and a baseline of it, in one column of a table."""
+
+    ours: Entry
+    theirs: Entry
+
+    @property
+    def difference(self) -> float:
+        """Ours minus theirs."""
+        return difference(self.ours.mean, self.theirs.mean)
+
+
+def pairs_of(tables: Iterable[Table], baseline: str) -> list[Pair]:
+    """Each distilled entry beside the baseline's of the same column.
+
+    A student from scratch is one of the same backbone; a teacher is the one that the student's settings name, or the
+    only one.
+    """
+    found = []
+    for table in tables:
+        for (row, column), entry in table.entries.items():
+            if row[0] == "distilled":
+                other = (baseline, row[1]) if baseline == "scratch" else _teacher_of(entry.one, table, baseline)
+                theirs = table.entries.get((other, column)) if other else None
+                found += [Pair(entry, theirs)] if theirs else []
+    return found
+
+
+def _teacher_of(student: Trial, table: Table, arm: str) -> Row | None:
+    rows = [row for row in table.rows if row[0] == arm]
+    flat = leaves(student.settings)
+    names = {text for name, text in flat.items() if f".{name}".endswith((".teacher", ".teacher.name"))}
+    own = [row for row in rows if row[1] in names or row[1].split(" ")[0] in names]  # "NAME at 224 px"
+    one = own if len(rows) > 1 else rows
+    return one[0] if len(one) == 1 else None
+
+
+def gains_of(table: Table) -> dict[str, dict[Column, float]]:
+    """For each student trained both ways: what distillation adds in each column."""
+    gains: dict[str, dict[Column, float]] = {}
+    for pair in pairs_of([table], "scratch"):
+        one = pair.ours.one
+        gains.setdefault(one.backbone, {})[one.framework, one.bits] = pair.difference
+    return gains
+
+
+class Findings:
+    """What the headline and the facts below it speak of: the distilled students of the largest budget with a result.
+
+    Every comparable place counts; where only one is told, it is the first and not the best, because a selection by the
+    score on the queries would be optimistic.
+    """
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        budgets = [table.budget for table in tables if table.entries]
+        self.tables = tables
+        self.shown = [table for table in tables if table.budget in budgets[:1]]
+        self.students = [e for table in self.shown for (row, _), e in table.entries.items() if row[0] == "distilled"]
+        self.scratch = pairs_of(self.shown, "scratch")
+        # The fine-tuned teacher is the stronger baseline; the frozen one stands in where it was not trained.
+        self.teacher = pairs_of(self.shown, "teacher_finetuned") or pairs_of(self.shown, "teacher_frozen")
+        compared = {id(pair.ours): pair.ours for pair in [*self.scratch, *self.teacher]} or {
+            id(entry): entry for entry in self.students[:1]
+        }
+        self.only = next(iter(compared.values())) if len(compared) == 1 else None  # the one place that is compared
+
+    def headline(self) -> str:
+        """The comparison in one sentence, true whichever way the differences fall."""
+        if not self.students:
+            return f"No distilled student is measured yet: {done_of(self.tables)}."
+        budget = self.shown[0].budget
+        told = budget and (budget != "paper" or len({table.budget for table in self.tables}) > 1)
+        opening = f"At the {budget} budget, the" if told else "The"
+        clauses = [_against(self.scratch, "the same student from scratch", self.only)] if self.scratch else []
+        if self.teacher:
+            name = ARMS[self.teacher[0].theirs.one.arm].lower()
+            clauses.append(_against(self.teacher, f"the {name}", self.only))
+        macs = [(pair.theirs.one.macs, pair.ours.one.macs) for pair in self.teacher]
+        costs = {_times(*both) for both in macs if all(cost > 0 for cost in both)}  # NaN is not
+        cost = costs.pop() if len(costs) == 1 else ""
+        if self.only is None:
+            tail = f", with {cost} that teacher" if cost else ""
+            return f"{opening} distilled student is {' and '.join(clauses)}{tail}."
+        one, seeds = self.only.one, len(self.only.seeds)
+        mean = f" (mean of {seeds} seeds)" if seeds > 1 else ""
+        place = f"{score(self.only.mean)} mAP{mean} at {one.bits} bits with {one.framework.upper()}"
+        tail = f": {' and '.join(clauses)}" if clauses else "; no baseline is measured yet"
+        return f"{opening} distilled student reaches {place}{f', with {cost} its teacher' if cost else ''}{tail}."
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What the headline says, as numbers and what they are."""
+        done, planned = _counts(self.tables)
+        facts = []
+        if self.only:
+            one = self.only.one
+            facts.append((score(self.only.mean), f"{one.metric} of the distilled student, {one.bits} bits"))
+        if self.only is None or done < planned:
+            facts.append((f"{done} of {planned}", "entries of the comparison are done"))
+        if self.scratch:
+            mean = signed(fmean(pair.difference for pair in self.scratch))
+            facts.append((mean, f"mAP against the same student from scratch{_mean_of(self.scratch)}"))
+        if self.teacher and all(pair.theirs.mean > 0 for pair in self.teacher):
+            name = ARMS[self.teacher[0].theirs.one.arm].lower()
+            kept = fmean(pair.ours.mean / pair.theirs.mean for pair in self.teacher)
+            facts.append((_share(kept), f"of the mAP of the {name}{_mean_of(self.teacher)}"))
+            for field, what in (("macs", "of its multiply-adds per image"), ("parameters", "of its parameters")):
+                both = [(getattr(p.ours.one, field), getattr(p.theirs.one, field)) for p in self.teacher]
+                ratios = {_share(ours / theirs) if ours > 0 and theirs > 0 else "" for ours, theirs in both}
+                if len(ratios) == 1 and "" not in ratios:  # one number speaks for all settings, or none does
+                    facts.append((ratios.pop(), what))
+        return facts
+
+
+def _share(ratio: float) -> str:
+    """A ratio in per cent, with a decimal where it is small."""
+    return f"{100 * ratio:.0f} %" if ratio >= 0.0995 else f"{100 * ratio:.1f} %"
+
+
+def _times(theirs: float, ours: float) -> str:
+    """How two costs compare, up to the other's name: "4.3x fewer multiply-adds than"."""
+    ratio = max(theirs, ours) / min(theirs, ours)
+    if ratio < 1.05:
+        return "as many multiply-adds as"
+    digits = f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
+    return f"{digits}\N{MULTIPLICATION SIGN} {'fewer' if ours < theirs else 'more'} multiply-adds than"
+
+
+def _mean_of(pairs: Sequence[Pair]) -> str:
+    return f", mean of {len(pairs)} settings" if len(pairs) > 1 else ""
+
+
+def _against(pairs: Sequence[Pair], baseline: str, only: Entry | None) -> str:
+    differences = [pair.difference for pair in pairs]
+    above, below = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    if len(pairs) == 1:
+        verdict = f"{score(abs(differences[0]))} {'above' if above else 'below'}" if above + below else "level with"
+        one = pairs[0].ours.one
+        return f"{verdict} {baseline}" + ("" if only else f" at {one.bits} bits with {one.framework.upper()}")
+    mean = f"({signed(fmean(differences))} on average)"
+    for number, word in ((above, "above"), (below, "below"), (len(pairs) - above - below, "level with")):
+        if number == len(pairs):
+            return f"{word} {baseline} in all {number} settings {mean}"
+    return f"above {baseline} in {above} of {len(pairs)} settings {mean}"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from distilhash.codes import CodeTable, hamming
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
 from distilhash.experiments.arms import codes_path, read_seconds
-from distilhash.experiments.page import png_bytes
 from distilhash.experiments.presets import FRAMEWORKS, Preset
 from distilhash.experiments.trials import (
     ARMS,
@@ -61,21 +62,19 @@ def _key(trial: Trial) -> TrialKey:
 
 
 def _training(trials: Sequence[Trial], path: Path) -> list[tuple[str, str, list[Curve]]]:
-    """Losses and agreement by epoch; a stage that another machine ran has no curve here."""
+    """Losses and agreement by epoch; the curves of a stage that another machine ran are empty."""
     place = path / str(trials[0].seed)
     distilled = RunDirectory.metrics_in(place / "distill")
     hashed = [
         _curve(f"{ARMS[t.arm]}, {t.framework.upper()}", RunDirectory.metrics_in(place / _key(t).stage), "loss", t.arm)
         for t in trials
     ]
-    figures = [
+    return [
         ("Distillation loss", "loss", [_curve(ARMS["distilled"], distilled, "loss", "distilled")]),
         ("Agreement with the teacher", "agreement",
          [_curve("cosine", distilled, "cosine"), _curve("overlap@10", distilled, "overlap_at_10")]),
         ("Hashing loss", "loss", hashed),
     ]  # fmt: skip
-    kept = [(title, y, [curve for curve in curves if curve.x]) for title, y, curves in figures]
-    return [figure for figure in kept if figure[2]]
 
 
 def _curve(name: str, lines: list[dict[str, Any]], value: str, arm: str = "") -> Curve:
@@ -108,6 +107,13 @@ def _examples(trials: Sequence[Trial], images: ImageSource, path: Path) -> list[
             examples.append(Example(query_png=picture(split.query[i]), label=names[labels[i]], neighbours=neighbours))
         found.append((trial.arm, examples))
     return found
+
+
+def png_bytes(image_HW3: np.ndarray) -> bytes:
+    """A PNG file of one uint8 RGB image."""
+    file = io.BytesIO()
+    Image.fromarray(image_HW3).save(file, "png")
+    return file.getvalue()
 
 
 def _provenance(trials: Sequence[Trial], preset: Preset, path: Path) -> dict[str, str]:
