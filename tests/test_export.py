@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -18,8 +19,8 @@ from distilhash.config import ExportConfig, InputConfig
 from distilhash.data.loading import open_readable, split_of
 from distilhash.data.sources import ArraySource
 from distilhash.data.transforms import Preprocess
+from distilhash.deploy.export import verdict
 from distilhash.deploy.quantize import ExportNetwork
-from distilhash.deploy.report import verdict
 from distilhash.deploy.runtime import INT8, ExportedHasher
 from distilhash.errors import DistilhashError
 from distilhash.evaluation import mean_average_precision
@@ -177,6 +178,15 @@ def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["map_at_all"]["database"] == 9
     assert names_in(tmp_path) == ["out"]
     assert ExportedHasher.open(tmp_path / "out").num_bits == 24
+    spoilt = hasher()
+    torch.nn.init.constant_(spoilt.head.bias, torch.nan)
+    description = {"kind": "hasher", "architecture": spoilt.backbone.architecture, "bits": 24}
+    save_model(tmp_path / "spoilt", spoilt, description)
+    words[1:3] = str(tmp_path / "spoilt"), str(root / "photos" / "class0")
+    assert cli.main([*words, *small, "--overwrite"]) == 2
+    assert "a difference of nan" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "spoilt")
+    assert names_in(tmp_path) == ["out"]
     assert cli.main(["encode", str(root / "hasher"), str(root / "photos"), "--int8"]) == 2
     assert "exported hasher" in capsys.readouterr().err
 
@@ -274,6 +284,7 @@ def test_files_that_are_no_model_are_refused(built, tmp_path, monkeypatch):
     {"input": None}, {"input": {"size": 10**6}}, {"input": {"size": 32.0}}, {"input": {"mean": [0, 0]}},
     {"input": {"std": [1, 0, 1]}}, {"input": {"std": [1, float("nan"), 1]}}, {"input": {"margin": "0.1"}},
     {"input": {"crop_mode": ["pad"]}}, {"input": {"interpolation": "nearest"}}, {"input": {"colour": 1}},
+    {"input": {"margin": None}}, {"input": {"crop_mode": None}},
 ])  # fmt: skip
 def test_damaged_configs_are_refused(built, tmp_path, config):
     with pytest.raises(DistilhashError, match="config of an exported hasher is damaged"):

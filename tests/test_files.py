@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from distilhash.errors import DistilhashError
-from distilhash.files import restore_directory, write_directory_atomically
+from distilhash.files import read_json, restore_directory, write_directory_atomically
 
 KILLED_AT_A_RENAME = """
 import os, pathlib, signal, sys
@@ -52,16 +52,16 @@ def test_a_directory_is_written_whole_or_not_at_all(tmp_path):
 def test_what_killed_processes_left_is_deleted_and_what_a_living_one_writes_is_not(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for process in (ended.pid, os.getpid()):
-        (tmp_path / f".out.{process}.abc.tmp").mkdir()
-    write(tmp_path / "out", "new")
-    assert names_in(tmp_path) == [f".out.{os.getpid()}.abc.tmp", "out"]
+    for process in (ended.pid, os.getpid(), "²"):
+        (tmp_path / f".out [1].{process}.abc.tmp").mkdir()
+    write(tmp_path / "out [1]", "new")
+    assert names_in(tmp_path) == sorted([f".out [1].{os.getpid()}.abc.tmp", ".out [1].².abc.tmp", "out [1]"])
 
 
 @pytest.mark.parametrize(("fatal", "found"), [(1, "old"), (2, "old"), (3, "new")])
 @pytest.mark.parametrize("follow", ["restore", "write"])
 def test_a_kill_at_any_rename_leaves_the_old_or_the_new_directory(tmp_path, fatal, found, follow):
-    place = tmp_path / "out"
+    place = tmp_path / "out [1]"
     write(place, "old")
     done = subprocess.run([sys.executable, "-c", KILLED_AT_A_RENAME, str(place), str(fatal)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -72,7 +72,7 @@ def test_a_kill_at_any_rename_leaves_the_old_or_the_new_directory(tmp_path, fata
     else:
         write(place, "newest")
         assert (place / "file").read_text() == "newest"
-    assert names_in(tmp_path) == ["out"]
+    assert names_in(tmp_path) == ["out [1]"]
 
 
 def test_where_the_disk_refuses_the_last_rename_the_old_directory_stands(tmp_path, monkeypatch):
@@ -90,3 +90,10 @@ def test_where_the_disk_refuses_the_last_rename_the_old_directory_stands(tmp_pat
         write(place, "new")
     assert (place / "file").read_text() == "old"
     assert names_in(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("content", [b"no JSON", b"\xff", b"[" * 100_000], ids=["text", "bytes", "deep"])
+def test_what_is_not_json_is_refused(tmp_path, content):
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(DistilhashError, match=r"settings cannot be read; got .*file\.json"):
+        read_json(tmp_path / "file.json", "settings")

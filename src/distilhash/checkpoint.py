@@ -33,9 +33,8 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict
     needed = int(sum(tensor.nbytes for tensor in flat.values()) * _HEADROOM)
     free = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
     if free < needed:  # said before anything is written, and with the figures
-        raise DistilhashError(
-            f"no room for {path}", f"{free >> 20} MiB free, {needed >> 20} MiB needed", "free some room"
-        )
+        figures = f"{free >> 20} MiB free, {needed >> 20} MiB needed"
+        raise DistilhashError(f"no room for {path}", figures, "free some room")
     # One entry: safetensors writes several in random order, and equal runs must end in equal bytes.
     header = {"distilhash": json.dumps({"format": FORMAT, "description": description}, sort_keys=True)}
     # Not save_file: that makes a temporary file of its own, which a kill would leave behind under a random name.
@@ -46,21 +45,19 @@ def load_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[s
     """The tensors and the description of a file that :func:`save_tensors` wrote; DistilhashError for any other file."""
     if not path.is_file():
         raise DistilhashError(f"no {what} here", path, "name a directory or file that a distilhash stage wrote")
+    fix = "name a file that a distilhash stage wrote"
     try:
         with safe_open(path, framework="pt") as handle:
             header = json.loads((handle.metadata() or {}).get("distilhash", "{}"))
-            if header.get("format") != FORMAT:
-                raise DistilhashError(
-                    f"this file is not a distilhash {what}", path, "name one that a distilhash stage wrote"
-                )
+            if header.get("format") != FORMAT or not isinstance(header.get("description"), dict):
+                raise DistilhashError(f"this file is not a distilhash {what}", path, fix)
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a mapping)
-        return tensors, header["description"]
-    except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
-        raise DistilhashError(
-            f"{what} cannot be read: only safetensors files are loaded, never a pickle",
-            f"{path} ({error})",
-            "name a file that a distilhash stage wrote",
-        ) from error
+    except DistilhashError:
+        raise
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
+        refused = f"{what} cannot be read: only safetensors files are loaded, never a pickle"
+        raise DistilhashError(refused, f"{path} ({error})", fix) from error
+    return tensors, header["description"]
 
 
 def save_model(directory: Path, module: nn.Module, description: dict[str, Any]) -> None:
@@ -97,14 +94,17 @@ def load_hasher(path: str | Path) -> tuple[Hasher, dict[str, Any]]:
 def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[str, Any]]:
     """The network in a model directory (or run directory), of one of these kinds (default: any); in eval mode."""
     tensors, description = load_tensors(_model_file(Path(path)), "checkpoint")
-    kind, wanted = description.get("kind"), " or ".join(kinds or ("student", "hasher"))
-    if kind not in (kinds or ("student", "hasher")):
+    kinds = kinds or ("student", "hasher")
+    kind, wanted = description.get("kind"), " or ".join(kinds)
+    if kind not in kinds:
         raise DistilhashError(f"this checkpoint is not a {wanted}", f"a {kind} at {path}", f"name a {wanted}")
     try:
         backbone = rebuild_backbone(description["architecture"])
         module: Backbone | Hasher = backbone
         if kind == "hasher":
-            module = create_hasher(backbone, num_bits=int(description["bits"]))
+            if len(tensors["head.weight"]) != description["bits"]:  # before a head of that many bits takes memory
+                raise ValueError(f"{description['bits']} bits, and a head of {len(tensors['head.weight'])}")
+            module = create_hasher(backbone, num_bits=len(tensors["head.weight"]))
             module.precision = str(description.get("precision", module.precision))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DistilhashError(

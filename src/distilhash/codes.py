@@ -37,13 +37,7 @@ Words = NDArray[np.uint64]
 
 
 def pack(codes_NK: ArrayLike) -> Bytes:
-    """Pack codes to bits: 1 where an entry is above zero, so that a hasher's real outputs may be given too.
-
-    Args:
-        codes_NK: (N, K) of any number type.
-
-    Returns:
-        (N, P) uint8.
+    """Pack codes (N, K) to bits (N, P): 1 where an entry is above zero, so that a hasher's outputs may be given too.
 
     Raises:
         DistilhashError: the array is not of two dimensions, or holds NaN.
@@ -57,14 +51,7 @@ def pack(codes_NK: ArrayLike) -> Bytes:
 
 
 def unpack(packed: ArrayLike, num_bits: int) -> NDArray[np.int8]:
-    """Unpack codes: the inverse of pack.
-
-    Args:
-        packed: (N, P) uint8.
-        num_bits: K.
-
-    Returns:
-        (N, K) int8 of -1/+1.
+    """Unpack codes (N, P) to -1/+1 (N, K): the inverse of pack.
 
     Raises:
         DistilhashError: the bytes are not codes of this many bits.
@@ -85,8 +72,7 @@ def packed_pair(query: ArrayLike, database: ArrayLike, num_bits: int | None = No
     """Pack two sets of codes that are to be compared.
 
     Args:
-        query: (Q, K) of -1/+1, or packed (Q, P) uint8.
-        database: (B, K) of -1/+1, or packed (B, P) uint8.
+        query, database: (Q, K) and (B, K) of -1/+1, or packed (Q, P) and (B, P) uint8.
         num_bits: K; needed where both sides are packed.
 
     Returns:
@@ -100,31 +86,25 @@ def packed_pair(query: ArrayLike, database: ArrayLike, num_bits: int | None = No
         if codes.ndim != 2 or codes.shape[1] == 0:
             raise DistilhashError(f"{name} must be an array of two dimensions, (images, bits)", f"shape {codes.shape}")
     lengths = {name: codes.shape[1] for name, codes in sides.items() if codes.dtype != np.uint8}
-    if num_bits is None and not lengths:
-        raise DistilhashError("packed codes (uint8) do not say how many bits they hold", fix="pass num_bits=")
     if num_bits is None:
+        if not lengths:
+            raise DistilhashError("packed codes (uint8) do not say how many bits they hold", fix="pass num_bits=")
         num_bits = next(iter(lengths.values()))
     for name, length in lengths.items():
         if length != num_bits:
             raise DistilhashError(
                 "all codes must have the same number of bits", f"{length} in {name}, {num_bits} elsewhere"
             )
-    query_packed = _packed(sides["query_codes"], num_bits, "query_codes")
-    return query_packed, _packed(sides["database_codes"], num_bits, "database_codes"), num_bits
+    query_packed, database_packed = (_packed(codes, num_bits, name) for name, codes in sides.items())
+    return query_packed, database_packed, num_bits
 
 
 def hamming(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) -> NDArray[np.uint8 | np.uint16]:
-    """Hamming distances of all pairs.
+    """Hamming distances (Q, B) of all pairs, uint8 for codes of up to 255 bits, else uint16.
 
     Args:
         query, database: as packed_pair.
         num_bits: K; None for two packed sides means 8 bits a byte.
-
-    Returns:
-        (Q, B) distances in bits, uint8 for codes of up to 255 bits, else uint16.
-
-    Raises:
-        DistilhashError: as packed_pair.
     """
     query, database = np.asarray(query), np.asarray(database)
     if num_bits is None and query.dtype == database.dtype == np.uint8 and query.ndim == 2:

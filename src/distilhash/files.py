@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -58,9 +59,6 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
     A directory cannot be renamed onto one that holds files, so for a moment the old one stands aside under a hidden
     name. Where the process is killed in that moment, the next call for this path puts it back.
 
-    Args:
-        path: where the directory goes.
-
     Yields:
         An empty directory beside it, to be filled. Where the block raises, nothing is changed.
 
@@ -95,15 +93,12 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
 
 
 def restore_directory(path: Path) -> None:
-    """Put back the directory that a killed process had moved aside, and delete what else such processes left.
-
-    Args:
-        path: as it was given to write_directory_atomically.
-    """
+    """Put back the directory that a killed process had moved aside, and delete what else such processes left."""
     path = path.resolve()
-    left = [place for place in path.parent.glob(f".{path.name}.*.*.*") if place.suffix in (".tmp", ".old")]
-    dead = [place for place in left if (owner := place.name.split(".")[-3]).isdigit() and not _alive(int(owner))]
-    for place in dead:
+    for place in [*path.parent.glob(f".{glob.escape(path.name)}.*.*.*")]:
+        owner = place.name.split(".")[-3]
+        if place.suffix not in (".tmp", ".old") or not owner.isdecimal() or _alive(int(owner)):
+            continue
         if place.suffix == ".old" and not path.exists():
             place.rename(path)
         else:
@@ -122,7 +117,7 @@ def _alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        return True
+        pass
     return True
 
 
@@ -149,20 +144,12 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The JSON data in a file.
-
-    Args:
-        path: the file.
-        what: its name in errors.
-
-    Raises:
-        DistilhashError: it is missing or not JSON.
-    """
+    """The JSON data in a file; DistilhashError, which names ``what``, where it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DistilhashError(f"no {what} here", path, "run the command that writes it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DistilhashError(
             f"{what} cannot be read", f"{path} ({error})", "delete it and run its command again"
         ) from error
@@ -174,15 +161,11 @@ def fingerprint_of_indices(indices: np.ndarray) -> str:
 
 
 def provenance(**made_from: Any) -> dict[str, Any]:
-    """Where an artefact comes from: the command, versions and class of machine.
-
-    Args:
-        made_from: JSON data that is added, such as fingerprints of what was read.
-    """
-    versions = {name: metadata.version(name) for name in ("distilhash", "numpy", "torch", "torchvision", "timm")}
+    """Where an artefact comes from: the command, versions, class of machine, and JSON data on what was read."""
+    packages = ("distilhash", "numpy", "torch", "torchvision", "timm")
     return {
         "command": " ".join(["distilhash", *sys.argv[1:]]),
-        "versions": versions,
+        "versions": {name: metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         **made_from,

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,7 @@ BATCH = 32  # calibration images that run at once
 
 
 def to_onnx(hasher: Hasher) -> bytes:
-    """An ONNX file of the hasher.
-
-    Returns:
-        The file's bytes: "images" float32 (N, 3, S, S) to "outputs" (N, K), N free; the same for equal hashers.
-    """
+    """The bytes of an ONNX file: "images" float32 (N, 3, S, S) to "outputs" (N, K), N free; equal for equal hashers."""
     network = ExportNetwork(hasher).eval()
     example = torch.zeros(2, 3, hasher.input.size, hasher.input.size)
     with _quiet():
@@ -50,23 +47,22 @@ def to_onnx(hasher: Hasher) -> bytes:
             output_names=["outputs"], dynamic_shapes=({0: torch.export.Dim("N")},),
         )  # fmt: skip
     assert program is not None
-    model = program.model_proto
-    _forget_origin(model)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return _bytes_of(program.model_proto)
 
 
 def to_int8(content: bytes, images_N3SS: NDArray[np.float32], folder: Path) -> bytes:
-    """The int8 version of such a file.
+    """The int8 version of what to_onnx returned.
 
     Args:
-        content: what to_onnx returned.
+        content: that.
         images_N3SS: preprocessed images on which the ranges of activations are taken.
         folder: an existing directory for temporary files.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    batches = ({"images": images_N3SS[start : start + BATCH]} for start in range(0, len(images_N3SS), BATCH))
+    reader = SimpleNamespace(get_next=lambda: next(batches, None))
     plain, target = folder / "plain.onnx", folder / "int8.onnx"
     plain.write_bytes(content)
     before = tempfile.tempdir
@@ -74,15 +70,12 @@ def to_int8(content: bytes, images_N3SS: NDArray[np.float32], folder: Path) -> b
         tempfile.tempdir = str(folder)  # a process that is killed shall leave nothing in the system's folder
         with _quiet():
             quantize_static(
-                plain, target, _Reader(images_N3SS), quant_format=QuantFormat.QDQ, per_channel=True,
+                plain, target, reader, quant_format=QuantFormat.QDQ, per_channel=True,
                 reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             )  # fmt: skip
     finally:
         tempfile.tempdir = before
-    model = onnx.load_model(target, load_external_data=False)
-    _forget_origin(model)
-    found: bytes = model.SerializeToString(deterministic=True)
-    return found
+    return _bytes_of(onnx.load_model(target, load_external_data=False))
 
 
 class ExportNetwork(nn.Module):
@@ -100,25 +93,15 @@ class ExportNetwork(nn.Module):
         return outputs_NK
 
 
-class _Reader:
-    """Calibration images in batches, as onnxruntime.quantization asks for them."""
-
-    def __init__(self, images_N3SS: NDArray[np.float32]) -> None:
-        self._batches = iter([images_N3SS[start : start + BATCH] for start in range(0, len(images_N3SS), BATCH)])
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next batch by the input's name; None at the end."""
-        batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
-
-
-def _forget_origin(model: Any) -> None:
-    """Take out where and how each node was made: paths of this machine, which also differ from run to run."""
+def _bytes_of(model: Any) -> bytes:
+    """The model without where and how each node was made: paths of this machine, which also differ from run to run."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
         part.doc_string = ""
     model.producer_name, model.producer_version = "distilhash", ""
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 @contextlib.contextmanager
@@ -139,12 +122,12 @@ class _MatrixOn2x2(nn.Module):
     def __init__(self, conv: Conv3x3) -> None:
         super().__init__()
         self.channels_out = conv.out_channels
-        self.matrix = nn.Linear(4 * conv.in_channels, 4 * conv.out_channels)
-        rows = [conv.weight.detach()[:, :, 1 - i : 3 - i, 1 - j : 3 - j] for i in (0, 1) for j in (0, 1)]
-        bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
-        with torch.no_grad():
-            self.matrix.weight.copy_(torch.stack(rows, 1).reshape(4 * conv.out_channels, -1))
-            self.matrix.bias.copy_(bias.repeat_interleave(4))
+        self.matrix = nn.Linear(4 * conv.in_channels, 4 * conv.out_channels, bias=conv.bias is not None)
+        taps = [conv.weight.detach()[:, :, 1 - i : 3 - i, 1 - j : 3 - j] for i in (0, 1) for j in (0, 1)]
+        weights = {"weight": torch.stack(taps, 1).reshape(4 * conv.out_channels, -1)}
+        if conv.bias is not None:
+            weights["bias"] = conv.bias.detach().repeat_interleave(4)
+        self.matrix.load_state_dict(weights)
 
     def forward(self, x_NC22: Tensor) -> Tensor:
         """The map (N, O, 2, 2)."""
@@ -154,12 +137,8 @@ class _MatrixOn2x2(nn.Module):
 
 def _smaller(conv: Conv3x3, weight: Tensor) -> nn.Conv2d:
     """A convolution without padding whose window is the whole map."""
-    small = nn.Conv2d(conv.in_channels, conv.out_channels, weight.shape[2])
-    bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
-    with torch.no_grad():
-        small.weight.copy_(weight)
-        assert small.bias is not None
-        small.bias.copy_(bias)
+    small = nn.Conv2d(conv.in_channels, conv.out_channels, weight.shape[2], bias=conv.bias is not None)
+    small.load_state_dict(conv.state_dict() | {"weight": weight})
     return small
 
 

@@ -50,14 +50,11 @@ def is_exported(path: str | Path) -> bool:
 
 
 def model_file(place: str | Path, *, int8: bool = False) -> Path | None:
-    """The model file that a path means.
+    """The model file, which may be missing, that an exported directory or a model file in it means; else None.
 
     Args:
-        place: an exported directory, or one of its two model files.
+        place: where to look.
         int8: take the int8 model, also beside a float32 one that is named.
-
-    Returns:
-        The model file, which may be missing; None where the place is no exported hasher.
     """
     path = Path(place)
     if path.name in (FLOAT, INT8) and (path.is_file() or is_exported(path.parent)):
@@ -78,8 +75,8 @@ class ExportedHasher:
 
     def __init__(self, session: onnxruntime.InferenceSession, config: ExportedConfig, model: str, threads: int) -> None:
         self.input, self.num_bits, self.threads = config.input, config.bits, threads
-        self.fingerprint = config.hasher if model == FLOAT else f"{config.hasher}-int8"
         kind = "fp32" if model == FLOAT else "int8"
+        self.fingerprint = config.hasher if model == FLOAT else f"{config.hasher}-int8"
         self.model_fingerprint = f"{config.hasher}-{kind}-{config.files[model]['sha256'][:16]}"
         self._session = session
 
@@ -88,7 +85,7 @@ class ExportedHasher:
         """Load a hasher from a directory that ``distilhash export`` wrote.
 
         Args:
-            directory: the exported directory.
+            directory: that one.
             int8: take the int8 model.
             threads: batches that run at once; None: one for each core.
 
@@ -98,8 +95,7 @@ class ExportedHasher:
         if threads is not None and threads < 1:
             raise DistilhashError("a hasher runs on at least one thread", threads)
         config, model = ExportedConfig.load(Path(directory)), INT8 if int8 else FLOAT
-        content = checked_model(Path(directory) / model, config, model)
-        return cls(session_of(content), config, model, threads or cores())
+        return cls(session_of(checked_model(Path(directory) / model, config)), config, model, threads or cores())
 
     def outputs(self, images: ImageSource, indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """Outputs (n, K) of ``images[indices]``, batch after batch, in that order.
@@ -121,9 +117,7 @@ class ExportedHasher:
         return outputs_NK
 
     def encode(
-        self,
-        images: ImageSource | Sequence[NDArray[np.uint8]],
-        indices: NDArray[np.int64] | None = None,
+        self, images: ImageSource | Sequence[NDArray[np.uint8]], indices: NDArray[np.int64] | None = None
     ) -> CodeTable:
         """Codes of images: the sign of each output, packed.
 
@@ -131,7 +125,7 @@ class ExportedHasher:
             images: a source, or uint8 arrays (H, W, 3) of any sizes, which are named by their position.
             indices: which of them, in this order; None: all.
         """
-        source: ImageSource = _Given(images) if isinstance(images, Sequence | np.ndarray) else images
+        source = _Given(images) if isinstance(images, Sequence | np.ndarray) else images
         chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
         packed = [np.empty((0, -(-self.num_bits // 8)), np.uint8)]
         with progress("encoding", len(chosen)) as counter:
@@ -148,18 +142,10 @@ class ExportedHasher:
 
 
 def encode_exported(
-    directory: str | Path,
-    images: str | Path,
-    output: str | Path,
-    *,
-    int8: bool = False,
-    threads: int | None = None,
-    part: str = "all",
-    protocol: str = "cifar10",
-    split_seed: int = 0,
-    split: Path | None = None,
-) -> dict[str, Any]:
-    """Write the code table of images, or of one part of their split.
+    directory: str | Path, images: str | Path, output: str | Path, *, int8: bool = False, threads: int | None = None,
+    part: str = "all", protocol: str = "cifar10", split_seed: int = 0, split: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the code table of images, or of one part of their split; says where it is, its images and its bits.
 
     Args:
         directory, int8, threads: as ExportedHasher.open.
@@ -168,12 +154,6 @@ def encode_exported(
         part: all, query, train, validation or database.
         protocol, split_seed: of the split, where one is drawn.
         split: a split's file; None: the one beside the hasher, else a drawn one.
-
-    Returns:
-        Where the codes are, their number and their bits.
-
-    Raises:
-        DistilhashError: the hasher or the images cannot be read, or the table cannot be written.
     """
     hasher = ExportedHasher.open(directory, int8=int8, threads=threads)
     source = open_readable(images, labelled=part != "all")
@@ -194,11 +174,7 @@ class ExportedConfig:
 
     @classmethod
     def load(cls, directory: Path) -> ExportedConfig:
-        """Read the config of a directory.
-
-        Raises:
-            DistilhashError: it is missing, or wrong in any detail.
-        """
+        """Read the config of a directory; DistilhashError where it is missing, or wrong in any detail."""
         path = directory / "config.json"
         if path.is_file() and path.stat().st_size > MAX_CONFIG_BYTES:
             raise DistilhashError("the config of an exported hasher is too large", path, _AGAIN)
@@ -221,16 +197,8 @@ class ExportedConfig:
         raise DistilhashError("the config of an exported hasher is damaged", f"{path} ({cause})", _AGAIN)
 
 
-def checked_model(path: Path, config: ExportedConfig, model: str) -> bytes:
-    """Read a model file and check it, see the module.
-
-    Args:
-        path: the file.
-        config: of its directory.
-        model: the file's name in the config.
-
-    Returns:
-        The file's bytes.
+def checked_model(path: Path, config: ExportedConfig) -> bytes:
+    """The bytes of a model file that has passed the checks of this module.
 
     Raises:
         DistilhashError: the file is missing, too large, not the config's, not ONNX, or not allowed.
@@ -241,8 +209,7 @@ def checked_model(path: Path, config: ExportedConfig, model: str) -> bytes:
     if path.stat().st_size > MAX_BYTES:
         raise DistilhashError("a model file is too large", f"{path}: {path.stat().st_size:,} bytes", _AGAIN)
     content = path.read_bytes()
-    expected = config.files.get(model, {}).get("sha256")
-    if hashlib.sha256(content).hexdigest() != expected:
+    if hashlib.sha256(content).hexdigest() != config.files.get(path.name, {}).get("sha256"):
         raise DistilhashError("a model file is not the one that its config names", path, _AGAIN)
     try:
         parsed = onnx.load_model_from_string(content)  # a parse alone: tensors in other files are not opened
@@ -254,25 +221,20 @@ def checked_model(path: Path, config: ExportedConfig, model: str) -> bytes:
     return content
 
 
-def session_of(content: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Load a model into ONNX Runtime, on the CPU.
-
-    Args:
-        content: the model file's bytes.
-        threads: of one batch.
+def session_of(content: bytes) -> onnxruntime.InferenceSession:
+    """Load the bytes of a model file into ONNX Runtime: on the CPU, one thread for a batch.
 
     Raises:
         DistilhashError: the runtime refuses the model.
     """
     runtime = package("onnxruntime")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     try:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base
-        reason = " ".join(str(error).split())
-        raise DistilhashError("ONNX Runtime refuses the model", reason, _AGAIN) from error
+        raise DistilhashError("ONNX Runtime refuses the model", " ".join(str(error).split()), _AGAIN) from error
 
 
 def _fault(model: Any, config: ExportedConfig) -> str:
@@ -282,40 +244,37 @@ def _fault(model: Any, config: ExportedConfig) -> str:
     tensors = [*graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))]
     tensors += [tensor for attribute in attributes for tensor in attribute.tensors]
     sparse = any(attribute.HasField("sparse_tensor") or attribute.sparse_tensors for attribute in attributes)
-    size = config.input.size
     faults = {
         "it has operators of its own": model.functions or any(n.domain not in ("", "ai.onnx") for n in graph.node),
         "it has subgraphs": any(attribute.HasField("g") or attribute.graphs for attribute in attributes),
         "it has sparse tensors": sparse or graph.sparse_initializer,
         "its tensors lie in other files": any(tensor.data_location or tensor.external_data for tensor in tensors),
     }
-    found = [fault for fault, there in faults.items() if there]
-    found += _misfit("input", graph.input, "images", [3, size, size])
-    found += _misfit("output", graph.output, "outputs", [config.bits])
-    return ", ".join(found)
+    misfits = (
+        _misfit("input", graph.input, "images", [3, config.input.size, config.input.size]),
+        _misfit("output", graph.output, "outputs", [config.bits]),
+    )
+    return ", ".join([fault for fault, there in faults.items() if there] + [misfit for misfit in misfits if misfit])
 
 
-def _misfit(what: str, values: Any, name: str, shape: list[int]) -> list[str]:
+def _misfit(what: str, values: Any, name: str, shape: list[int]) -> str:
     """What is wrong with the inputs or outputs of a graph, which shall be one batch of this shape."""
     if [value.name for value in values] != [name]:
-        return [f"its {what} is not {name!r} alone"]
+        return f"its {what} is not {name!r} alone"
     kind = values[0].type.tensor_type
     dims = kind.shape.dim
     if kind.elem_type != 1 or not dims or dims[0].HasField("dim_value"):  # 1: float32
-        return [f"its {what} is not a batch of float32"]
-    if [dim.dim_value for dim in dims[1:]] != shape:
-        return [f"its {what} has another shape than the config says"]
-    return []
+        return f"its {what} is not a batch of float32"
+    return "" if [dim.dim_value for dim in dims[1:]] == shape else f"its {what} has another shape than the config says"
 
 
 def _checked_input(data: Any) -> InputConfig:
     found = from_dict(InputConfig, dict(data))
+    if None in dataclasses.astuple(found):  # which a config takes for a later choice
+        raise ValueError("a setting of the input is null")
     _whole(found.size, 1, MAX_SIDE)
-    for numbers in (found.mean, found.std, (found.margin,) * 3):
-        if not isinstance(numbers, tuple) or len(numbers) != 3:
-            raise ValueError("mean and std need three numbers")
-        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-            raise ValueError("a number of the input is not finite")
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in (*found.mean, *found.std)):
+        raise ValueError("a number of mean or std is not finite")
     return found
 
 
@@ -350,11 +309,7 @@ class _Given:
 
 
 def package(name: str) -> Any:
-    """Import a package of the extra "export".
-
-    Raises:
-        DistilhashError: it is not installed.
-    """
+    """Import a package of the extra "export"; DistilhashError where it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -45,25 +45,10 @@ class Retrieval:
 
     @classmethod
     def checked(
-        cls,
-        query_codes: ArrayLike,
-        database_codes: ArrayLike,
-        query_labels: ArrayLike,
-        database_labels: ArrayLike,
+        cls, query_codes: ArrayLike, database_codes: ArrayLike, query_labels: ArrayLike, database_labels: ArrayLike,
         num_bits: int | None,
-    ) -> Retrieval:
-        """Check that the arrays fit each other.
-
-        Args:
-            query_codes: (Q, K) of -1/+1, or packed uint8.
-            database_codes: (B, K) of -1/+1, or packed uint8.
-            query_labels: (Q,) integer classes, or (Q, C) of 0/1.
-            database_labels: (B,) or (B, C), as the queries'.
-            num_bits: K; needed where both sides are packed.
-
-        Raises:
-            DistilhashError: the arrays are empty or do not fit each other.
-        """
+    ) -> Retrieval:  # fmt: skip
+        """Check the arguments of metrics.average_precision; DistilhashError where they are empty or do not fit."""
         query, database, num_bits = packed_pair(query_codes, database_codes, num_bits)
         labels = [np.asarray(query_labels), np.asarray(database_labels)]
         for name, packed, label in zip(("query", "database"), (query, database), labels, strict=True):
@@ -73,8 +58,7 @@ class Retrieval:
                 raise DistilhashError(
                     f"{name}_labels must have one row a code", f"shape {label.shape} for {len(packed)} codes"
                 )
-        words_WB = np.ascontiguousarray(to_words(database).T)
-        return cls(to_words(query), words_WB, num_bits, relevance(*labels))
+        return cls(to_words(query), np.ascontiguousarray(to_words(database).T), num_bits, relevance(*labels))
 
     @property
     def num_queries(self) -> int:
@@ -93,8 +77,7 @@ class Retrieval:
             stable_cuts: (D,) ranks at which the stable ranking is cut; it takes a sort of each query's distances, which
                 is most of the time, so the default is none.
         """
-        bins = self.num_bits + 1
-        cut_D = np.empty(0, np.int64) if stable_cuts is None else stable_cuts
+        bins, cut_D = self.num_bits + 1, np.empty(0, np.int64) if stable_cuts is None else stable_cuts
         buffers = _Buffers.of(self.num_database, self.num_bits)
         for start in range(0, self.num_queries, BLOCK):
             block = range(start, min(start + BLOCK, self.num_queries))
@@ -172,12 +155,8 @@ def _stable(
 def relevance(query_labels: NDArray[Any], database_labels: NDArray[Any]) -> Callable[[int], NDArray[np.intp]]:
     """The function from a query to the indices of its relevant images: of its class, or sharing a class with it.
 
-    Args:
-        query_labels: (Q,) integer classes, or (Q, C) of 0/1.
-        database_labels: (B,) or (B, C), as the queries'.
-
     Raises:
-        DistilhashError: the labels are neither, or do not fit each other.
+        DistilhashError: the labels are not of one kind, classes or 0/1, or differ in their number of classes.
     """
     both = (query_labels, database_labels)
     if all(labels.ndim == 1 and labels.dtype.kind in "iu" for labels in both):

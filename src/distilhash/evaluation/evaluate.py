@@ -21,8 +21,7 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
     """Retrieval metrics of the queries in the database.
 
     Args:
-        query: labelled codes.
-        database: labelled codes of the same hasher; no image of it is a query.
+        query, database: labelled codes of one hasher, with no image in both.
         at: K of ``map_at_K`` and ``stable_map_at_K``, which divide by the relevant images found within K; None: only
             the metrics over all ranks.
 
@@ -40,25 +39,16 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
             "a code table without labels",
             "encode labelled images: a CIFAR-10 split or a folder with class subfolders",
         )
-    if query.num_bits != database.num_bits:
-        raise DistilhashError(
-            "the code tables differ in bits", f"{query.num_bits} and {database.num_bits}", "encode both with one hasher"
-        )
-    makers = {table.provenance.get("hasher") for table in (query, database)} - {None}
-    if len(makers) > 1:
-        raise DistilhashError(
-            "the code tables come from different hashers",
-            " and ".join(sorted(map(str, makers))),
-            "encode both with one hasher",
-        )
+    bits, again = query.num_bits, "encode both with one hasher"
+    if bits != database.num_bits:
+        raise DistilhashError("the code tables differ in bits", f"{bits} and {database.num_bits}", again)
+    makers = [table.provenance.get("hasher") for table in (query, database)]
+    if None not in makers and makers[0] != makers[1]:
+        raise DistilhashError("the code tables come from different hashers", " and ".join(map(str, makers)), again)
     shared = set(query.names) & set(database.names)
     if shared:
-        raise DistilhashError(
-            "query images are in the database",
-            f"{len(shared)} of them, such as {sorted(shared)[0]}",
-            "encode disjoint parts",
-        )
-    bits = query.num_bits
+        found = f"{len(shared)} of them, such as {min(shared)}"
+        raise DistilhashError("query images are in the database", found, "encode disjoint parts")
     retrieval = Retrieval.checked(query.packed, database.packed, query.labels, database.labels, bits)
     num_queries, num_database = retrieval.num_queries, retrieval.num_database
     depths = {"all": num_database} | ({} if at is None else {str(at): depth_of(at, num_database)})
@@ -93,19 +83,12 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
 
 
 def evaluate_files(query: Path, database: Path, *, at: int | None = None, output: Path | None = None) -> dict[str, Any]:
-    """Retrieval metrics of code tables on disk.
+    """The metrics of evaluate_tables, but for the curve, of code tables on disk.
 
     Args:
-        query: a file that CodeTable.save wrote.
-        database: another.
+        query, database: files that CodeTable.save wrote.
         at: as evaluate_tables.
         output: a JSON file for the metrics and the curve.
-
-    Returns:
-        The metrics without the curve.
-
-    Raises:
-        DistilhashError: as evaluate_tables; a file cannot be read or written.
     """
     metrics = evaluate_tables(CodeTable.load(query), CodeTable.load(database), at=at)
     if output is not None:

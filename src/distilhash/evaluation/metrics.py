@@ -28,8 +28,7 @@ from distilhash.evaluation.ties import expected_average_precision, stable_averag
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-TIES = ("expected", "stable")
-DENOMINATORS = ("found", "relevant")
+NAMES = {"ties": ("expected", "stable"), "denominator": ("found", "relevant")}
 
 
 class RadiusCurve(NamedTuple):
@@ -49,42 +48,23 @@ class RankCurve(NamedTuple):
 
 
 def mean_average_precision(
-    query_codes: ArrayLike,
-    database_codes: ArrayLike,
-    query_labels: ArrayLike,
-    database_labels: ArrayLike,
-    at: int | None = None,
-    ties: str = "expected",
-    *,
-    num_bits: int | None = None,
-    denominator: str = "found",
-) -> float:
-    """Mean of average_precision over the queries; a query without any relevant image counts 0.
-
-    Args, Raises: as average_precision.
-    """
+    query_codes: ArrayLike, database_codes: ArrayLike, query_labels: ArrayLike, database_labels: ArrayLike,
+    at: int | None = None, ties: str = "expected", *, num_bits: int | None = None, denominator: str = "found",
+) -> float:  # fmt: skip
+    """Mean of average_precision, whose arguments it takes, over the queries."""
     arrays = (query_codes, database_codes, query_labels, database_labels)
     return float(average_precision(*arrays, at, ties, num_bits=num_bits, denominator=denominator).mean())
 
 
 def average_precision(
-    query_codes: ArrayLike,
-    database_codes: ArrayLike,
-    query_labels: ArrayLike,
-    database_labels: ArrayLike,
-    at: int | None = None,
-    ties: str = "expected",
-    *,
-    num_bits: int | None = None,
-    denominator: str = "found",
-) -> Floats:
+    query_codes: ArrayLike, database_codes: ArrayLike, query_labels: ArrayLike, database_labels: ArrayLike,
+    at: int | None = None, ties: str = "expected", *, num_bits: int | None = None, denominator: str = "found",
+) -> Floats:  # fmt: skip
     """Average precision of each query: the mean of the precisions at the ranks of relevant images.
 
     Args:
-        query_codes: (Q, K) of -1/+1, or packed uint8.
-        database_codes: (B, K) of -1/+1, or packed uint8.
-        query_labels: (Q,) integer classes, or (Q, C) of 0/1.
-        database_labels: (B,) or (B, C), as the queries'.
+        query_codes, database_codes: (Q, K) and (B, K) of -1/+1, or packed uint8.
+        query_labels, database_labels: (Q,) and (B,) integer classes, or (Q, C) and (B, C) of 0/1.
         at: ranks that count; None: all.
         ties: "expected" or "stable", see the module. Under "expected" with "found" the value is the expectation of the
             ratio, not the ratio of expectations.
@@ -98,8 +78,8 @@ def average_precision(
     Raises:
         DistilhashError: arrays that do not fit each other, or an unknown option.
     """
-    _check_name("ties", ties, TIES)
-    _check_name("denominator", denominator, DENOMINATORS)
+    _check_name("ties", ties)
+    _check_name("denominator", denominator)
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
     depth = depth_of(at, retrieval.num_database)
     if ties == "expected":
@@ -115,14 +95,7 @@ def average_precision(
 def relevant_share(query_labels: ArrayLike, database_labels: ArrayLike) -> float:
     """Mean share of the database that is relevant to a query: about the mAP@all of a random ranking.
 
-    mAP@5000 of a random ranking lies some thousandths above.
-
-    Args:
-        query_labels: (Q,) integer classes, or (Q, C) of 0/1.
-        database_labels: (B,) or (B, C), as the queries'.
-
-    Raises:
-        DistilhashError: labels that do not fit each other.
+    mAP@5000 of a random ranking lies some thousandths above. The labels are those of average_precision.
     """
     query, database = np.asarray(query_labels), np.asarray(database_labels)
     blank_Q1, blank_B1 = (np.zeros((len(np.atleast_1d(labels)), 1), np.uint8) for labels in (query, database))
@@ -132,18 +105,14 @@ def relevant_share(query_labels: ArrayLike, database_labels: ArrayLike) -> float
 
 
 def precision_recall(
-    query_codes: ArrayLike,
-    database_codes: ArrayLike,
-    query_labels: ArrayLike,
-    database_labels: ArrayLike,
+    query_codes: ArrayLike, database_codes: ArrayLike, query_labels: ArrayLike, database_labels: ArrayLike,
     num_bits: int | None = None,
-) -> RadiusCurve:
+) -> RadiusCurve:  # fmt: skip
     """Precision and recall of all images within each Hamming radius 0..K, averaged over the queries.
 
     There are no ties to break: a ball holds all images of a distance or none. A query whose ball is empty counts as
-    precision 0, as is usual in the hashing literature, and one without any relevant image as recall 0.
-
-    Args, Raises: as average_precision.
+    precision 0, as is usual in the hashing literature, and one without any relevant image as recall 0. The arguments
+    are those of average_precision.
     """
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
     sums_2T = np.zeros((2, retrieval.num_bits + 1))
@@ -153,22 +122,10 @@ def precision_recall(
 
 
 def precision_at_radius(
-    query_codes: ArrayLike,
-    database_codes: ArrayLike,
-    query_labels: ArrayLike,
-    database_labels: ArrayLike,
-    radius: int = 2,
-    *,
-    num_bits: int | None = None,
-) -> float:
-    """Mean precision within a Hamming radius; a query whose ball is empty counts 0.
-
-    Args: as average_precision, and
-        radius: 0 to K, bits.
-
-    Raises:
-        DistilhashError: as average_precision; a radius outside these bounds.
-    """
+    query_codes: ArrayLike, database_codes: ArrayLike, query_labels: ArrayLike, database_labels: ArrayLike,
+    radius: int = 2, *, num_bits: int | None = None,
+) -> float:  # fmt: skip
+    """Mean precision within a Hamming radius of 0 to K bits, as precision_recall counts it."""
     curve = precision_recall(query_codes, database_codes, query_labels, database_labels, num_bits)
     if not 0 <= radius < len(curve.radius):
         raise DistilhashError(
@@ -178,24 +135,15 @@ def precision_at_radius(
 
 
 def precision_at(
-    query_codes: ArrayLike,
-    database_codes: ArrayLike,
-    query_labels: ArrayLike,
-    database_labels: ArrayLike,
-    ranks: ArrayLike,
-    *,
-    ties: str = "expected",
-    num_bits: int | None = None,
-) -> RankCurve:
+    query_codes: ArrayLike, database_codes: ArrayLike, query_labels: ArrayLike, database_labels: ArrayLike,
+    ranks: ArrayLike, *, ties: str = "expected", num_bits: int | None = None,
+) -> RankCurve:  # fmt: skip
     """Precision and recall of the first images of the ranking, averaged over the queries.
 
     Args: as average_precision, and
         ranks: (R,) integers from 1 to B.
-
-    Raises:
-        DistilhashError: as average_precision; ranks outside these bounds.
     """
-    _check_name("ties", ties, TIES)
+    _check_name("ties", ties)
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
     rank_R = np.asarray(ranks)
     if rank_R.ndim != 1 or rank_R.dtype.kind not in "iu" or not len(rank_R):
@@ -214,15 +162,7 @@ def precision_at(
 
 
 def depth_of(at: int | None, num_database: int) -> int:
-    """The number of ranks that count.
-
-    Args:
-        at: the caller's; None: all.
-        num_database: B.
-
-    Raises:
-        DistilhashError: ``at`` is not an integer above zero.
-    """
+    """The number of ranks that count: all where ``at`` is None; DistilhashError where it is below 1."""
     if at is not None and (not isinstance(at, int | np.integer) or at < 1):
         raise DistilhashError("at= is the number of ranks that count, at least 1", at, "leave it out for all ranks")
     return num_database if at is None else min(at, num_database)
@@ -249,6 +189,6 @@ def expected_hits(counts: Counts, rank_R: NDArray[np.integer]) -> Floats:
     return np.array(rows)
 
 
-def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise unknown_name(kind, name, known)
+def _check_name(kind: str, name: str) -> None:
+    if name not in NAMES[kind]:
+        raise unknown_name(kind, name, NAMES[kind])

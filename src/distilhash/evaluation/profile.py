@@ -47,7 +47,7 @@ class Profile:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Weights and biases, shared ones once; buffers (running means) are not parameters."""
+    """Weights and biases, shared ones once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -58,11 +58,8 @@ def count_macs(module: nn.Module, size: int) -> int:
     layer that is called twice is counted twice.
 
     Args:
-        module: takes (1, 3, size, size).
+        module: takes (1, 3, size, size), else DistilhashError.
         size: side of the input, pixels.
-
-    Raises:
-        DistilhashError: the network does not take this side.
     """
     _check_size(size)
     shapes_only = copy.deepcopy(module).to("meta").eval()
@@ -88,9 +85,6 @@ def latency(module: nn.Module, size: int, batch_size: int = 1, seconds: float = 
         size: side of the input, pixels.
         batch_size: images.
         seconds: how long to measure, at least.
-
-    Raises:
-        DistilhashError: one of the numbers is not above zero.
     """
     _check_size(size)
     if batch_size < 1:
@@ -118,9 +112,6 @@ def profile(
         module, size, seconds: as latency.
         name: None: the module's own, or its backbone's.
         batch_size: images of a batch for ``images_per_second``.
-
-    Raises:
-        DistilhashError: as count_macs and latency.
     """
     names = [name, getattr(module, "name", None), getattr(getattr(module, "backbone", None), "name", None)]
     return Profile(

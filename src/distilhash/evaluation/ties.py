@@ -25,8 +25,7 @@ def expected_average_precision(
     """Expected average precision over all orders of tied images (Eq. 2).
 
     Args:
-        items_QT: images at each distance.
-        relevant_QT: relevant images at each distance.
+        items_QT, relevant_QT: images, and relevant images, at each distance.
         depth: ranks that count.
         denominator: "found" gives the expectation of (sum of precisions) / (relevant images within the cut),
             "relevant" divides the expected sum by min(depth, all relevant images).
@@ -64,17 +63,12 @@ def expected_average_precision(
 def stable_average_precision(
     sum_Q: Floats, found_Q: Integers, relevant_Q: Integers, depth: int, denominator: str = "found"
 ) -> Floats:
-    """Average precision of one ranking.
+    """Average precision (Q,) of one ranking; 0 where nothing relevant is found.
 
     Args:
         sum_Q: sum of the precisions at the ranks of relevant images within the cut.
-        found_Q: relevant images within the cut.
-        relevant_Q: relevant images in all.
-        depth: ranks that count.
-        denominator: "found" or "relevant", as above.
-
-    Returns:
-        (Q,) values; 0 where nothing relevant is found.
+        found_Q, relevant_Q: relevant images within the cut, and in all.
+        depth, denominator: as above.
     """
     scores_Q: Floats = sum_Q / np.maximum(found_Q if denominator == "found" else np.minimum(relevant_Q, depth), 1)
     return scores_Q
