@@ -34,7 +34,7 @@ from distilhash.data.order import SPLITS, random64, shuffled
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
 from distilhash.errors import DistilhashError
-from distilhash.evaluation.evaluate import evaluate_tables
+from distilhash.evaluation.metrics import evaluate_tables
 from distilhash.experiments.presets import TABLES
 from distilhash.experiments.runner import reproduce
 from distilhash.files import read_json, write_atomically, write_json

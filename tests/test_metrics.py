@@ -22,7 +22,7 @@ from distilhash.evaluation import (
     relevant_share,
 )
 from distilhash.evaluation import counts as counting
-from distilhash.evaluation.evaluate import RANKS, evaluate_tables
+from distilhash.evaluation.metrics import RANKS, evaluate_tables
 from distilhash.evaluation.ties import _hypergeometric, _sums, expected_average_precision
 
 PARITY = json.loads((Path(__file__).parent / "data" / "metrics_parity.json").read_text())["metrics"]
@@ -426,3 +426,13 @@ def test_ranks_and_radii_outside_the_problem_are_refused():
     for radius in (-1, 3):
         with pytest.raises(DistilhashError, match=f"between 0 and the number of bits; got {radius}; 0 to 2"):
             precision_at_radius(*arrays, radius=radius)
+
+
+@pytest.mark.parametrize("makers", [("a", "b"), (["a"], ["b"]), ({}, "b")])
+def test_tables_of_different_hashers_are_refused(makers):
+    tables = [
+        CodeTable(np.zeros((1, 1), np.uint8), 8, [str(i)], np.zeros(1, np.int64), {"hasher": maker})
+        for i, maker in enumerate(makers)
+    ]
+    with pytest.raises(DistilhashError, match="different hashers"):
+        evaluate_tables(*tables)

@@ -17,7 +17,7 @@ from distilhash.config import HashConfig, StudentConfig
 from distilhash.data import ArraySource, ListSource, list_split, open_images
 from distilhash.errors import DistilhashError
 from distilhash.evaluation import mean_average_precision, relevant_share
-from distilhash.evaluation.evaluate import evaluate_tables
+from distilhash.evaluation.metrics import evaluate_tables
 from distilhash.inference import encode
 from distilhash.losses import hash_centres
 from distilhash.models import new_hasher, new_student

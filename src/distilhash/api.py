@@ -306,7 +306,7 @@ def evaluate(
     Returns:
         Metrics by name, such as "map_at_all" (expected average precision, ties in random order).
     """
-    from distilhash.evaluation.evaluate import evaluate_files
+    from distilhash.evaluation.metrics import evaluate_files
 
     return evaluate_files(Path(query), Path(database), at=at, output=None if output is None else Path(output))
 

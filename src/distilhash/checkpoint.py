@@ -69,10 +69,8 @@ def save_model(directory: Path, module: nn.Module, description: dict[str, Any]) 
     write_json(directory / "config.json", description)
     kind = description["kind"]
     settings = "\n".join(f"- {key}: `{json.dumps(value)}`" for key, value in sorted(description.items()))
-    write_atomically(
-        directory / "README.md",
-        f"# A distilhash {kind}\n\nLoad it with `distilhash.checkpoint.load_{kind}`.\n\n{settings}\n",
-    )
+    readme = f"# A distilhash {kind}\n\nLoad it with `distilhash.checkpoint.load_{kind}`.\n\n{settings}\n"
+    write_atomically(directory / "README.md", readme)
     # Last, as its presence says that the directory is whole.
     save_tensors(directory / "model.safetensors", dict(module.state_dict()), description)
 
@@ -107,18 +105,13 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[s
             module = create_hasher(backbone, num_bits=len(tensors["head.weight"]))
             module.precision = str(description.get("precision", module.precision))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DistilhashError(
-            "the checkpoint's description is damaged", f"{path} ({error!r})", "make it again"
-        ) from error
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if expected != found:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise DistilhashError(
-            "the checkpoint is of another architecture than it says",
-            f"{path}, {len(wrong)} tensors differ, first {', '.join(wrong[:3])}",
-            "make it again",
-        )
+        found = f"{path} ({error!r})"
+        raise DistilhashError("the checkpoint's description is damaged", found, "make it again") from error
+    expected, given = ({(n, tuple(t.shape)) for n, t in state.items()} for state in (module.state_dict(), tensors))
+    wrong = sorted({name for name, _ in expected ^ given})
+    if wrong:
+        found = f"{path}, {len(wrong)} tensors differ, first {', '.join(wrong[:3])}"
+        raise DistilhashError("the checkpoint is of another architecture than it says", found, "make it again")
     module.load_state_dict(tensors)
     backbone.pretrained = True
     return module.eval(), description
@@ -128,6 +121,5 @@ def _model_file(path: Path) -> Path:
     for candidate in (path, path / "model.safetensors", path / "model" / "model.safetensors"):
         if candidate.is_file():
             return candidate
-    raise DistilhashError(
-        "no checkpoint here", path, "name a run directory, its model/ directory or a model.safetensors"
-    )
+    fix = "name a run directory, its model/ directory or a model.safetensors"
+    raise DistilhashError("no checkpoint here", path, fix)

@@ -92,9 +92,8 @@ def packed_pair(query: ArrayLike, database: ArrayLike, num_bits: int | None = No
         num_bits = next(iter(lengths.values()))
     for name, length in lengths.items():
         if length != num_bits:
-            raise DistilhashError(
-                "all codes must have the same number of bits", f"{length} in {name}, {num_bits} elsewhere"
-            )
+            given = f"{length} in {name}, {num_bits} elsewhere"
+            raise DistilhashError("all codes must have the same number of bits", given)
     query_packed, database_packed = (_packed(codes, num_bits, name) for name, codes in sides.items())
     return query_packed, database_packed, num_bits
 
@@ -126,30 +125,25 @@ def distance_dtype(num_bits: int) -> type[np.uint8 | np.uint16]:
 def _packed(codes: NDArray[Any], num_bits: int, name: str) -> Bytes:
     if codes.dtype == np.uint8:
         return _checked_packed(codes, num_bits, name)
-    if codes.dtype.kind not in "if" or not (np.abs(codes) == 1).all():
-        wrong = codes[np.abs(codes) != 1] if codes.dtype.kind in "if" else codes.ravel()
-        raise DistilhashError(
-            f"{name} must hold -1 and +1 only",
-            f"{wrong[0]!s} ({codes.dtype})" if wrong.size else str(codes.dtype),
-            "take np.where(outputs > 0, 1, -1), or pack them",
-        )
+    wrong = codes[np.abs(codes) != 1] if codes.dtype.kind in "if" else codes.ravel()
+    if wrong.size or codes.dtype.kind not in "if":
+        given = f"{wrong[0]!s} ({codes.dtype})" if wrong.size else str(codes.dtype)
+        fix = "take np.where(outputs > 0, 1, -1), or pack them"
+        raise DistilhashError(f"{name} must hold -1 and +1 only", given, fix)
     return pack(codes)
 
 
 def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:
     """The same bytes, checked to be codes of this many bits with zeros behind them."""
     if packed.dtype != np.uint8 or packed.ndim != 2:
-        raise DistilhashError(
-            f"packed {name} must be uint8 of two dimensions, (images, bytes)", f"{packed.dtype} {packed.shape}"
-        )
+        given = f"{packed.dtype} {packed.shape}"
+        raise DistilhashError(f"packed {name} must be uint8 of two dimensions, (images, bytes)", given)
     if num_bits < 1:
         raise DistilhashError("the number of bits must be at least 1", num_bits)
     if packed.shape[1] != -(-num_bits // 8):
-        raise DistilhashError(
-            f"packed {name} do not fit their number of bits",
-            f"{packed.shape[1]} bytes a code for {num_bits} bits",
-            f"{num_bits} bits take {-(-num_bits // 8)} bytes",
-        )
+        given = f"{packed.shape[1]} bytes a code for {num_bits} bits"
+        fix = f"{num_bits} bits take {-(-num_bits // 8)} bytes"
+        raise DistilhashError(f"packed {name} do not fit their number of bits", given, fix)
     if num_bits % 8 and (packed[:, -1] & (0xFF >> num_bits % 8)).any():
         raise DistilhashError(f"packed {name} have bits set beyond their length of {num_bits}", fix="check num_bits")
     return packed
@@ -157,11 +151,7 @@ def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CodeTable:
-    """The codes of a set of images with their names, labels where known, and provenance.
-
-    Raises:
-        DistilhashError: the parts do not fit each other.
-    """
+    """The codes of a set of images with names, labels where known, and provenance; refused where they do not fit."""
 
     packed: Bytes  # (N, P)
     num_bits: int  # K
@@ -172,32 +162,23 @@ class CodeTable:
     def __post_init__(self) -> None:
         """Check that the parts fit."""
         _checked_packed(self.packed, self.num_bits, "codes")
-        if len(self.names) != len(self.packed):
-            raise DistilhashError(
-                "a code table needs one name a code", f"{len(self.names)} names, {len(self.packed)} codes"
-            )
-        if self.labels is None:
-            return
-        classes = self.labels.ndim == 1 and self.labels.dtype.kind in "iu"
-        if not classes and not (self.labels.ndim == 2 and self.labels.dtype == np.uint8 and (self.labels <= 1).all()):
-            raise DistilhashError(
-                "labels must be (N,) integer classes or (N, C) uint8 of 0/1", f"{self.labels.dtype} {self.labels.shape}"
-            )
-        if len(self.labels) != len(self.packed):
-            raise DistilhashError(
-                "a code table needs one label a code", f"{len(self.labels)} labels, {len(self.packed)} codes"
-            )
+        labels = self.labels
+        if labels is not None:
+            classes = labels.ndim == 1 and labels.dtype.kind in "iu"
+            if not classes and not (labels.ndim == 2 and labels.dtype == np.uint8 and (labels <= 1).all()):
+                given = f"{labels.dtype} {labels.shape}"
+                raise DistilhashError("labels must be (N,) integer classes or (N, C) uint8 of 0/1", given)
+        for kind, column in (("name", self.names), ("label", labels)):
+            if column is not None and len(column) != len(self):
+                given = f"{len(column)} {kind}s, {len(self)} codes"
+                raise DistilhashError(f"a code table needs one {kind} a code", given)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.packed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table to one file, whole or not at all.
-
-        Raises:
-            DistilhashError: the file cannot be written.
-        """
+        """Write the table to one file, whole or not at all; DistilhashError where the disk refuses."""
         # "surrogatepass": a file name on disk need not be valid Unicode, and must come back as it was.
         encoded = [name.encode("utf-8", "surrogatepass") for name in self.names]
         tensors: dict[str, NDArray[Any]] = {
@@ -207,23 +188,15 @@ class CodeTable:
         }
         if self.labels is not None:
             tensors["labels"] = np.ascontiguousarray(self.labels)
-        header = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "num_bits": str(self.num_bits),
-            "provenance": json.dumps(self.provenance),
-        }
+        header = {"format": FORMAT, "version": str(VERSION), "num_bits": str(self.num_bits)}
+        header["provenance"] = json.dumps(self.provenance)
         # One key: safetensors writes several in random order, and equal tables must be equal files.
-        packed_header = {"distilhash": json.dumps(header, sort_keys=True)}
-        write_atomically(Path(path), safetensors.numpy.save(tensors, metadata=packed_header))
+        metadata = {"distilhash": json.dumps(header, sort_keys=True)}
+        write_atomically(Path(path), safetensors.numpy.save(tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CodeTable:
-        """Read a table from a file.
-
-        Raises:
-            DistilhashError: there is no file, or it is not a whole and valid table.
-        """
+        """Read a table from a file; DistilhashError where there is none, or it is not a whole and valid table."""
         if not Path(path).is_file():
             raise DistilhashError("there is no code table at this path", path, "write one with: distilhash encode")
         try:
@@ -243,9 +216,8 @@ class CodeTable:
             cause = f"{error.args[0]} is missing"
         except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError, DistilhashError) as error:
             cause = str(error).removesuffix(".")
-        raise DistilhashError(
-            "this file is not a code table", f"{path} ({cause})", "write it again with: distilhash encode"
-        )
+        fix = "write it again with: distilhash encode"
+        raise DistilhashError("this file is not a code table", f"{path} ({cause})", fix)
 
 
 def _split_names(utf8: NDArray[Any], ends: NDArray[Any]) -> list[str]:

@@ -133,9 +133,8 @@ def _sync(path: Path) -> None:
 
 
 def _refused(path: Path, error: OSError) -> DistilhashError:
-    return DistilhashError(
-        f"cannot write {path}", error.strerror or error, "free some room or choose another place; nothing was changed"
-    )
+    fix = "free some room or choose another place; nothing was changed"
+    return DistilhashError(f"cannot write {path}", error.strerror or error, fix)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -150,9 +149,8 @@ def read_json(path: Path, what: str) -> Any:
     except FileNotFoundError:
         raise DistilhashError(f"no {what} here", path, "run the command that writes it") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DistilhashError(
-            f"{what} cannot be read", f"{path} ({error})", "delete it and run its command again"
-        ) from error
+        fix = "delete it and run its command again"
+        raise DistilhashError(f"{what} cannot be read", f"{path} ({error})", fix) from error
 
 
 def fingerprint_of_indices(indices: np.ndarray) -> str:

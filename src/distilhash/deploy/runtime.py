@@ -291,8 +291,7 @@ class _Given:
 
     def __init__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> None:
         self.images, self.labels = [np.asarray(image) for image in images], None
-        self.names = [f"{i:05d}" for i in range(len(images))]
-        self.class_names: list[str] = []
+        self.names, self.class_names = [f"{i:05d}" for i in range(len(images))], list[str]()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -313,6 +312,5 @@ def package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise DistilhashError(
-            f"export and exported hashers need the package {name}", str(error), "pip install 'distilhash[export]'"
-        ) from error
+        what, fix = f"export and exported hashers need the package {name}", "pip install 'distilhash[export]'"
+        raise DistilhashError(what, str(error), fix) from error

@@ -55,9 +55,8 @@ class Retrieval:
             if not len(packed):
                 raise DistilhashError(f"there are no {name} codes", fix="a metric needs at least one")
             if label.ndim == 0 or len(label) != len(packed):
-                raise DistilhashError(
-                    f"{name}_labels must have one row a code", f"shape {label.shape} for {len(packed)} codes"
-                )
+                given = f"shape {label.shape} for {len(packed)} codes"
+                raise DistilhashError(f"{name}_labels must have one row a code", given)
         return cls(to_words(query), np.ascontiguousarray(to_words(database).T), num_bits, relevance(*labels))
 
     @property
@@ -78,7 +77,11 @@ class Retrieval:
                 is most of the time, so the default is none.
         """
         bins, cut_D = self.num_bits + 1, np.empty(0, np.int64) if stable_cuts is None else stable_cuts
-        buffers = _Buffers.of(self.num_database, self.num_bits)
+        size = self.num_database
+        buffers = _Buffers(
+            np.empty(size, np.uint64), np.empty(size, distance_dtype(self.num_bits)),
+            np.empty(size // 2, np.uint16), np.empty(size // 2, np.intp),
+        )  # fmt: skip
         for start in range(0, self.num_queries, BLOCK):
             block = range(start, min(start + BLOCK, self.num_queries))
             counts = Counts(
@@ -112,13 +115,6 @@ class _Buffers(NamedTuple):
     distance: NDArray[Any]  # (B,)
     pair: NDArray[np.uint16]  # (B // 2,)
     positions: NDArray[np.intp]  # (B // 2,)
-
-    @classmethod
-    def of(cls, num_database: int, num_bits: int) -> _Buffers:
-        return cls(
-            np.empty(num_database, np.uint64), np.empty(num_database, distance_dtype(num_bits)),
-            np.empty(num_database // 2, np.uint16), np.empty(num_database // 2, np.intp),
-        )  # fmt: skip
 
 
 def _histogram(distance_n: NDArray[Any], bins: int, buffers: _Buffers) -> Integers:
@@ -170,10 +166,8 @@ def relevance(query_labels: NDArray[Any], database_labels: NDArray[Any]) -> Call
             f"{query_labels.dtype} {query_labels.shape} and {database_labels.dtype} {database_labels.shape}",
         )
     if query_labels.shape[1] != database_labels.shape[1]:
-        raise DistilhashError(
-            "query and database labels must have the same classes",
-            f"{query_labels.shape[1]} and {database_labels.shape[1]} columns",
-        )
+        given = f"{query_labels.shape[1]} and {database_labels.shape[1]} columns"
+        raise DistilhashError("query and database labels must have the same classes", given)
     query_QW, database_BW = (to_words(np.packbits(labels != 0, axis=1)) for labels in both)
     database_WB = np.ascontiguousarray(database_BW.T)
 

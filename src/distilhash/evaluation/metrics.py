@@ -6,8 +6,8 @@ within each distance, in closed form (distilhash.evaluation.ties; nothing is dra
 is the order of the database (a stable sort by distance). The published evaluation (satoru2001/CUKDFIR @ d9a60ee) sorts
 unstably, which is neither; where no two images tie, all three agree.
 
-Every function here is one scan of the database for each query (distilhash.evaluation.counts);
-distilhash.evaluation.evaluate takes all metrics from a single one.
+Every function here is one scan of the database for each query (distilhash.evaluation.counts); evaluate_tables takes
+all metrics of two code tables from a single one.
 
 An image is relevant to a query of its own class, or, with labels of several classes, to one that shares a class.
 
@@ -16,18 +16,22 @@ Shapes: Q queries, q queries of a block, B database images, K bits, C classes, T
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distilhash.codes import CodeTable
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.evaluation.counts import Counts, Retrieval
 from distilhash.evaluation.ties import expected_average_precision, stable_average_precision
+from distilhash.files import write_json
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+RANKS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000)  # of the curve of precision at N
 NAMES = {"ties": ("expected", "stable"), "denominator": ("found", "relevant")}
 
 
@@ -81,7 +85,7 @@ def average_precision(
     _check_name("ties", ties)
     _check_name("denominator", denominator)
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
-    depth = depth_of(at, retrieval.num_database)
+    depth = _depth(at, retrieval.num_database)
     if ties == "expected":
         scores = [expected_average_precision(c.items, c.hits, depth, denominator) for c in retrieval.blocks()]
     else:
@@ -117,7 +121,7 @@ def precision_recall(
     retrieval = Retrieval.checked(query_codes, database_codes, query_labels, database_labels, num_bits)
     sums_2T = np.zeros((2, retrieval.num_bits + 1))
     for counts in retrieval.blocks():
-        sums_2T += ball_sums(counts)
+        sums_2T += _ball_sums(counts)
     return RadiusCurve(np.arange(retrieval.num_bits + 1), *sums_2T / retrieval.num_queries)
 
 
@@ -155,20 +159,100 @@ def precision_at(
         )
     hits_R, recall_R = np.zeros((2, len(rank_R)))
     for counts in retrieval.blocks(rank_R if ties == "stable" else None):
-        hits_qR = counts.stable_hits if ties == "stable" else expected_hits(counts, rank_R)
+        hits_qR = counts.stable_hits if ties == "stable" else _expected_hits(counts, rank_R)
         hits_R += hits_qR.sum(axis=0)
         recall_R += (hits_qR / np.maximum(counts.hits.sum(axis=1, keepdims=True), 1)).sum(axis=0)
     return RankCurve(rank_R.astype(np.int64), hits_R / rank_R / retrieval.num_queries, recall_R / retrieval.num_queries)
 
 
-def depth_of(at: int | None, num_database: int) -> int:
+def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = None) -> dict[str, Any]:
+    """Retrieval metrics of the queries in the database.
+
+    Args:
+        query, database: labelled codes of one hasher, with no image in both.
+        at: K of ``map_at_K`` and ``stable_map_at_K``, which divide by the relevant images found within K; None: only
+            the metrics over all ranks.
+
+    Returns:
+        The metrics by the names of their definitions. ``relevant_share`` is what a random ranking scores;
+        ``map_at_all`` is the expectation over all orders of ties, ``stable_map_at_all`` breaks ties by database order.
+        ``curve`` holds precision and recall by Hamming radius, and precision of the first n images.
+
+    Raises:
+        DistilhashError: a table has no labels, the tables differ in bits or hashers, or they share images.
+    """
+    if query.labels is None or database.labels is None:
+        raise DistilhashError(
+            "evaluation needs labels",
+            "a code table without labels",
+            "encode labelled images: a CIFAR-10 split or a folder with class subfolders",
+        )
+    bits, again = query.num_bits, "encode both with one hasher"
+    if bits != database.num_bits:
+        raise DistilhashError("the code tables differ in bits", f"{bits} and {database.num_bits}", again)
+    makers = [table.provenance.get("hasher") for table in (query, database)]
+    if None not in makers and makers[0] != makers[1]:
+        raise DistilhashError("the code tables come from different hashers", " and ".join(map(str, makers)), again)
+    shared = set(query.names) & set(database.names)
+    if shared:
+        found = f"{len(shared)} of them, such as {min(shared)}"
+        raise DistilhashError("query images are in the database", found, "encode disjoint parts")
+    retrieval = Retrieval.checked(query.packed, database.packed, query.labels, database.labels, bits)
+    num_queries, num_database = retrieval.num_queries, retrieval.num_database
+    depths = {"all": num_database} | ({} if at is None else {str(at): _depth(at, num_database)})
+    rank_R = np.array([rank for rank in RANKS if rank <= num_database])
+    expected, stable = dict.fromkeys(depths, 0.0), dict.fromkeys(depths, 0.0)
+    relevant, ball_2T, hits_R = 0, np.zeros((2, bits + 1)), np.zeros(len(rank_R))
+    for counts in retrieval.blocks(np.array(list(depths.values()))):
+        relevant_q = counts.hits.sum(axis=1)
+        relevant += int(relevant_q.sum())
+        ball_2T += _ball_sums(counts)
+        hits_R += _expected_hits(counts, rank_R).sum(axis=0)
+        for column, (name, depth) in enumerate(depths.items()):
+            expected[name] += float(expected_average_precision(counts.items, counts.hits, depth).sum())
+            sums_q, found_q = counts.stable_sums[:, column], counts.stable_hits[:, column]
+            stable[name] += float(stable_average_precision(sums_q, found_q, relevant_q, depth).sum())
+    precision_T, recall_T = ball_2T / num_queries
+    return {
+        "queries": num_queries,
+        "database": num_database,
+        "bits": bits,
+        "relevant_share": relevant / (num_queries * num_database),
+        "precision_at_radius_2": float(precision_T[min(2, bits)]),  # a ball wider than a code holds all
+        **{f"map_at_{name}": total / num_queries for name, total in expected.items()},
+        **{f"stable_map_at_{name}": total / num_queries for name, total in stable.items()},
+        "curve": {
+            "precision": precision_T.tolist(),
+            "recall": recall_T.tolist(),
+            "n": rank_R.tolist(),
+            "precision_at_n": (hits_R / rank_R / num_queries).tolist(),
+        },
+    }
+
+
+def evaluate_files(query: Path, database: Path, *, at: int | None = None, output: Path | None = None) -> dict[str, Any]:
+    """The metrics of evaluate_tables, but for the curve, of code tables on disk.
+
+    Args:
+        query, database: files that CodeTable.save wrote.
+        at: as evaluate_tables.
+        output: a JSON file for the metrics and the curve.
+    """
+    metrics = evaluate_tables(CodeTable.load(query), CodeTable.load(database), at=at)
+    if output is not None:
+        write_json(output, metrics)
+    del metrics["curve"]
+    return metrics
+
+
+def _depth(at: int | None, num_database: int) -> int:
     """The number of ranks that count: all where ``at`` is None; DistilhashError where it is below 1."""
     if at is not None and (not isinstance(at, int | np.integer) or at < 1):
         raise DistilhashError("at= is the number of ranks that count, at least 1", at, "leave it out for all ranks")
     return num_database if at is None else min(at, num_database)
 
 
-def ball_sums(counts: Counts) -> Floats:
+def _ball_sums(counts: Counts) -> Floats:
     """(2, T) precision and recall within each Hamming radius, summed over the queries of a block."""
     hits_qT = counts.hits.cumsum(axis=1)
     precision_T = (hits_qT / np.maximum(counts.items.cumsum(axis=1), 1)).sum(axis=0)
@@ -176,7 +260,7 @@ def ball_sums(counts: Counts) -> Floats:
     return np.stack([precision_T, recall_T])
 
 
-def expected_hits(counts: Counts, rank_R: NDArray[np.integer]) -> Floats:
+def _expected_hits(counts: Counts, rank_R: NDArray[np.integer]) -> Floats:
     """(q, R) expected number of relevant images among the first of the ranking, over all orders of ties.
 
     Within a tie group each place is relevant with the same probability, so the expectation is linear in the rank.

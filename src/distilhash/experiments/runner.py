@@ -27,8 +27,7 @@ from distilhash.data.loading import open_readable, split_of
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
 from distilhash.errors import DistilhashError, unknown_name
-from distilhash.evaluation.evaluate import evaluate_tables
-from distilhash.evaluation.metrics import mean_average_precision
+from distilhash.evaluation.metrics import evaluate_tables, mean_average_precision
 from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.experiments.arms import Arms, cropped_teacher
 from distilhash.experiments.page import write_report
