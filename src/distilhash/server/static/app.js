@@ -1,9 +1,7 @@
 // The page of distilhash serve. The URL is the state: /?photo=ID&radius=BITS, or / for all photos. An uploaded image has
 // no URL of its own: it is kept in this tab, and the history refers to it by number.
 
-import { fetchJson, formatNumber, plural } from "./api.js";
-import { drawHistogram, focusTile, nextTile, showPlaceholders, tile, updateGrid, visibleTiles } from "./tiles.js";
-import { onImage } from "./upload.js";
+import { drawHistogram, focusTile, nextTile, plural, showPlaceholders, tile, updateGrid, visibleTiles } from "./tiles.js";
 
 const element = (id) => document.getElementById(id);
 const sections = ["failure", "empty", "all", "results"].map(element);
@@ -29,6 +27,20 @@ function showError(error, retry) {
   element("retry").onclick = retry;
   document.title = "Something went wrong · distilhash";
   show(element("failure"));
+}
+
+async function fetchJson(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The service does not answer: is distilhash serve still running?");
+  }
+  const body = await response.json().catch(() => null);
+  if (response.ok && body !== null) return body;
+  const sentence = body?.error ?? `the service answered ${response.status}.`;
+  throw new Error(sentence.charAt(0).toUpperCase() + sentence.slice(1));
 }
 
 /** For screen readers. */
@@ -137,11 +149,10 @@ function applyRadius() {
   element("radius-output").textContent = unlimited ? "any distance" : plural(radius, "bit", "bits");
   element("radius").setAttribute("aria-valuetext", element("radius-output").textContent);
   element("radius").style.setProperty("--filled", `${(100 * radius) / status.bits}%`);
-  const title = truncated
-    ? `The ${formatNumber(count)} nearest photos`
-    : count === 0
-      ? unlimited ? "There is no other photo" : `No photo within ${plural(radius, "bit", "bits")}`
-      : unlimited ? `${plural(count, "photo", "photos")}, nearest first` : `${plural(count, "photo", "photos")} within ${plural(radius, "bit", "bits")}`;
+  const photos = count ? plural(count, "photo", "photos") : "No photo";
+  let title = unlimited ? `${photos}, nearest first` : `${photos} within ${plural(radius, "bit", "bits")}`;
+  if (unlimited && count === 0) title = "There is no other photo";
+  if (truncated) title = `The ${plural(count, "nearest photo", "nearest photos")}`;
   element("results-title").textContent = title;
   element("results-note").textContent =
     count === 0 && !unlimited
@@ -166,7 +177,8 @@ element("hit-more").addEventListener("click", () => {
 
 // Uploads
 
-function addUpload(file) {
+function addUpload([file]) {
+  if (!file) return;
   const number = uploads.size + 1;
   uploads.set(number, file);
   visit("/?image", { image: number });
@@ -187,7 +199,33 @@ async function showUpload(file, radius) {
   await showHits(request, radius, FIRST_HITS);
 }
 
-onImage(addUpload);
+element("pick").addEventListener("click", () => element("file").click());
+element("file").addEventListener("change", () => {
+  addUpload(element("file").files);
+  element("file").value = "";
+});
+document.addEventListener("paste", (event) => addUpload(event.clipboardData.files));
+
+// An image may be dropped anywhere on the page.
+let depth = 0; // nested elements under the pointer
+const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+document.addEventListener("dragenter", (event) => {
+  if (!hasFiles(event)) return;
+  depth += 1;
+  element("drop").hidden = false;
+});
+document.addEventListener("dragleave", (event) => {
+  if (!hasFiles(event)) return;
+  depth -= 1;
+  if (depth <= 0) element("drop").hidden = true;
+});
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  depth = 0;
+  element("drop").hidden = true;
+  addUpload(event.dataTransfer.files);
+});
 
 // URLs
 

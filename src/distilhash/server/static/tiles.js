@@ -1,76 +1,59 @@
-// The grid of photos, and the histogram of distances.
+// The grid of photos, the histogram of distances, and numbers as text.
 
-import { plural } from "./api.js";
+const numbers = new Intl.NumberFormat("en");
+
+export function plural(number, one, many) {
+  return `${numbers.format(number)} ${number === 1 ? one : many}`;
+}
+
+function create(tag, properties, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
 
 /** The tile of a photo. ``bits``: length of a code if the photo is a hit, else 0. */
 export function tile(photo, bits) {
-  const item = document.createElement("li");
-  const link = document.createElement("a");
-  link.className = "tile";
-  link.href = `/?photo=${photo.id}`;
-  link.tabIndex = -1;
-  const frame = document.createElement("span");
-  frame.className = "frame";
-  const image = document.createElement("img");
-  image.loading = "lazy";
-  image.decoding = "async";
-  image.alt = "";
+  const image = create("img", { loading: "lazy", decoding: "async", alt: "" });
+  const frame = create("span", { className: "frame" }, image, create("span", { className: "label" }, photo.name));
   image.addEventListener("load", () => image.classList.add("there"));
   image.addEventListener("error", () => frame.classList.add("gone"));
   image.src = photo.thumbnail;
-  const label = document.createElement("span");
-  label.className = "label";
-  label.textContent = photo.name;
-  frame.append(image, label);
+  const link = create("a", { className: "tile", href: `/?photo=${photo.id}`, tabIndex: -1 }, frame);
+  const item = create("li", {}, link);
   const description = [photo.name];
   const badge = badgeOf(photo, bits);
   if (badge) {
     frame.append(badge);
     description.push(badge.title);
   }
-  link.append(frame);
   if (bits) {
     description.push(plural(photo.distance, "bit away", "bits away"));
     link.append(distanceBar(photo.distance, bits));
     item.dataset.distance = photo.distance;
   }
   link.setAttribute("aria-label", description.join(", "));
-  item.append(link);
   return item;
 }
 
 /** Marks a near-duplicate of the query, or counts the near-duplicates of a photo. */
 function badgeOf(photo, bits) {
-  if (!(bits ? photo.near_duplicate : photo.near_duplicates)) return null;
-  const badge = document.createElement("span");
-  badge.className = bits ? "badge near" : "badge";
-  badge.textContent = bits ? "near-duplicate" : `\u2248 ${photo.near_duplicates}`;
-  badge.title = bits ? badge.textContent : plural(photo.near_duplicates, "near-duplicate", "near-duplicates");
-  return badge;
+  if (bits) {
+    return photo.near_duplicate && create("span", { className: "badge near", title: "near-duplicate" }, "near-duplicate");
+  }
+  const title = plural(photo.near_duplicates, "near-duplicate", "near-duplicates");
+  return photo.near_duplicates && create("span", { className: "badge", title }, `\u2248 ${photo.near_duplicates}`);
 }
 
 function distanceBar(distance, bits) {
-  const line = document.createElement("span");
-  line.className = "away";
-  const number = document.createElement("b");
-  number.textContent = distance;
-  const bar = document.createElement("i");
+  const bar = create("i", {});
   bar.style.setProperty("--share", `${(100 * distance) / bits}%`);
-  line.append(number, bar);
-  return line;
+  return create("span", { className: "away" }, create("b", {}, distance), bar);
 }
 
 export function showPlaceholders(grid) {
-  grid.replaceChildren(
-    ...Array.from({ length: 12 }, () => {
-      const item = document.createElement("li");
-      item.className = "waiting";
-      const frame = document.createElement("span");
-      frame.className = "frame";
-      item.append(frame);
-      return item;
-    }),
-  );
+  const placeholder = () => create("li", { className: "waiting" }, create("span", { className: "frame" }));
+  grid.replaceChildren(...Array.from({ length: 12 }, placeholder));
   grid.setAttribute("aria-busy", "true");
 }
 
