@@ -42,7 +42,7 @@ def counts(found: dict) -> dict[str, tuple[int, ...]]:
 
 def asked(capsys, *words: object) -> tuple[int, str, str]:
     capsys.readouterr()
-    code = cli.main(["check", *map(str, words)])
+    code = cli.main(["check", *map(str, words), "--quiet"])
     return code, *capsys.readouterr()
 
 

@@ -112,41 +112,26 @@ class Result:
     mistake: DistilhashError | None = None
 
 
-def demo(
+def _demo(
     *,
     output: Path = api.DEMO_OUTPUT,
     config: OmitArgPrefixes[DemoConfig] = DemoConfig(),
     show: OmitArgPrefixes[Run] = Run(),
 ) -> Result:
-    """Run the paper's comparison on CIFAR-10 in minutes.
-
-    Args:
-        output: Run directory.
-        config: Settings.
-        show: Run and output.
-    """
     return _trials(api.demo(output, config=config, **show.directory), output)
 
 
-def reproduce(
+def _reproduce(
     table: Positional[Literal["cifar10", "nuswide"]],
     *,
     output: Path = api.REPRODUCE_OUTPUT,
     config: OmitArgPrefixes[ReproduceConfig] = ReproduceConfig(),
     show: OmitArgPrefixes[Run] = Run(),
 ) -> Result:
-    """Compute a table of the paper, trial by trial.
-
-    Args:
-        table: Which table.
-        output: Run directory.
-        config: Settings.
-        show: Run and output.
-    """
     return _trials(api.reproduce(table, output, config=config, **show.directory), output)
 
 
-def distill(
+def _distill(
     images: Positional[str],
     *,
     output: Path = api.DISTILL_OUTPUT,
@@ -159,20 +144,6 @@ def distill(
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
     show: OmitArgPrefixes[Run] = Run(),
 ) -> Result:
-    """Distil a frozen teacher into a student, without labels.
-
-    Args:
-        images: "cifar10", a folder of images, or a folder with list files.
-        output: Run directory.
-        features: Directory of the teacher's feature cache. None: in the run directory.
-        rebuild_features: Compute the feature cache again.
-        all_images: Distil on the queries of a labelled split, too.
-        config: Distillation.
-        teacher: Teacher.
-        student: Student.
-        splitting: Split of labelled images, whose queries are left out.
-        show: Run and output.
-    """
     model = api.distill(
         images, output, teacher=teacher, student=student, config=config, features=features,
         rebuild_features=rebuild_features, all_images=all_images, **vars(splitting), **show.directory,
@@ -180,7 +151,7 @@ def distill(
     return Result({"student": str(model)})
 
 
-def hash_(  # a module's hash() would be that of its dataclasses, too
+def _hash(
     images: Positional[str],
     *,
     backbone: str = "v1",
@@ -191,25 +162,13 @@ def hash_(  # a module's hash() would be that of its dataclasses, too
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
     show: OmitArgPrefixes[Run] = Run(),
 ) -> Result:
-    """Train a hasher on labelled images.
-
-    Args:
-        images: "cifar10", a folder with a subfolder for each class, or a folder with list files.
-        backbone: Run directory of a distilled student, v1 or v2 from scratch, or a teacher's name.
-        output: Run directory.
-        config: Hashing.
-        student: Student from scratch; its name is the backbone's.
-        teacher: Teacher as backbone; its name is the backbone's.
-        splitting: Split of the images.
-        show: Run and output.
-    """
     model = api.hash(
         images, output, backbone, config=config, student=student, teacher=teacher, **vars(splitting), **show.directory
     )
     return Result({"hasher": str(model)})
 
 
-def fit(
+def _fit(
     photos: Positional[str],
     *,
     output: Path = api.FIT_OUTPUT,
@@ -218,20 +177,10 @@ def fit(
     student: StudentConfig = PHOTO_STUDENT,
     show: OmitArgPrefixes[Run] = Run(),
 ) -> Result:
-    """Make a hasher of unlabelled photos.
-
-    Args:
-        photos: A folder of photos, with all folders below it.
-        output: Run directory.
-        config: Settings.
-        teacher: Teacher.
-        student: Student.
-        show: Run and output.
-    """
     return Result(api.fit(photos, output, config=config, teacher=teacher, student=student, **show.directory))
 
 
-def encode(
+def _encode(
     hasher: Positional[Path],
     images: Positional[str],
     *,
@@ -244,20 +193,6 @@ def encode(
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
-    """Turn images into a code table.
-
-    Args:
-        hasher: Run directory or model of a hasher, or an exported one.
-        images: "cifar10", a folder of images, or a folder with list files.
-        part: Part of the split to encode.
-        output: File of the code table.
-        precision: Of convolutions. None: as the hasher was trained, where the processor has it.
-        int8: Take the int8 model of an exported hasher.
-        threads: Of an exported hasher. None: one for each core.
-        device: auto, cpu, cuda, cuda:N or mps. None: DISTILHASH_DEVICE, or auto.
-        splitting: Split of the images.
-        show: Output.
-    """
     from distilhash.deploy.runtime import is_exported
 
     if device and is_exported(hasher):
@@ -269,7 +204,7 @@ def encode(
     )
 
 
-def evaluate(
+def _evaluate(
     query: Positional[Path],
     database: Positional[Path],
     *,
@@ -277,19 +212,10 @@ def evaluate(
     output: Path | None = None,
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
-    """Measure retrieval with two code tables.
-
-    Args:
-        query: Code table of the queries.
-        database: Code table of the database.
-        at: Also mAP over the AT nearest images.
-        output: Also write the metrics and curves to this JSON file.
-        show: Output.
-    """
     return Result(api.evaluate(query, database, at=at, output=output))
 
 
-def profile(
+def _profile(
     networks: Positional[tuple[str, ...]],
     *,
     bits: int = 64,
@@ -297,19 +223,10 @@ def profile(
     seconds: float = 1.0,
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
-    """Count parameters and multiply-adds, and time networks.
-
-    Args:
-        networks: Names of students or teachers, or run directories.
-        bits: Length of the code where a name gets a hash head, bits.
-        size: Side of the input, pixels. None: the network's own.
-        seconds: Duration of each timing, seconds.
-        show: Output.
-    """
     return Result(api.profile(_some(networks, "NETWORKS"), bits=bits, size=size, seconds=seconds))
 
 
-def export(
+def _export(
     hasher: Positional[Path],
     images: Positional[str],
     *,
@@ -319,28 +236,11 @@ def export(
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
-    """Write a hasher as ONNX, in float32 and int8.
-
-    Args:
-        hasher: Run directory or model of a hasher.
-        images: Images to calibrate and compare on: "cifar10" or a folder.
-        output: Directory for the models and the report.
-        overwrite: Replace the exported hasher in this directory.
-        config: Settings.
-        splitting: Split of labelled images, on which mAP is measured.
-        show: Output.
-    """
     report = api.export(hasher, output, images, config=config, overwrite=overwrite, **vars(splitting))
     return Result(report, f"{report['verdict']}\n\nThe report: {output / 'README.md'}")
 
 
-def check(images: Positional[str], *, show: OmitArgPrefixes[Show] = Show()) -> Result:
-    """Count what is there, missing or unreadable before training.
-
-    Args:
-        images: "cifar10", a folder of images, or a folder with list files.
-        show: Output.
-    """
+def _check(images: Positional[str], *, show: OmitArgPrefixes[Show] = Show()) -> Result:
     found = api.check(images)
     lines = [f"{name}: {count:,} images" for name, count in found["overlaps"].items() if count]
     lines += [f"missing: {path}" for path in found["missing"]]
@@ -360,7 +260,7 @@ def check(images: Positional[str], *, show: OmitArgPrefixes[Show] = Show()) -> R
     return Result(found, text, mistake)
 
 
-def index(
+def _index(
     folders: Positional[tuple[str, ...]],
     *,
     index: Path = api.INDEX,
@@ -370,18 +270,6 @@ def index(
     rebuild: bool = False,
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
-    """Bring an index up to date with folders of photos.
-
-    Args:
-        folders: Folders of photos, with all folders below them.
-        index: File of the index, made or brought up to date.
-        hasher: Run directory or model of a hasher, or an exported one. None: the index's own, or a default hasher
-            fitted to the photos.
-        int8: Take the int8 model of an exported hasher; the index remembers it.
-        hidden: Also index hidden files and folders.
-        rebuild: Encode everything again where the hasher is another.
-        show: Output.
-    """
     done = api.index(_some(folders, "FOLDERS"), index, hasher, int8=int8, hidden=hidden, rebuild=rebuild)
     for key, what in (("unreadable", "cannot be listed"), ("failures", "cannot be read")):
         rows = done[key]
@@ -391,7 +279,7 @@ def index(
     return Result(done, _table({key: value for key, value in done.items() if key not in ("unreadable", "failures")}))
 
 
-def search(
+def _search(
     index: Positional[Path],
     images: Positional[tuple[str, ...]] = (),
     *,
@@ -403,19 +291,6 @@ def search(
     int8: bool = False,
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
-    """Find the photos of an index that are like an image.
-
-    Args:
-        index: What distilhash index wrote.
-        images: Image files to search for.
-        id: Search for a photo of the index by its id; may be repeated.
-        top: Most hits for a query. None: 10, or all within the radius.
-        radius: Largest distance of a hit, bits. None: any.
-        group_duplicates: List hits within so many bits of a nearer hit below it. None: apart.
-        hasher: Where the index's hasher is. None: where it was.
-        int8: Take the int8 model of an exported hasher. Left out: as the index was made.
-        show: Output.
-    """
     found = api.search(
         index, images, ids=id, top=top, radius=radius, group_duplicates=group_duplicates, hasher=hasher, int8=int8
     )
@@ -431,26 +306,18 @@ def search(
     return Result(found, "\n".join(lines))
 
 
-def code(
+def _code(
     hasher: Positional[str],
     images: Positional[tuple[str, ...]],
     *,
     int8: bool = False,
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
-    """Print the codes of images.
-
-    Args:
-        hasher: Run directory or model of a hasher, or an exported one.
-        images: Image files.
-        int8: Take the int8 model of an exported hasher.
-        show: Output.
-    """
     found = api.code(hasher, _some(images, "IMAGES"), int8=int8)
     return Result(found, "\n".join(f"{row['code']}  {_printable(row['image'])}" for row in found))
 
 
-def serve(
+def _serve(
     index: Positional[Path],
     *,
     host: str = "127.0.0.1",
@@ -461,39 +328,33 @@ def serve(
     int8: bool = False,
     show: OmitArgPrefixes[Show] = Show(),
 ) -> None:
-    """Serve the photos of an index as a page.
-
-    Args:
-        index: What distilhash index wrote.
-        host: Address to listen on; one that other computers reach needs a token.
-        port: TCP port; 0 takes a free one.
-        token: Secret of 16 characters or more that every request must bring; open the page once as /?token=TOKEN.
-            None: DISTILHASH_TOKEN, which other users of this computer do not see in the list of processes.
-        host_name: A further name by which browsers reach this computer; may be repeated.
-        hasher: Where the index's hasher is. None: where it was.
-        int8: Take the int8 model of an exported hasher. Left out: as the index was made.
-        show: Output.
-    """
     kept = os.environ.pop(TOKEN, None)  # the processes that decode uploads do not inherit it
     token = kept if token is None else token
     api.serve(index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_name)
     log.info("ended")
 
 
-def list_(*, show: OmitArgPrefixes[Show] = Show()) -> Result:
-    """List every name that can be chosen.
-
-    Args:
-        show: Output.
-    """
+def _list(*, show: OmitArgPrefixes[Show] = Show()) -> Result:
     return Result(api.known_names())
 
 
 COMMANDS: dict[str, Callable[..., Result | None]] = {
-    "demo": demo, "reproduce": reproduce, "distill": distill, "hash": hash_, "fit": fit, "encode": encode,
-    "evaluate": evaluate, "profile": profile, "export": export, "check": check, "index": index, "search": search,
-    "code": code, "serve": serve, "list": list_,
-}  # fmt: skip
+    "demo": _demo,
+    "reproduce": _reproduce,
+    "distill": _distill,
+    "hash": _hash,
+    "fit": _fit,
+    "encode": _encode,
+    "evaluate": _evaluate,
+    "profile": _profile,
+    "export": _export,
+    "check": _check,
+    "index": _index,
+    "search": _search,
+    "code": _code,
+    "serve": _serve,
+    "list": _list,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
