@@ -525,21 +525,18 @@ def _print(result: Any) -> None:
 
 
 def _table(result: dict[str, Any] | list[dict[str, Any]]) -> Table | str:
-    """A mapping, or a list of rows, for people: a table of rich in a terminal, aligned columns elsewhere."""
+    """A mapping as aligned lines; a list of rows as a table of rich in a terminal, as aligned columns elsewhere."""
     if isinstance(result, dict):
         lines = [[key, _value(value)] for key, value in result.items()]
     else:
         lines = [list(result[0]), *([_value(value) for value in row.values()] for row in result)]
-    if not sys.stdout.isatty():
+    if isinstance(result, dict) or not sys.stdout.isatty():
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-    table = Table(box=box.SIMPLE_HEAD, show_header=isinstance(result, list), pad_edge=False)
-    for position, name in enumerate(lines[0]):
-        number = isinstance(result, list) and all(
-            isinstance(list(row.values())[position], int | float) for row in result
-        )
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    for line in lines[1:] if isinstance(result, list) else lines:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in result[0].items():
+        table.add_column(name, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
+    for line in lines[1:]:
         table.add_row(*map(escape, line))
     return table
 
