@@ -105,9 +105,8 @@ def test_the_epochs_follow_the_number_of_photos():
 
 
 def test_mistakes_are_one_sentence(here, capsys):
-    assert refused(capsys, "fit", "photos", "--method", "x") == (
-        "unknown fit method; got 'x'; choose one of: auto, itq, pseudo."
-    )
+    said = refused(capsys, "fit", "photos", "--method", "x")
+    assert all(fact in said for fact in ("--method", "'x'", "auto, itq, pseudo"))
     assert refused(capsys, "fit", "nowhere").startswith("there is no such folder; got nowhere")
     assert refused(capsys, "fit", "photos", "--teacher", "pip/nope", "--quiet").startswith(
         "unknown teacher; got 'pip/nope'"

@@ -26,7 +26,8 @@ def flags_of(command: str) -> dict[str, object]:
             for field in dataclasses.fields(hints[name]):
                 found[prefix + field.name.replace("_", "-")] = getattr(parameter.default, field.name)
         elif parameter.kind is parameter.KEYWORD_ONLY:
-            found["--" + name.replace("_", "-")] = parameter.default
+            flag = {"ids": "id", "host_names": "host-name"}.get(name, name.replace("_", "-"))
+            found[f"--{flag}"] = parameter.default
     return found
 
 
@@ -43,7 +44,7 @@ def test_help_shows_every_flag_with_a_text_and_its_default(command, monkeypatch,
     assert "--json" in flags
     for flag, default in flags.items():
         said = text.split(f" {flag} ", 1)[1].split(" --", 1)[0]
-        assert f"(default: {default})" in said or (default == () and "repeated" in said), flag
+        assert f"(default: {default})" in said or (default == () and "repeatable" in said), flag
         assert len(said.split("(default")[0].split()) > 2, flag
 
 

@@ -56,11 +56,11 @@ def demo(
     resume: bool = False,
     overwrite: bool = False,
 ) -> list[dict[str, Any]]:
-    """Run the paper's comparison on CIFAR-10 in minutes: distil, hash, evaluate, report.
+    """Run the paper's comparison on CIFAR-10 in minutes.
 
     Args:
-        output: run directory, for results.json, report.html and what each stage wrote.
-        config: sizes, epochs, bits and seed.
+        output: Run directory, for results.json, report.html and what each stage wrote.
+        config: Sizes, epochs, bits and seed.
 
     Returns:
         The rows of results.json, one for each trial.
@@ -78,12 +78,12 @@ def reproduce(
     resume: bool = False,
     overwrite: bool = False,
 ) -> list[dict[str, Any]]:
-    """Compute the trials of a table of the paper that are not there yet.
+    """Compute the trials of a table of the paper that are missing.
 
     Args:
         table: "cifar10" or "nuswide".
-        output: run directory, for a file of each trial, results.json, and the report.
-        config: which trials, and how much each may take.
+        output: Run directory, for a file of each trial, results.json, and the report.
+        config: Which trials, and how much each may take.
 
     Returns:
         The rows of results.json: every trial that is there.
@@ -109,18 +109,18 @@ def distill(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Distil a frozen teacher into a student on images, without their labels.
+    """Distil a frozen teacher into a student, without labels.
 
     Args:
-        images: see the module. Where they have labels, the queries of the split are left out.
-        output: run directory.
-        teacher: network, weights and input size.
-        student: network and input size.
-        config: loss, optimizer and schedule.
-        split_seed: see the module; hash with the same one.
-        features: directory of the teacher's feature cache. None: in the run.
-        rebuild_features: compute the feature cache again.
-        all_images: distil on the queries, too.
+        images: "cifar10", a folder of images, or a folder with list files. Where they have labels, the queries of the
+            split are left out.
+        output: Run directory.
+        teacher: Network, weights and input size.
+        student: Network and input size.
+        config: Loss, optimizer and schedule.
+        features: Directory of the teacher's feature cache. None: in the run.
+        rebuild_features: Compute the feature cache again.
+        all_images: Distil on the queries, too.
 
     Returns:
         The student's model directory.
@@ -172,15 +172,16 @@ def hash(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Train a hasher on the training part of labelled images.
+    """Train a hasher on labelled images.
 
     Args:
-        output: run directory.
-        backbone: run directory of a distilled student, a student's name (from scratch), or a teacher's name (trained,
+        images: "cifar10", a folder with a subfolder for each class, or a folder with list files.
+        output: Run directory.
+        backbone: Run directory of a distilled student, a student's name (from scratch), or a teacher's name (trained,
             too, unless ``config.freeze_backbone``).
-        config: framework, bits, optimizer and schedule.
-        student: input size and stem of a student from scratch.
-        teacher: weights and input size of a teacher.
+        config: Framework, bits, optimizer and schedule.
+        student: Input size and stem of a student from scratch.
+        teacher: Weights and input size of a teacher.
 
     Returns:
         The hasher's model directory.
@@ -227,14 +228,14 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Make a hasher of unlabelled photos: distil a student on them, then hash it without labels.
+    """Make a hasher of unlabelled photos.
 
     Args:
-        photos: a folder of photos, with all folders below it.
-        output: run directory.
-        config: method, bits and schedule.
-        teacher: network, weights and input size.
-        student: network and input size. None: v1 at 64 pixels with the small stem.
+        photos: A folder of photos, with all folders below it.
+        output: Run directory.
+        config: Method, bits and schedule.
+        teacher: Network, weights and input size.
+        student: Network and input size; v1 at 64 pixels with the small stem where none is given.
 
     Returns:
         "hasher" (its model directory), "backbone", "method", "photos", "bits", and of a distilled student
@@ -260,15 +261,16 @@ def encode(
     int8: bool = False,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Write the code table of images, or of one part of their split.
+    """Encode images into a code table.
 
     Args:
-        hasher: run or model directory, or one that ``export`` wrote.
-        output: file of the code table.
-        part: "all", "query", "database", "train" or "validation", of the hasher's own split where it has one.
-        precision: "float32" or "bfloat16". None: as the hasher was trained, where the processor has it.
-        int8: take the int8 model of an exported hasher.
-        threads: of an exported hasher. None: one for each core.
+        hasher: Run or model directory of a hasher, or an exported one.
+        images: "cifar10", a folder of images, or a folder with list files.
+        output: File of the code table.
+        part: Part of the split, which is the hasher's own where it has one.
+        precision: Of convolutions. None: as the hasher was trained, where the processor has it.
+        int8: Take the int8 model of an exported hasher.
+        threads: Of an exported hasher. None: one for each core.
 
     Returns:
         "codes" (the file), "images" (how many) and "bits".
@@ -295,12 +297,12 @@ def encode(
 def evaluate(
     query: str | Path, database: str | Path, *, at: int | None = None, output: str | Path | None = None
 ) -> dict[str, Any]:
-    """Measure retrieval of the queries of one code table in another.
+    """Measure retrieval with two code tables.
 
     Args:
-        query: code table of the queries, with labels.
-        database: code table of the database, with labels, from the same hasher.
-        at: also mAP over the K nearest images.
+        query: Code table of the queries, with labels.
+        database: Code table of the database, with labels, from the same hasher.
+        at: Also report mAP over this many nearest images.
         output: JSON file for the metrics and the curves.
 
     Returns:
@@ -317,10 +319,10 @@ def profile(
     """Count parameters and multiply-adds of networks, and time them.
 
     Args:
-        networks: names of students or teachers, which get a hash head, or run directories.
-        bits: length of the code of such a head, bits.
-        size: side of the input, pixels. None: the network's own.
-        seconds: duration of each timing, seconds.
+        networks: Names of students or teachers, which get a hash head, or run directories.
+        bits: Length of the code of such a head, bits.
+        size: Side of the input, pixels. None: the network's own.
+        seconds: Duration of each timing, seconds.
 
     Returns:
         For each network "network", "parameters", "macs" (of one image), "latency_ms_batch1", "images_per_second", ...
@@ -345,15 +347,15 @@ def export(
     split: Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a hasher as ONNX in float32 and int8, calibrated and compared on images.
+    """Write a hasher as ONNX in float32 and int8.
 
     Args:
-        hasher: run or model directory.
-        output: directory, written whole or not at all.
-        images: see the module; calibration leaves the queries of a split out, and mAP is measured on it.
-        config: numbers of images and durations.
-        split: see the module. None: the one beside the hasher, where it fits.
-        overwrite: replace an exported hasher.
+        hasher: Run or model directory of a hasher.
+        output: Directory, written whole or not at all.
+        images: Images to calibrate and compare on. Where they have a split, its queries are left out of calibration,
+            and mAP is measured on it.
+        config: Numbers of images and durations.
+        overwrite: Replace the exported hasher in the output directory.
 
     Returns:
         The report, as in report.json: agreement of codes, mAP, milliseconds, bytes, and a "verdict".
@@ -367,9 +369,10 @@ def export(
 
 
 def check(images: str | Path) -> dict[str, Any]:
-    """Count what a folder holds and lacks before training; nothing is written.
+    """Count what a folder holds and lacks before training.
 
     Args:
+        images: "cifar10", a folder of images, or a folder with list files; no file is changed.
 
     Returns:
         "ready" (whether training could begin), "parts" (images, missing, unreadable and without a label, of each list
@@ -392,12 +395,13 @@ def index(
     """Bring an index file up to date with folders of photos.
 
     Args:
-        folders: folders of photos, with all folders below them.
-        index: the file, made where there is none.
-        hasher: run, model or exported directory. None: the index's own, or a default hasher fitted to the photos.
-        int8: take the int8 model of an exported hasher; the index remembers it.
-        hidden: also files and folders that file managers hide.
-        rebuild: encode everything again where the hasher is another.
+        folders: Folders of photos, with all folders below them.
+        index: The file, made where there is none.
+        hasher: Run or model directory of a hasher, or an exported one. None: the index's own, or a default hasher
+            fitted to the photos.
+        int8: Take the int8 model of an exported hasher; the index remembers it.
+        hidden: Also files and folders that file managers hide.
+        rebuild: Encode everything again where the hasher is another.
 
     Returns:
         "index", "codes" (how many it holds), and how many photos were added, changed, moved, removed or not readable.
@@ -418,17 +422,19 @@ def search(
     hasher: str | Path | None = None,
     int8: bool = False,
 ) -> list[dict[str, Any]]:
-    """Find the photos of an index that are nearest to images or to indexed photos; the query itself is no hit.
+    """Find the photos of an index that are like an image.
+
+    A query is not among its own hits.
 
     Args:
-        index: what ``index`` wrote.
-        images: files to search for.
-        ids: photos of the index to search for; these need no hasher.
-        top: most hits for a query. None: 10, or with ``radius`` all.
-        radius: largest distance of a hit, bits.
-        group_duplicates: list a hit within so many bits of a nearer one below it.
-        hasher: where the index's hasher is. None: where it was.
-        int8: take the int8 model of an exported hasher.
+        index: Index file.
+        images: Image files to search for.
+        ids: Search for a photo of the index by its id, which needs no hasher.
+        top: Most hits for a query. None: 10, or with a radius all.
+        radius: Largest distance of a hit, bits. None: any.
+        group_duplicates: List a hit within so many bits of a nearer one below it. None: apart.
+        hasher: Where the index's hasher is. None: where it was.
+        int8: Take the int8 model of an exported hasher.
 
     Returns:
         For each query "query" and "hits", each with "id", "path", "distance" (bits) and "duplicates".
@@ -444,9 +450,9 @@ def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool = False
     """Compute the codes of image files.
 
     Args:
-        hasher: run, model or exported directory.
-        images: files.
-        int8: take the int8 model of an exported hasher.
+        hasher: Run or model directory of a hasher, or an exported one.
+        images: Image files.
+        int8: Take the int8 model of an exported hasher.
 
     Returns:
         For each file "image" and "code", hexadecimal digits with the first bit first.
@@ -466,16 +472,19 @@ def serve(
     int8: bool = False,
     host_names: Sequence[str] = (),
 ) -> None:
-    """Serve an index of photos as a page and a JSON API, until Ctrl-C or SIGTERM.
+    """Serve an index of photos as a page and a JSON API.
+
+    Ends with Ctrl-C or SIGTERM.
 
     Args:
-        index: what ``index`` wrote.
-        host: address to listen on; any but this computer's loopback needs a token.
+        index: Index file.
+        host: Address to listen on; any but this computer's loopback needs a token.
         port: TCP port; 0 takes a free one, which is logged.
-        token: secret that every request must bring, 16 characters or more.
-        hasher: where the index's hasher is. None: where it was.
-        int8: take the int8 model of an exported hasher.
-        host_names: further names in the Host header of requests that are answered.
+        token: Secret of 16 characters or more that every request must bring; open the page once as /?token=TOKEN. On
+            the command line, None is DISTILHASH_TOKEN, which other users do not see in the list of processes.
+        hasher: Where the index's hasher is. None: where it was.
+        int8: Take the int8 model of an exported hasher.
+        host_names: A further name by which browsers reach this computer.
 
     Raises:
         DistilhashError: an argument makes no sense, the index or its hasher is missing, or the port is taken.
@@ -486,7 +495,7 @@ def serve(
 
 
 def known_names() -> dict[str, list[str]]:
-    """Every name that can be chosen, by kind."""
+    """List every name that can be chosen, by kind."""
     from distilhash.data.loading import PARTS
     from distilhash.device import DEVICES
     from distilhash.experiments.presets import TABLES

@@ -1,8 +1,9 @@
 """The command line: the only module that parses arguments, prints results and exits.
 
-Each command is a function below: tyro makes its flags of the signature, with the configs' fields as settings. Results
-go to stdout (``--json`` for programs), messages and progress to stderr. Exit codes: 0 done, 1 our bug, 2 the user's
-mistake (one sentence), 130 Ctrl-C. One file, since a command here is little more than its flags.
+Each command is a function below: tyro makes its flags of the signature and of the configs' fields, and its help of the
+docstring of the API's function of the same name. Results go to stdout (``--json`` for programs), messages and progress
+to stderr. Exit codes: 0 done, 1 our bug, 2 the user's mistake (one sentence), 130 Ctrl-C. One file, since a command
+here is little more than its signature.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _rerun = tyro.conf.create_mutex_group(required=False, title="existing run")
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """What is printed."""
+    """Output."""
 
     json: bool = False
     """Print the result as JSON."""
@@ -75,15 +76,21 @@ class Show:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run(Show):
-    """Where it computes, and what becomes of a run that is there."""
+class Compute(Show):
+    """Device and output."""
+
+    device: str | None = None
+    """auto (a GPU where there is one), cpu, cuda, cuda:N or mps. None: DISTILHASH_DEVICE, or auto."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Compute):
+    """Device, output, and what becomes of a run that is there."""
 
     resume: Annotated[bool, _rerun] = False
     """Go on with the run in the output directory."""
     overwrite: Annotated[bool, _rerun] = False
     """Replace the run in the output directory."""
-    device: str | None = None
-    """auto (a GPU where there is one), cpu, cuda, cuda:N or mps. None: DISTILHASH_DEVICE, or auto."""
 
     @property
     def directory(self) -> dict[str, Any]:
@@ -93,7 +100,7 @@ class Run(Show):
 
 @dataclasses.dataclass(frozen=True)
 class Splitting:
-    """How labelled images are split into query, train, validation and database."""
+    """Split of labelled images into query, train, validation and database."""
 
     protocol: Protocol = "cifar10"
     """Published split of CIFAR-10; other images ignore it."""
@@ -189,14 +196,13 @@ def _encode(
     precision: Literal["float32", "bfloat16"] | None = None,
     int8: bool = False,
     threads: int | None = None,
-    device: str | None = None,
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
-    show: OmitArgPrefixes[Show] = Show(),
+    show: OmitArgPrefixes[Compute] = Compute(),
 ) -> Result:
     from distilhash.deploy.runtime import is_exported
 
-    if device and is_exported(hasher):
-        raise DistilhashError("an exported hasher runs on the processor", f"--device {device}", "leave it out")
+    if show.device and is_exported(hasher):
+        raise DistilhashError("an exported hasher runs on the processor", f"--device {show.device}", "leave it out")
     return Result(
         api.encode(
             hasher, images, output, part=part, precision=precision, int8=int8, threads=threads, **vars(splitting)
@@ -283,7 +289,7 @@ def _search(
     index: Positional[Path],
     images: Positional[tuple[str, ...]] = (),
     *,
-    id: UseAppendAction[tuple[int, ...]] = (),
+    ids: Annotated[UseAppendAction[tuple[int, ...]], tyro.conf.arg(name="id")] = (),
     top: int | None = None,
     radius: int | None = None,
     group_duplicates: int | None = None,
@@ -292,7 +298,7 @@ def _search(
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
     found = api.search(
-        index, images, ids=id, top=top, radius=radius, group_duplicates=group_duplicates, hasher=hasher, int8=int8
+        index, images, ids=ids, top=top, radius=radius, group_duplicates=group_duplicates, hasher=hasher, int8=int8
     )
     lines = []
     for answer in found:
@@ -323,14 +329,14 @@ def _serve(
     host: str = "127.0.0.1",
     port: int = 8765,
     token: str | None = None,
-    host_name: UseAppendAction[tuple[str, ...]] = (),
+    host_names: Annotated[UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="host-name")] = (),
     hasher: str | None = None,
     int8: bool = False,
     show: OmitArgPrefixes[Show] = Show(),
 ) -> None:
     kept = os.environ.pop(TOKEN, None)  # the processes that decode uploads do not inherit it
     token = kept if token is None else token
-    api.serve(index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_name)
+    api.serve(index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_names)
     log.info("ended")
 
 
@@ -355,6 +361,8 @@ COMMANDS: dict[str, Callable[..., Result | None]] = {
     "serve": _serve,
     "list": _list,
 }
+for _name, _command in COMMANDS.items():
+    _command.__doc__ = (api.known_names if _name == "list" else getattr(api, _name)).__doc__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -387,7 +395,7 @@ def _run(name: str, call: functools.partial[Result | None], show: Show) -> int:
     """Run a command, print its result, and return the exit code."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are reported in one line of our own
     _show_log(quiet=show.quiet)
-    choose(getattr(show, "device", call.keywords.get("device")))
+    choose(show.device if isinstance(show, Compute) else None)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
             result = call() or Result(None)
