@@ -36,6 +36,8 @@ from distilhash.training import hash as hashing
 from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 
+PARTS = ("query", "database")  # of a split, whose codes are kept
+
 
 def cropped_teacher(preset: Preset, *, trainable: bool = False) -> Teacher:
     """The preset's teacher, which sees the same part of an image as the student, in its own arms, too."""
@@ -45,7 +47,7 @@ def cropped_teacher(preset: Preset, *, trainable: bool = False) -> Teacher:
     return teacher
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Arms:
     """What the arms of one split and one seed share."""
 
@@ -134,15 +136,12 @@ class Arms:
             write_json(self.path / "seconds.json", seconds)
 
     def _backbone(self, arm: str) -> Backbone:
-        if arm == "distilled":
-            return self._distilled()
         if arm == "scratch":
             return new_student(self.preset.student, self.seed)
         if arm == "teacher_frozen":
             return self.teacher
-        return cropped_teacher(self.preset, trainable=True)
-
-    def _distilled(self) -> Backbone:
+        if arm == "teacher_finetuned":
+            return cropped_teacher(self.preset, trainable=True)
         path = self.path / "distill"
         if not (path / "model" / "model.safetensors").exists():
             self.rows(self.split.unlabelled[:0])  # the teacher's pass over the images, timed by itself

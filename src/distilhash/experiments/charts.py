@@ -29,14 +29,9 @@ COLOURS = ("ink", "quiet", "hairline", "rule", "card", "distilled", "scratch", "
 INK = {name: f"#fe01{i:02x}" for i, name in enumerate(COLOURS)}
 TINT = {name: f"#fe02{i:02x}" for i, name in enumerate(COLOURS)}
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "distilhash",
-    "font.family": "DejaVu Sans",
-    "font.size": 12,
-    "lines.scale_dashes": False,
-    "path.simplify": False,
-    "text.parse_math": False,
-}
+    "svg.fonttype": "none", "svg.hashsalt": "distilhash", "font.family": "DejaVu Sans", "font.size": 12,
+    "lines.scale_dashes": False, "path.simplify": False, "text.parse_math": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,29 +61,15 @@ class Disc:
 
 
 def line_chart(
-    lines: Sequence[Line],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    x_range: tuple[float, float] | None = None,
-    y_range: tuple[float, float] | None = None,
-    x_ticks: Sequence[float] = (),
-    width: float = 430,
-    height: float = 300,
-) -> Markup:
-    """Lines on linear axes; ranges are those of the data unless given.
+    lines: Sequence[Line], *, title: str, x_label: str, y_label: str, x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None, x_ticks: Sequence[float] = (), width: float = 430, height: float = 300,
+) -> Markup:  # fmt: skip
+    """Lines, each with a finite point, on linear axes; ranges are those of the data unless given.
 
     Args:
-        lines: those with at least one finite point.
         title: what the chart shows, for those who do not see it.
-        x_label: name of the x axis.
-        y_label: name of the y axis.
-        x_range: lowest and highest x.
-        y_range: lowest and highest y.
         x_ticks: the only places where something was measured; the points there become dots.
-        width: pixels.
-        height: pixels.
+        width, height: pixels.
     """
     with matplotlib.rc_context(STYLE):
         chart = _Chart(width, height, x_label, y_label)
@@ -116,32 +97,20 @@ def line_chart(
         axes.set(**({"xlim": x_range} if x_range else {}), **({"ylim": y_range} if y_range else {}))
         integral = all(float(x).is_integer() for line in lines for x in line.x)  # there is no epoch 2.5
         axes.xaxis.set_major_locator(FixedLocator(x_ticks) if x_ticks else MaxNLocator(6, integer=integral))
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.7g}"))
-        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         return chart.svg(f"{title}. {y_label} by {x_label}, from the first point to the last. {'; '.join(told)}")
 
 
 def bubble_chart(
-    discs: Sequence[Disc],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    arrow: tuple[Disc, Disc, str] | None = None,
-    width: float = 430,
-    height: float = 360,
-) -> Markup:
-    """Discs on a logarithmic x axis.
+    discs: Sequence[Disc], *, title: str, x_label: str, y_label: str, arrow: tuple[Disc, Disc, str] | None = None,
+    width: float = 430, height: float = 360,
+) -> Markup:  # fmt: skip
+    """Discs on a logarithmic x axis; at least one, each with a finite position and x > 0.
 
     Args:
-        discs: at least one, with a finite position and x > 0.
         title: what the chart shows, for those who do not see it.
-        x_label: name of the x axis.
-        y_label: name of the y axis.
         arrow: from one disc to another, and what it says.
-        width: pixels.
-        height: pixels.
+        width, height: pixels.
     """
     with matplotlib.rc_context(STYLE):
         chart = _Chart(width, height, x_label, y_label)
@@ -154,7 +123,6 @@ def bubble_chart(
         axes.xaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_xlim())))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(EngFormatter())
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         most = max((disc.area for disc in discs if math.isfinite(disc.area)), default=0) or 1
         radii = [max(4.0, LARGEST_DISC * (d.area / most) ** 0.5 if math.isfinite(d.area) else 0.0) for d in discs]
         spots: list[tuple[float, float]] = axes.transData.transform(list(zip(x, y, strict=True))).tolist()
@@ -182,12 +150,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def _lone(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Points between gaps, which have no line to be seen by."""
-    padded = [(0.0, math.nan), *points, (0.0, math.nan)]
-    return [
-        here
-        for before, here, after in zip(padded, padded[1:], padded[2:], strict=False)
-        if math.isfinite(here[1]) and not math.isfinite(before[1]) and not math.isfinite(after[1])
-    ]
+    there = [False, *(math.isfinite(y) for _, y in points), False]
+    return [point for i, point in enumerate(points) if there[i : i + 3] == [False, True, False]]
 
 
 def _arrow(
@@ -223,6 +187,8 @@ class _Chart:
         self.axes.spines["bottom"].set_color(INK["rule"])
         self.axes.grid(axis="y", color=INK["hairline"], linewidth=1)
         self.axes.tick_params(which="both", bottom=False, left=False, labelcolor=INK["quiet"], pad=8)
+        self.axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        self.axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         style: dict[str, Any] = {"color": INK["quiet"]}
         self.figure.text((left + width - 16) / 2 / width, 8 / height, x_label, ha="center", **style)
         self.figure.text(0, (height - 13) / height, y_label, **style)  # above its axis: nobody turns the head

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from distilhash.data.splits import Split
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.evaluation.metrics import evaluate_tables, mean_average_precision
 from distilhash.evaluation.profile import count_macs, count_parameters
-from distilhash.experiments.arms import Arms, cropped_teacher
+from distilhash.experiments.arms import PARTS, Arms, cropped_teacher
 from distilhash.experiments.page import write_report
 from distilhash.experiments.presets import TABLES, Preset, demo, keys_of, shard_of
 from distilhash.experiments.summary import report_of
@@ -42,21 +43,10 @@ from distilhash.training.run import RunDirectory
 
 
 def reproduce(
-    table: str,
-    output: str | Path,
-    *,
-    config: ReproduceConfig | None = None,
-    resume: bool = False,
+    table: str, output: str | Path, *, config: ReproduceConfig | None = None, resume: bool = False,
     overwrite: bool = False,
-) -> list[dict[str, Any]]:
-    """Compute the trials of a table of the paper that are not there yet.
-
-    Args:
-        table: "cifar10" or "nuswide".
-        output: the run directory.
-        config: which trials, and at which budget.
-        resume: continue the run directory.
-        overwrite: replace the run directory.
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Compute the trials of a table of the paper, "cifar10" or "nuswide", that the run directory does not hold yet.
 
     Returns:
         The rows of results.json: every trial that is done.
@@ -73,9 +63,8 @@ def reproduce(
     if not keys:
         raise DistilhashError("this shard holds no trial", config.shard, f"there are {len(every)} to share out")
     if (table == "nuswide") != bool(config.images):
-        raise DistilhashError(
-            "nuswide needs a folder with list files, and cifar10 takes none", f"{table}, --images {config.images}"
-        )
+        what = "nuswide needs a folder with list files, and cifar10 takes none"
+        raise DistilhashError(what, f"{table}, --images {config.images}")
     where = config.images or "cifar10"
     images = open_readable(where, labelled=True)
     chosen = "--images FOLDER" if config.images else f"--protocol {config.protocol}"
@@ -98,12 +87,6 @@ def run_demo(
 ) -> list[dict[str, Any]]:
     """Run the demonstration on CIFAR-10: the distilled student and its baselines, at a size for a laptop.
 
-    Args:
-        config: what is run.
-        output: the run directory.
-        resume: continue the run directory.
-        overwrite: replace the run directory.
-
     Returns:
         The rows of results.json, one for each trial.
 
@@ -113,14 +96,12 @@ def run_demo(
     preset = demo(config)
     given = [(field.name, getattr(config, field.name), field.default) for field in dataclasses.fields(config)]
     flags = [f"--{name.replace('_', '-')} {value}" for name, value, default in given if value != default]
-    comparison = _Comparison(
+    return _Comparison(
         title="A pretrained teacher, a compact student",
         dataset="cifar10", preset=preset, keys=keys_of(preset, ReproduceConfig()),
         images=open_readable("cifar10", labelled=True), where="cifar10", protocol=config.protocol,
         command=lambda key: " ".join(["distilhash demo", *flags]),
-    )  # fmt: skip
-    settings = {"stage": "demo", **as_dict(config)}
-    return comparison.run(output, settings, resume=resume, overwrite=overwrite)
+    ).run(output, {"stage": "demo", **as_dict(config)}, resume=resume, overwrite=overwrite)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,9 +132,7 @@ class _Comparison:
         missing = [key for key in self.keys if not _file(run, key).exists()]
         for number, key in enumerate(missing, start=1):
             run.log(f"trial {key.name}, {number} of {len(missing)}")
-            arms = Arms(
-                preset=self.preset, images=self.images, split=splits[key.seed], teacher=teacher, seed=key.seed, run=run
-            )
+            arms = Arms(self.preset, self.images, splits[key.seed], teacher, key.seed, run)
             write_json(_file(run, key), self.measured(arms, key))
             self.write(run)
         return _done(run) if missing else self.write(run)
@@ -178,10 +157,8 @@ class _Comparison:
         preset, split = self.preset, arms.split
         split.save(arms.path / "split.json")
         between = preset.measure_every is not None
-        hasher = arms.hasher(key, self._measure(arms) if between else None, preset.measure_every or 1)
-        metrics = evaluate_tables(
-            *(arms.saved_codes(key, hasher, part) for part in ("query", "database")), at=preset.at
-        )
+        hasher = arms.hasher(key, partial(self._measure, arms) if between else None, preset.measure_every or 1)
+        metrics = evaluate_tables(*(arms.saved_codes(key, hasher, part) for part in PARTS), at=preset.at)
         name = "map_at_all" if preset.at is None else f"map_at_{preset.at}"
         validation = f" ({len(split.validation):,} of them for validation)" if between else ""
         config = preset.hash_config(key)
@@ -200,34 +177,26 @@ class _Comparison:
             "parameters": count_parameters(hasher),
             "macs": count_macs(hasher, hasher.input.size),
             "seconds": round(arms.seconds(key), 1),
-            "input_size": hasher.input.size,
-            "epochs": config.epochs,
-            "budget": self.budget,
-            "machine": made["machine"],
-            "versions": made["versions"],
+            "input_size": hasher.input.size, "epochs": config.epochs, "budget": self.budget,
+            "machine": made["machine"], "versions": made["versions"],
             "command": self.command(key),
             "settings": self._settings(arms, key),
             "curves": {axis: metrics["curve"][axis] for axis in ("recall", "precision")},
             "precision_at_n": {"n": metrics["curve"]["n"], "precision": metrics["curve"]["precision_at_n"]},
         }  # fmt: skip
 
-    def _measure(self, arms: Arms) -> Callable[[Hasher], dict[str, float]]:
+    def _measure(self, arms: Arms, hasher: Hasher) -> dict[str, float]:
         """What is measured after an epoch: the validation set, searched in the other labelled images."""
-
-        def measure(hasher: Hasher) -> dict[str, float]:
-            found = {"validation_map": self._map(arms, hasher, arms.split.validation, arms.labelled)}
-            if self.best_on_test:
-                found["test_map"] = self._map(arms, hasher, arms.split.query, arms.split.database)
-            return found
-
-        return measure
+        found = {"validation_map": self._map(arms, hasher, arms.split.validation, arms.labelled)}
+        if self.best_on_test:
+            found["test_map"] = self._map(arms, hasher, arms.split.query, arms.split.database)
+        return found
 
     def _map(self, arms: Arms, hasher: Hasher, query: np.ndarray, database: np.ndarray) -> float:
-        tables = [arms.codes(hasher, indices) for indices in (query, database)]
-        labels = [table.labels for table in tables]
-        assert labels[0] is not None and labels[1] is not None
+        asked, held = (arms.codes(hasher, indices) for indices in (query, database))
+        assert asked.labels is not None and held.labels is not None
         return mean_average_precision(
-            tables[0].packed, tables[1].packed, labels[0], labels[1], at=self.preset.at, num_bits=hasher.num_bits
+            asked.packed, held.packed, asked.labels, held.labels, at=self.preset.at, num_bits=hasher.num_bits
         )
 
     def _epochs(self, arms: Arms, key: TrialKey, last: float, epochs: int) -> dict[str, Any]:
@@ -247,14 +216,10 @@ class _Comparison:
 
     def _settings(self, arms: Arms, key: TrialKey) -> dict[str, Any]:
         """The settings that a trial depends on."""
-        used = {
-            "teacher": as_dict(self.preset.teacher), "student": as_dict(self.preset.student),
-            "hash": _trained_with(arms.path / key.stage),
-        }  # fmt: skip
-        if key.arm == "distilled":
-            return {**used, "distill": _trained_with(arms.path / "distill")}
-        del used["teacher" if key.arm == "scratch" else "student"]
-        return used
+        networks = {"distilled": ("teacher", "student"), "scratch": ("student",)}.get(key.arm, ("teacher",))
+        used = {name: as_dict(getattr(self.preset, name)) for name in networks}
+        used["hash"] = _trained_with(arms.path / key.stage)
+        return {**used, "distill": _trained_with(arms.path / "distill")} if key.arm == "distilled" else used
 
 
 def _file(run: RunDirectory, key: TrialKey) -> Path:

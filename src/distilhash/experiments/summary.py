@@ -13,7 +13,7 @@ from PIL import Image
 from distilhash.codes import CodeTable, hamming
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
-from distilhash.experiments.arms import codes_path, read_seconds
+from distilhash.experiments.arms import PARTS, codes_path, read_seconds
 from distilhash.experiments.presets import FRAMEWORKS, Preset
 from distilhash.experiments.trials import (
     ARMS,
@@ -26,7 +26,7 @@ from distilhash.experiments.trials import (
     Trial,
     TrialKey,
     read_trials,
-)
+)  # fmt: skip
 from distilhash.files import read_json
 from distilhash.training.run import RunDirectory
 
@@ -65,15 +65,13 @@ def _training(trials: Sequence[Trial], path: Path) -> list[tuple[str, str, list[
     """Losses and agreement by epoch; the curves of a stage that another machine ran are empty."""
     place = path / str(trials[0].seed)
     distilled = RunDirectory.metrics_in(place / "distill")
-    hashed = [
-        _curve(f"{ARMS[t.arm]}, {t.framework.upper()}", RunDirectory.metrics_in(place / _key(t).stage), "loss", t.arm)
-        for t in trials
-    ]
+    hashed = [(trial, RunDirectory.metrics_in(place / _key(trial).stage)) for trial in trials]
     return [
         ("Distillation loss", "loss", [_curve(ARMS["distilled"], distilled, "loss", "distilled")]),
         ("Agreement with the teacher", "agreement",
          [_curve("cosine", distilled, "cosine"), _curve("overlap@10", distilled, "overlap_at_10")]),
-        ("Hashing loss", "loss", hashed),
+        ("Hashing loss", "loss",
+         [_curve(f"{ARMS[t.arm]}, {t.framework.upper()}", lines, "loss", t.arm) for t, lines in hashed]),
     ]  # fmt: skip
 
 
@@ -92,7 +90,7 @@ def _examples(trials: Sequence[Trial], images: ImageSource, path: Path) -> list[
 
     found = []
     for trial in (trial for trial in trials if trial.framework == "csq"):
-        query, database = (CodeTable.load(codes_path(path, _key(trial), part)) for part in ("query", "database"))
+        query, database = (CodeTable.load(codes_path(path, _key(trial), part)) for part in PARTS)
         labels, others = np.asarray(query.labels), np.asarray(database.labels)
         order = np.random.default_rng(trial.seed).permutation(len(labels))
         drawn = [next(i for i in order if labels[i] == label) for label in np.unique(labels)]
@@ -133,19 +131,13 @@ def _provenance(trials: Sequence[Trial], preset: Preset, path: Path) -> dict[str
 
 
 def _notes(preset: Preset) -> list[str]:
-    notes = [
-        "Query images are in no training step: not in distillation, not in hashing, and in no choice of settings.",
-        "Every student is hashed on the same labelled images with the same epochs, learning rates and views. The last"
-        " epoch is reported.",
-    ]
-    if preset.measure_every:
-        notes.append(
-            "Some labelled images are a validation set, on which hashers are not trained. The epoch that is best on it"
-            " is reported beside the last one."
-        )
-    if preset.database_size:
-        notes.append(
-            f"The database is a random {preset.database_size:,} of the protocol's images, so that the run fits into"
-            " minutes."
-        )
-    return notes
+    notes = (
+        (True, "Query images are in no training step: not in distillation, not in hashing, and in no choice of settings."),
+        (True, "Every student is hashed on the same labelled images with the same epochs, learning rates and views. The"
+         " last epoch is reported."),
+        (preset.measure_every, "Some labelled images are a validation set, on which hashers are not trained. The epoch"
+         " that is best on it is reported beside the last one."),
+        (preset.database_size, f"The database is a random {preset.database_size or 0:,} of the protocol's images, so"
+         " that the run fits into minutes."),
+    )  # fmt: skip
+    return [note for told, note in notes if told]

@@ -18,20 +18,14 @@ from distilhash.experiments.trials import ARMS, PAPER, Grid, Trial, read_trials
 
 
 def markdown_table(rows: Iterable[Mapping[str, Any]], grid: Grid = PAPER) -> str:
-    """Rows of results.json as Markdown tables, with what their numbers are below them.
-
-    Raises:
-        DistilhashError: for an unsound row.
-    """
+    """Rows of results.json as Markdown tables, with what their numbers are below them; unsound rows are refused."""
     return "\n".join(map(_markdown, tables_of(read_trials(rows), grid)))
 
 
 def markdown_page(tables: Sequence[Table], title: str) -> str:
     """The tables under a title, and after each what another choice of the epoch gives."""
-    parts = [f"# {_plain(title)}\n"]
-    for table in tables:
-        parts += [_markdown(table)] + [text for text in [_markdown_epochs(table)] if text]
-    return "\n".join(parts)
+    parts = [text for table in tables for text in (_markdown(table), _markdown_epochs(table)) if text]
+    return "\n".join([f"# {_plain(title)}\n", *parts])
 
 
 def csv_text(trials: Iterable[Trial]) -> str:
