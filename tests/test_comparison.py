@@ -257,6 +257,7 @@ def test_the_terminal_table_shows_every_number_in_any_width():
         ({"map_at_all": "0.5"}, "map_at_all"),
         ({"seconds": float("inf")}, "seconds"),
         ({"parameters": 10**400}, "parameters"),  # more than a float holds
+        ({"macs": 1e308}, "macs"),  # the sum of two would be infinite
         ({"protocol": None}, "protocol"),
         ({"chosen": {"map": 0.5}}, "epoch"),
         ({"chosen": [1, 0.5]}, "chosen"),

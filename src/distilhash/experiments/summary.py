@@ -132,7 +132,8 @@ def _provenance(trials: Sequence[Trial], preset: Preset, path: Path) -> dict[str
 
 def _notes(preset: Preset) -> list[str]:
     notes = (
-        (True, "Query images are in no training step: not in distillation, not in hashing, and in no choice of settings."),
+        (True, "Query images are in no training step: not in distillation, not in hashing, and in no choice of"
+         " settings."),
         (True, "Every student is hashed on the same labelled images with the same epochs, learning rates and views. The"
          " last epoch is reported."),
         (preset.measure_every, "Some labelled images are a validation set, on which hashers are not trained. The epoch"

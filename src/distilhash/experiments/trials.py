@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ ARMS = {  # the key in results.json, and what the reader calls it, in the order 
 
 FIX = "run this trial again"
 LONGEST_TEXT = 20_000  # characters of one text in a trial
+LARGEST = 10.0**18  # of a number in a trial: sums and charts of such numbers are finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +221,7 @@ def _text(row: Mapping[str, Any], name: str, needed: bool = False) -> str:
     return value
 
 
-def _number(row: Mapping[str, Any], name: str, most: float = sys.float_info.max) -> float:
+def _number(row: Mapping[str, Any], name: str, most: float = LARGEST) -> float:
     """A number from 0 to ``most``; NaN where there is none."""
     value = row.get(name)
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -235,7 +235,7 @@ def _count(row: Mapping[str, Any], name: str, needed: bool = False) -> int | Non
     value = row.get(name)
     if value is None and not needed:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
         raise _unsound(name, value)
     return value
 
@@ -253,9 +253,7 @@ def _pick(row: Mapping[str, Any], name: str) -> Pick | None:
     return Pick(epoch, value) if epoch is not None and math.isfinite(value) else None
 
 
-def _curve(
-    row: Mapping[str, Any], name: str, x: str, most: float = sys.float_info.max
-) -> tuple[Sequence[float], Sequence[float]]:
+def _curve(row: Mapping[str, Any], name: str, x: str, most: float = LARGEST) -> tuple[Sequence[float], Sequence[float]]:
     held = _mapping(row, name)
     across, precision = held.get(x) or [], held.get("precision") or []
     if not isinstance(across, list) or not isinstance(precision, list) or len(across) != len(precision):
