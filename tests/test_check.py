@@ -53,7 +53,7 @@ def test_a_sound_data_set_is_ready(tmp_path, capsys):
     assert counts(found) == {"train": (6, 0, 0, 0), "database": (24, 0, 0, 0), "test": (6, 0, 0, 0)}
     assert found["overlaps"] == {"train in database": 6, "train in test": 0, "database in test": 0}
     assert found["problems"] == found["notes"] == found["missing"] == found["unreadable"] == []
-    code, out, err = asked(capsys, tmp_path, "--json")
+    code, out, err = asked(capsys, tmp_path, "--json", "--quiet")
     assert (code, json.loads(out), err) == (0, found, "")
     code, out, err = asked(capsys, tmp_path)
     assert code == 0 and "24" in out and "train in database: 6 images" in out and out.endswith("\nready\n")
@@ -117,7 +117,7 @@ def test_lists_that_share_what_they_must_not_are_a_problem(tmp_path):
 )
 def test_what_training_would_refuse_is_a_problem(tmp_path, capsys, change, sentence):
     change(listed(tmp_path))
-    code, out, err = asked(capsys, tmp_path, "--json")
+    code, out, err = asked(capsys, tmp_path, "--json", "--quiet")
     assert code == 2 and sentence in json.loads(out)["problems"][0] and err.count("\n") == 1
     assert cli.main(["hash", str(tmp_path), "--output", str(tmp_path / "run"), "--quiet"]) == 2
     assert not (tmp_path / "run").exists()

@@ -84,7 +84,7 @@ def test_the_images_are_cifar10(real: ArraySource) -> None:
     assert real.class_names[6] == "frog" and real.names[42] == "cifar10/00042" and len(set(real.names)) == 60_000
     # Fixture: the first pixels of the first image, a frog.
     assert real.images[0, 0, :2].tolist() == [[59, 62, 63], [43, 46, 45]]
-    assert cifar10_split(real.labels, source=real.fingerprint).query.size == 1000
+    assert cifar10_split(real.labels).query.size == 1000
 
 
 @pytest.mark.parametrize("way", ["file", "folder", "url", "publisher"])
@@ -155,6 +155,7 @@ def damaged(folder: Path, real: ArraySource) -> dict[str, tuple[str, object]]:
     return {
         "cut": ("images.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, "),
         "empty": ("images.npy", b""),
+        "header": ("images.npy", b"\x93NUMPY\x01\x00v\x00" + b"{'descr': (".ljust(117) + b"\n"),
         "pickle": ("images.npy", b"\x80\x04cos\nsystem\n"),
         "shape": ("images.npy", np.zeros((60_000, 32, 3), np.uint8)),
         "type": ("images.npy", np.zeros((10, 32, 32, 3), np.float32)),
@@ -163,7 +164,7 @@ def damaged(folder: Path, real: ArraySource) -> dict[str, tuple[str, object]]:
     }
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "pickle", "shape", "type", "labels", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "header", "pickle", "shape", "type", "labels", "missing"])
 def test_a_damaged_cache_is_fetched_anew(
     real: ArraySource, folder: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:

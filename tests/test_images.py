@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from distilhash.data import ArraySource, FolderSource, Subset, UnreadableImage, find_unreadable, open_images, readable
+from distilhash.data.loading import open_readable, split_of
 from distilhash.errors import DistilhashError
 
 RNG = np.random.default_rng(0)
@@ -137,7 +138,7 @@ def test_of_many_links_to_one_folder_the_first_name_counts(tmp_path: Path, monke
     listed = os.scandir
     for backwards in (False, True):  # whatever order the disk has
         monkeypatch.setattr(
-            "distilhash.data.walk.os.scandir",
+            "distilhash.data.folders.os.scandir",
             lambda path, reverse=backwards: contextlib.nullcontext(
                 sorted(listed(path), key=lambda entry: entry.name, reverse=reverse)
             ),
@@ -214,7 +215,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_left_out(
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
-    monkeypatch.setattr("distilhash.data.walk.os.scandir", scandir)
+    monkeypatch.setattr("distilhash.data.folders.os.scandir", scandir)
     with caplog.at_level(logging.WARNING, "distilhash"):
         assert FolderSource(tmp_path).names == ["b/2.png"]
     assert str(tmp_path / "a") in caplog.text and "Permission denied" in caplog.text
@@ -231,3 +232,15 @@ def test_labels_where_there_can_be_some(tmp_path: Path, monkeypatch: pytest.Monk
         source = FolderSource(root, None)
         assert source.names == ["a/1.png", "b/1.png"] and source.labels is not None
         assert source.labels.tolist() == [0, 1]
+
+
+def test_a_class_of_which_nothing_can_be_read_does_not_prevent_a_split(tmp_path: Path) -> None:
+    for name in ("a/1", "a/2", "a/3", "b/1", "b/2", "b/3", "c/1"):
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "b/1.png").write_bytes(b"")
+    source = open_readable(tmp_path, labelled=None)
+    assert split_of(source, tmp_path, "", 0, None, needed=False) is None, "b and c have too few"
+    (tmp_path / "c/1.png").write_bytes(b"")
+    picture(tmp_path / "b/1.png")
+    split = split_of(open_readable(tmp_path, labelled=None), tmp_path, "", 0, None, needed=False)
+    assert split is not None and split.num_images == 6

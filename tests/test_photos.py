@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilhash.data.walk import walk
+from distilhash.data.folders import walk
 from distilhash.errors import DistilhashError
 from distilhash.photos import update as photos
 from distilhash.photos.catalogue import PhotoStore

@@ -1,11 +1,11 @@
-"""Images that are files: those of a folder, or those that list files name.
+"""Images that are files, below a folder or named by list files; one file, as photos and training find them by one walk.
 
-The fingerprint of files is a hash of each one's relative path, size and time of last change, not of its content: it
-costs no reading, and misses only an edit that keeps both.
+The walk lists and stats alone, and opens no file. Links are followed and each real folder is visited once, so a loop of
+links ends. A source's fingerprint is a hash of each file's relative path, size and time of last change, not of its
+content: it costs no reading, and misses only an edit that keeps both.
 
-List files have one ``path 0 1 0 ...`` a line, the form in which NUS-WIDE and its like are published. The three lists of
-a protocol (train.txt, database.txt, test.txt) lie in one folder, and paths are relative to it. They become one source,
-in which an image that two lists name is one image.
+List files have one ``path 0 1 0 ...`` a line, the form in which NUS-WIDE and its like are published. The three of a
+protocol lie in one folder, to which paths are relative; an image that two of them name is one image of the source.
 
 Shapes: N images, n images of a batch, C classes.
 """
@@ -18,8 +18,9 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,14 +28,85 @@ from PIL import Image
 
 from distilhash.data.decode import EXTENSIONS, decode_image
 from distilhash.data.sources import Labels
-from distilhash.data.walk import FoundFile, is_skipped, walk
 from distilhash.errors import DistilhashError
 from distilhash.progress import log
 
 LISTS = ("train.txt", "database.txt", "test.txt")
+# What programs keep for themselves: thumbnails, version control, bins.
+SKIPPED = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "node_modules", "lost+found"})
 
 # The path ends at the last image ending of the line, so that it may hold spaces.
 _LINE = re.compile(rf"(.*(?:{'|'.join(re.escape(e) for e in sorted(EXTENSIONS))}))(?:\s+(.*))?", re.IGNORECASE)
+
+
+class FoundFile(NamedTuple):
+    """A file that looks like an image. A link to nowhere has size -1: reading it tells why."""
+
+    path: str  # the root as it was given, and what lies below it
+    size: int  # bytes
+    changed_ns: int  # time of last change, nanoseconds
+
+
+class Walk(NamedTuple):
+    """What was found below the roots."""
+
+    files: list[FoundFile]  # root by root, folder by folder, by name
+    unreadable: list[tuple[str, str]]  # (folder, reason)
+
+
+def walk(roots: Iterable[str], hidden: bool = False) -> Walk:
+    """Find the images below these folders, also in folders that is_skipped() where ``hidden``."""
+    files: list[FoundFile] = []
+    unreadable: list[tuple[str, str]] = []
+    seen: set[tuple[int, int]] = set()
+    for root in roots:
+        folders, links = [root], list[str]()
+        while folders or links:
+            if not folders:  # links last, so that an image gets the name of the place where it really lies
+                links.sort(reverse=True)
+            folder = folders.pop() if folders else links.pop()
+            try:
+                here = Path(folder).stat()
+                if (here.st_dev, here.st_ino) in seen:
+                    continue
+                seen.add((here.st_dev, here.st_ino))
+                with os.scandir(folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
+            except OSError as error:
+                unreadable.append((folder, error.strerror or str(error)))
+                continue
+            below = list[str]()
+            for entry in entries:
+                if not hidden and is_skipped(entry.name):
+                    continue
+                status = _status(entry.path)
+                if status is not None and stat.S_ISDIR(status.st_mode):
+                    (links if entry.is_symlink() else below).append(entry.path)
+                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 (a Path a file is slow)
+                    if status is None:
+                        files.append(FoundFile(entry.path, -1, 0))
+                    elif stat.S_ISREG(status.st_mode):
+                        files.append(FoundFile(entry.path, status.st_size, status.st_mtime_ns))
+            folders += reversed(below)
+    return Walk(files, unreadable)
+
+
+def is_skipped(name: str) -> bool:
+    """Whether a file or folder of this name is left out."""
+    return name.startswith(".") or name.lower() in SKIPPED
+
+
+def is_below(path: str, folders: Iterable[str]) -> bool:
+    """Whether a path lies in one of these folders, or is one."""
+    return any(path == folder or path.startswith(folder.rstrip(os.sep) + os.sep) for folder in folders)
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Of what the path leads to; None for a link to nowhere or to itself, and for no path at all."""
+    try:
+        return os.stat(path)  # noqa: PTH116 (a Path of 200,000 is slow)
+    except (OSError, ValueError):
+        return None
 
 
 class FileSource:
@@ -63,9 +135,8 @@ class FileSource:
 
     def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
         """The n images of these indices, decoded to mode RGB; ``least_side`` as in decode_image."""
-        return [
-            decode_image(Path(self.files[i].path), self.names[i], least_side) for i in np.asarray(indices, np.int64)
-        ]
+        indices_n = np.asarray(indices, np.int64)
+        return [decode_image(Path(self.files[i].path), self.names[i], least_side) for i in indices_n]
 
 
 class FolderSource(FileSource):
@@ -87,11 +158,9 @@ class FolderSource(FileSource):
         for folder, reason in found.unreadable:
             log.warning("a folder cannot be listed and is left out: %s (%s)", folder, reason)
         if not found.files:
-            raise DistilhashError(
-                "a folder holds no images", str(root), f"known endings: {' '.join(sorted(EXTENSIONS))}"
-            )
-        files = sorted(found.files, key=lambda file: _name(root, file.path))
-        super().__init__(root, files, None, [])
+            endings = f"known endings: {' '.join(sorted(EXTENSIONS))}"
+            raise DistilhashError("a folder holds no images", str(root), endings)
+        super().__init__(root, sorted(found.files, key=lambda file: _name(root, file.path)), None, [])
         if labelled is not False:
             try:
                 self.labels, self.class_names = _classes_of(root, self.names)
@@ -110,9 +179,9 @@ class ListSource(FileSource):
         DistilhashError: with the file and line, or with the images that are not there.
     """
 
-    def __init__(self, root: str | Path, names: Sequence[str] = LISTS) -> None:
+    def __init__(self, root: str | Path) -> None:
         root = checked_folder(root)
-        listed = read_lists(root, names)
+        listed = read_lists(root)
         files = listed_files(root, listed)
         present = [file for file in files if file is not None]
         if len(present) < len(files):
@@ -153,25 +222,19 @@ def checked_folder(root: str | Path) -> Path:
     return path
 
 
-def read_lists(root: Path, names: Sequence[str] = LISTS) -> Listed:
-    """Read the list files of a folder; whether an image exists is not checked.
-
-    Raises:
-        DistilhashError: with the file and line.
-    """
+def read_lists(root: Path) -> Listed:
+    """Read the list files of a folder. Raises DistilhashError with the file and line."""
     labels_of: dict[str, str] = {}
     position: dict[str, int] = {}
     lists: dict[str, NDArray[np.int64]] = {}
     columns = 0
-    for name in names:
+    for name in LISTS:
         listed: dict[str, None] = {}
         for path, labels, where in _lines(root / name):
             columns = columns or len(labels)
             if len(labels) != columns:
-                raise DistilhashError(
-                    "a list line has another number of labels than those before it",
-                    f"{len(labels)} instead of {columns} in {where}",
-                )
+                what = "a list line has another number of labels than those before it"
+                raise DistilhashError(what, f"{len(labels)} instead of {columns} in {where}")
             if path in listed:
                 raise DistilhashError("a list names one image twice", f"{path} in {where}", "take one line out")
             listed[path] = None
@@ -189,15 +252,11 @@ def read_lists(root: Path, names: Sequence[str] = LISTS) -> Listed:
 
 def listed_files(root: Path, listed: Listed) -> list[FoundFile | None]:
     """The file of each listed image (N); None where there is none."""
-    return [_file(os.path.join(root, path)) for path in listed.paths]  # noqa: PTH118 (a Path of 200,000 is slow)
-
-
-def _file(path: str) -> FoundFile | None:
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except (OSError, ValueError):
-        return None
-    return FoundFile(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+    paths = [os.path.join(root, path) for path in listed.paths]  # noqa: PTH118
+    return [
+        FoundFile(path, status.st_size, status.st_mtime_ns) if status and stat.S_ISREG(status.st_mode) else None
+        for path, status in zip(paths, map(_status, paths), strict=True)
+    ]
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
@@ -208,13 +267,13 @@ def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
         raise DistilhashError("a list file cannot be read", f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DistilhashError("a list file is not UTF-8 text", f"{file}: {error}") from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        stripped, where = line.strip(), f"line {number} of {file}"
-        if not stripped:
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
+        if not line:
             continue
-        match = _LINE.fullmatch(stripped)
+        where = f"line {number} of {file}"
+        match = _LINE.fullmatch(line)
         if match is None:
-            raise DistilhashError("a list line must begin with the path of an image", f"{stripped[:80]!r} in {where}")
+            raise DistilhashError("a list line must begin with the path of an image", f"{line[:80]!r} in {where}")
         labels = (match[2] or "").split()
         if not labels:
             raise DistilhashError("a list line must have labels after the path", where)
@@ -229,11 +288,8 @@ def _inside(text: str, where: str) -> str:
     path = text.replace("\\", "/")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", path) or "\0" in path:
-        raise DistilhashError(
-            "a list path must stay inside the folder of the list",
-            f"{text!r} in {where}",
-            "write it relative to that folder",
-        )
+        what = "a list path must stay inside the folder of the list"
+        raise DistilhashError(what, f"{text!r} in {where}", "write it relative to that folder")
     return "/".join(parts)
 
 
@@ -256,17 +312,13 @@ def _classes_of(root: Path, names: Sequence[str]) -> tuple[NDArray[np.int64], li
             f"{len(loose)} images directly in {root}, such as {loose[0]}",
             "move them into class folders, or open the folder as unlabelled",
         )
-    of_image = [name.split("/")[0] for name in names]
-    class_names = sorted(set(of_image))
+    class_names, classes_N = np.unique([name.split("/")[0] for name in names], return_inverse=True)
     folders = (path for path in root.iterdir() if os.path.isdir(path) and not is_skipped(path.name))  # noqa: PTH112
-    empty = sorted({_escaped(path.name) for path in folders} - set(class_names))
+    empty = sorted({_escaped(path.name) for path in folders}.difference(class_names.tolist()))
     if empty:
-        raise DistilhashError(
-            "a class folder holds no images", f"{', '.join(empty[:3])} in {root}", "fill it or take it away"
-        )
+        where = f"{', '.join(empty[:3])} in {root}"
+        raise DistilhashError("a class folder holds no images", where, "fill it or take it away")
     if len(class_names) < 2:
-        raise DistilhashError(
-            "a labelled folder needs images in two class folders or more", f"only {class_names[0]!r} in {root}"
-        )
-    number = {name: i for i, name in enumerate(class_names)}
-    return np.array([number[name] for name in of_image], np.int64), class_names
+        what = "a labelled folder needs images in two class folders or more"
+        raise DistilhashError(what, f"only {str(class_names[0])!r} in {root}")
+    return classes_N.astype(np.int64), class_names.tolist()

@@ -55,10 +55,9 @@ def split_of(
     """The split of a source: that of a file, of its lists, or drawn by a protocol.
 
     Args:
-        source: the opened images.
-        images: what they were opened by.
+        source, images: the opened images, and what they were opened by.
         protocol: of CIFAR-10, one of CIFAR10_PROTOCOLS; other images have their own way.
-        seed: what is drawn is drawn by it.
+        seed: decides what is drawn.
         file: a saved split, which goes before.
         needed: whether labels too few to split by are an error; else there is no split then.
 
@@ -68,20 +67,23 @@ def split_of(
     if file is not None:
         split = Split.load(file)
         if split.num_images != len(source):
-            raise DistilhashError(
-                "the split is of other images",
-                f"{file}: {split.num_images:,} images, here {len(source):,}",
-                "name the split of these images",
-            )
+            got = f"{file}: {split.num_images:,} images, here {len(source):,}"
+            raise DistilhashError("the split is of other images", got, "name the split of these images")
         return split
     if images == "cifar10":
         return cifar10_split(np.asarray(source.labels), protocol, seed)
-    lists = _lists(source)
+    lists = source.lists if isinstance(source, ListSource) else None
+    if isinstance(source, Subset) and isinstance(source.source, ListSource):  # some of those listed cannot be read
+        lists = _renumbered(source.source.lists, source.indices)
     if lists is not None:
         return list_split(lists, len(source), seed=seed)
-    if source.labels is not None and (needed or _can_be_split(source.labels)):
-        return holdout_split(np.asarray(source.labels), seed=seed, class_names=tuple(source.class_names))
-    return None
+    try:
+        names = tuple(source.class_names)
+        return None if source.labels is None else holdout_split(source.labels, seed=seed, class_names=names)
+    except DistilhashError:
+        if needed:
+            raise
+        return None
 
 
 def split_beside(hasher: Path) -> Path | None:
@@ -98,8 +100,7 @@ def part_of(
     """The indices of one of PARTS, by the split of split_of().
 
     Args:
-        split: a saved split; left out: the one beside the hasher.
-        beside: the hasher's directory.
+        split: a saved split; left out: the one beside the hasher, whose directory is ``beside``.
 
     Raises:
         DistilhashError: an unknown part, or images that have no split.
@@ -116,18 +117,10 @@ def part_of(
     return indices
 
 
-def _lists(source: ImageSource) -> Mapping[str, NDArray[np.int64]] | None:
-    """Each list's images as indices into the source, also where some of those listed could not be read."""
-    if isinstance(source, ListSource):
-        return source.lists
-    if not (isinstance(source, Subset) and isinstance(source.source, ListSource)):
-        return None
-    place = {int(index): i for i, index in enumerate(source.indices)}
+def _renumbered(lists: Mapping[str, NDArray[np.int64]], kept: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """The lists, as positions in the kept indices, without the others."""
+    places = {int(index): place for place, index in enumerate(kept)}
     return {
-        name: np.array([place[int(i)] for i in listed if int(i) in place], np.int64)
-        for name, listed in source.source.lists.items()
+        name: np.array([places[index] for index in indices.tolist() if index in places], np.int64)
+        for name, indices in lists.items()
     }
-
-
-def _can_be_split(labels: NDArray[np.int64] | NDArray[np.uint8]) -> bool:
-    return labels.ndim == 2 or bool((np.bincount(labels) >= 3).all())

@@ -4,8 +4,6 @@ A value is a hash of (seed, purpose, epoch or view, image id), so it is the same
 workers, any NumPy version, and after a resumption. The hash is the finaliser of SplitMix64 (Steele, Lea and Flood,
 "Fast splittable pseudorandom number generators", OOPSLA 2014, section 4), which is a bijection of 64-bit words: equal
 keys and different ids never collide.
-
-Shapes: N images, n images of a batch.
 """
 
 from __future__ import annotations
@@ -68,10 +66,8 @@ class Batches:
     def __post_init__(self) -> None:
         """Refuse an empty epoch."""
         if self.count < 1 or self.batch_size < 1:
-            raise DistilhashError(
-                "an epoch needs at least one image and one image a step",
-                f"{self.count} images, {self.batch_size} a step",
-            )
+            got = f"{self.count} images, {self.batch_size} a step"
+            raise DistilhashError("an epoch needs at least one image and one image a step", got)
 
     @property
     def steps(self) -> int:

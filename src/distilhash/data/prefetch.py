@@ -1,8 +1,7 @@
 """Reading ahead: decoding and preprocessing of the next batches overlap with the network's work on this one.
 
-PyTorch may or may not be in the process, and is not imported here. Where it is, its number of threads says how many
-cores there are, and each thread of a pool computes with one core: a second team of compute threads would fight the
-network's for the cores.
+PyTorch is not imported here. Where it is in the process, its number of threads says how many cores there are, and each
+thread of a pool computes with one core: a second team of compute threads would fight the network's for the cores.
 """
 
 from __future__ import annotations
@@ -32,15 +31,9 @@ def cores() -> int:
 
 
 def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threads: int = 1) -> Iterator[V]:
-    """Yield ``load(key)`` in the order of the keys, computed in background threads.
+    """Yield ``load(key)`` in the order of the keys, computed by ``threads``; ``ahead`` results may wait.
 
     An error of ``load`` is raised at its place in the order; leaving the loop early stops the threads.
-
-    Args:
-        load: what a thread does for one key.
-        keys: their order is that of the results.
-        ahead: how many results may wait.
-        threads: how many keys are loaded at once.
     """
     waiting: deque[Future[V]] = deque()
     torch = sys.modules.get("torch")
@@ -60,15 +53,10 @@ def prefetch(load: Callable[[K], V], keys: Iterable[K], *, ahead: int = 3, threa
 
 
 def through(load: Callable[[K], U], work: Callable[[U], V], keys: Iterable[K], *, shared: bool) -> Iterator[V]:
-    """Yield ``work(load(key))`` in the order of the keys.
+    """Yield ``work(load(key))`` in the order of the keys: ``load`` preprocesses a batch, ``work`` is the network.
 
-    On the CPU each core takes a key all the way, so that none waits for the others after every layer.
-
-    Args:
-        load: the preprocessing of one batch.
-        work: the network.
-        keys: the batches.
-        shared: one device does the work of all: the cores load for it, and the caller's thread runs ``work``.
+    Where one device is ``shared``, the cores load for it, and the caller's thread runs ``work``. On the CPU each core
+    takes a key all the way, so that none waits for the others after every layer.
     """
     threads = cores()
     if shared:

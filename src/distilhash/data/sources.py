@@ -29,25 +29,17 @@ CHECKED = 16  # images that a thread decodes in one go
 class ImageSource(Protocol):
     """What every source of images has."""
 
-    @property
-    def names(self) -> list[str]:
-        """N names, each one's identity in codes, splits and reports."""
+    names: list[str]  # N, each one's identity in codes, splits and reports
+    class_names: list[str]  # C; none where there are no labels
+    decodes: bool  # whether read() opens files, so that a single image may take much memory
 
     @property
     def labels(self) -> Labels:
         """(N,) int64 classes, (N, C) uint8 of 0/1, or None."""
 
     @property
-    def class_names(self) -> list[str]:
-        """C names; none where there are no labels."""
-
-    @property
     def fingerprint(self) -> str:
         """Sixteen hex digits: other images, other fingerprint."""
-
-    @property
-    def decodes(self) -> bool:
-        """Whether read() opens files, so that a single image may take much memory."""
 
     def __len__(self) -> int:
         """The number of images."""
@@ -61,9 +53,7 @@ class ArraySource:
 
     Args:
         images: uint8 (N, H, W, 3), in memory or memory-mapped.
-        labels: (N,) classes or (N, C) of 0/1.
-        names: N names; left out: 00000 and so on.
-        class_names: C names.
+        labels, names, class_names: as in ImageSource; names left out: 00000 and so on.
         fingerprint: spares the hashing where the caller already knows it.
 
     Raises:
@@ -74,19 +64,16 @@ class ArraySource:
 
     def __init__(
         self,
-        images: NDArray[np.uint8],
-        labels: ArrayLike | None = None,
-        names: Sequence[str] | None = None,
-        class_names: Sequence[str] = (),
-        fingerprint: str | None = None,
-    ) -> None:
+        images: NDArray[np.uint8], labels: ArrayLike | None = None, names: Sequence[str] | None = None,
+        class_names: Sequence[str] = (), fingerprint: str | None = None,
+    ) -> None:  # fmt: skip
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.size == 0:
             raise DistilhashError("images must be uint8 of shape (N, H, W, 3)", f"{images.dtype} {images.shape}")
         self.images = images
         self.names = [f"{i:05d}" for i in range(len(images))] if names is None else list(names)
         if len(self.names) != len(images):
             raise DistilhashError("every image needs one name", f"{len(self.names)} names for {len(images)} images")
-        self.labels = checked_labels(labels, len(images))
+        self.labels = _checked_labels(labels, len(images))
         self.class_names = list(class_names)
         self._fingerprint = fingerprint
 
@@ -118,10 +105,8 @@ class Subset:
         if self.indices.ndim != 1 or self.indices.size == 0:
             raise DistilhashError("a subset needs at least one index, in one dimension", f"shape {self.indices.shape}")
         if self.indices.min() < 0 or self.indices.max() >= len(source):
-            raise DistilhashError(
-                "an index lies outside the source",
-                f"{self.indices.min()}..{self.indices.max()} for {len(source)} images",
-            )
+            got = f"{self.indices.min()}..{self.indices.max()} for {len(source)} images"
+            raise DistilhashError("an index lies outside the source", got)
         self.names = [source.names[i] for i in self.indices]
         self.labels: Labels = None if source.labels is None else source.labels[self.indices]
         self.class_names = source.class_names
@@ -150,69 +135,52 @@ class Report:
     unreadable: list[tuple[str, str]]  # (name, reason)
 
     def summary(self, shown: int = 3) -> str:
-        """One line for a person."""
-        if not self.unreadable:
-            return f"all {self.total} images can be read"
+        """One line for a person, where some cannot."""
         first = ", ".join(f"{name} ({reason})" for name, reason in self.unreadable[:shown])
         more = ", ..." if len(self.unreadable) > shown else ""
         return f"{len(self.unreadable)} of {self.total} images cannot be read and are left out: {first}{more}"
 
 
-def find_unreadable(source: ImageSource, least_side: int | None = None) -> Report:
-    """Decode every image once, on every core; ``least_side`` as in decode_image."""
+def find_unreadable(source: ImageSource) -> Report:
+    """Decode every image once, on every core."""
     if isinstance(source, ArraySource):
         return Report(total=len(source), readable=np.arange(len(source)), unreadable=[])
+
+    def reason(index: int) -> str | None:
+        try:
+            source.read([index])
+        except UnreadableImage as error:
+            return error.reason
+        return None
+
     reasons: list[str | None] = []
-
-    def reasons_of(block: range) -> list[str | None]:
-        found: list[str | None] = []
-        for i in block:
-            try:
-                source.read([i], least_side)
-                found.append(None)
-            except UnreadableImage as error:
-                found.append(error.reason)
-        return found
-
     blocks = [range(start, min(start + CHECKED, len(source))) for start in range(0, len(source), CHECKED)]
     with progress("check images", len(source)) as counter:
-        for found in prefetch(reasons_of, blocks, ahead=2 * cores(), threads=cores()):
+        for found in prefetch(lambda block: list(map(reason, block)), blocks, ahead=2 * cores(), threads=cores()):
             reasons += found
             counter.add(len(found))
-    return Report(
-        total=len(source),
-        readable=np.array([i for i, reason in enumerate(reasons) if reason is None], np.int64),
-        unreadable=[(name, reason) for name, reason in zip(source.names, reasons, strict=True) if reason is not None],
-    )
+    unreadable = [(name, reason) for name, reason in zip(source.names, reasons, strict=True) if reason is not None]
+    readable_N = np.array([reason is None for reason in reasons], bool)
+    return Report(total=len(source), readable=np.flatnonzero(readable_N), unreadable=unreadable)
 
 
-def readable(source: ImageSource, least_side: int | None = None) -> tuple[ImageSource, Report]:
-    """Leave out the images that cannot be read.
-
-    Returns:
-        The source, or the part of it that can be read, and which images those are.
-
-    Raises:
-        DistilhashError: none can be read.
-    """
-    report = find_unreadable(source, least_side)
+def readable(source: ImageSource) -> tuple[ImageSource, Report]:
+    """The source, or the part of it that can be read, and the report. Raises DistilhashError where that is none."""
+    report = find_unreadable(source)
     if len(report.readable) == 0:
         name, reason = report.unreadable[0]
         raise DistilhashError("none of the images can be read", f"{report.total} of them, such as {name} ({reason})")
     return (Subset(source, report.readable) if report.unreadable else source), report
 
 
-def checked_labels(labels: ArrayLike | None, count: int) -> Labels:
-    """Labels as (N,) int64 or (N, C) uint8. Raises DistilhashError on another shape or value."""
+def _checked_labels(labels: ArrayLike | None, count: int) -> Labels:
     if labels is None:
         return None
     array = np.asarray(labels)
     if array.ndim not in (1, 2) or len(array) != count or array.dtype.kind not in "iub":
-        raise DistilhashError(
-            "labels must be integers of shape (N,) or (N, C)", f"{array.dtype} {array.shape} for {count} images"
-        )
+        got = f"{array.dtype} {array.shape} for {count} images"
+        raise DistilhashError("labels must be integers of shape (N,) or (N, C)", got)
     if array.size and (array.min() < 0 or (array.ndim == 2 and array.max() > 1)):
-        raise DistilhashError(
-            "labels must be 0, 1, ... (classes) or 0/1 (one column a class)", f"{array.min()}..{array.max()}"
-        )
+        what = "labels must be 0, 1, ... (classes) or 0/1 (one column a class)"
+        raise DistilhashError(what, f"{array.min()}..{array.max()}")
     return array.astype(np.int64) if array.ndim == 1 else array.astype(np.uint8)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +62,16 @@ class Split:
             if part != "validation" and indices.size == 0:
                 raise DistilhashError(f"the split has no {part} images")
             if indices.size and (indices[0] < 0 or indices[-1] >= self.num_images):
-                raise DistilhashError(
-                    f"an index of {part} lies outside the images",
-                    f"{indices[0]}..{indices[-1]} for {self.num_images} images",
-                )
-            if (indices[1:] == indices[:-1]).any():
-                raise DistilhashError(f"{part} holds one image twice", str(indices[1:][indices[1:] == indices[:-1]][0]))
+                got = f"{indices[0]}..{indices[-1]} for {self.num_images} images"
+                raise DistilhashError(f"an index of {part} lies outside the images", got)
+            twice = indices[1:][indices[1:] == indices[:-1]]
+            if twice.size:
+                raise DistilhashError(f"{part} holds one image twice", twice[0])
         for part in ("train", "database"):
             shared = np.intersect1d(self.query, getattr(self, part))
             if shared.size:
-                raise DistilhashError(
-                    f"query images lie in {part}, too", f"{shared.size} of them, such as image {shared[0]}"
-                )
+                got = f"{shared.size} of them, such as image {shared[0]}"
+                raise DistilhashError(f"query images lie in {part}, too", got)
         outside = np.setdiff1d(self.validation, self.train)
         if outside.size:
             raise DistilhashError("validation must be a part of train", f"image {outside[0]} outside it")
@@ -126,13 +124,7 @@ class Split:
 
 
 def cifar10_split(
-    labels_N: ArrayLike,
-    protocol: str = "cifar10",
-    seed: int = 0,
-    validation_per_class: int = 50,
-    *,
-    class_names: tuple[str, ...] = (),
-    source: str = "",
+    labels_N: ArrayLike, protocol: str = "cifar10", seed: int = 0, validation_per_class: int = 50
 ) -> Split:
     """Draw a published CIFAR-10 protocol from the labels of all 60,000 images. Raises DistilhashError for others."""
     if protocol not in CIFAR10_PROTOCOLS:
@@ -143,45 +135,28 @@ def cifar10_split(
     num_query, num_train, database_is_rest = CIFAR10_PROTOCOLS[protocol]
     if not 0 <= validation_per_class < num_train:
         raise DistilhashError(f"validation takes 0 to {num_train - 1} images a class", str(validation_per_class))
-    query, train, validation, database = _Parts(), _Parts(), _Parts(), _Parts()
-    for c in range(10):
-        drawn = shuffled(np.flatnonzero(labels == c), seed, SPLITS, c)
-        query.append(drawn[:num_query])
-        train.append(drawn[num_query : num_query + num_train])
-        validation.append(drawn[num_query : num_query + validation_per_class])
-        database.append(drawn[num_query if database_is_rest else num_query + num_train :])
+    drawn = np.stack([shuffled(np.flatnonzero(labels == c), seed, SPLITS, c) for c in range(10)])
     return Split(
-        protocol=protocol,
-        seed=seed,
-        num_images=len(labels),
-        query=np.concatenate(query),
-        train=np.concatenate(train),
-        validation=np.concatenate(validation),
-        database=np.concatenate(database),
-        class_names=class_names,
-        source=source,
-    )
+        protocol=protocol, seed=seed, num_images=len(labels),
+        query=drawn[:, :num_query].ravel(),
+        train=drawn[:, num_query : num_query + num_train].ravel(),
+        validation=drawn[:, num_query : num_query + validation_per_class].ravel(),
+        database=drawn[:, num_query if database_is_rest else num_query + num_train :].ravel(),
+    )  # fmt: skip
 
 
 def holdout_split(
-    labels: ArrayLike,
-    query_share: float = 0.1,
-    validation_share: float = 0.1,
-    seed: int = 0,
-    *,
-    class_names: tuple[str, ...] = (),
-    source: str = "",
-) -> Split:
+    labels: ArrayLike, query_share: float = 0.1, validation_share: float = 0.1, seed: int = 0,
+    *, class_names: tuple[str, ...] = (),
+) -> Split:  # fmt: skip
     """Draw a split of one's own labelled images: a share of every class is query, the rest is train and database.
 
     Args:
         labels: (N,) classes, drawn class by class, or (N, C) of 0/1, drawn from all images at once, since an image
             with several labels belongs to no one class.
-        query_share: of each class, rounded, at least one image.
-        validation_share: of train, likewise.
+        query_share, validation_share: of each class, and of its train images; rounded, at least one image.
         seed: decides the draw.
         class_names: kept with the split, and used in errors.
-        source: fingerprint of the images, kept with the split.
 
     Raises:
         DistilhashError: a class with fewer than three images, or a share outside (0, 1).
@@ -198,36 +173,23 @@ def holdout_split(
             f"too few in {', '.join(few[:5])}{', ...' if len(few) > 5 else ''}" if few else "no images",
             "add images or take the class away",
         )
-    query, validation, rest = _Parts(), _Parts(), _Parts()
+    query, validation, train = list[NDArray[np.int64]](), list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     for c in numbers:
         drawn = shuffled(np.flatnonzero(classes == c), seed, SPLITS, int(c))
         num_query = min(max(1, round(query_share * len(drawn))), len(drawn) - 2)
         kept = drawn[num_query:]
         query.append(drawn[:num_query])
-        rest.append(kept)
+        train.append(kept)
         validation.append(kept[: min(max(1, round(validation_share * len(kept))), len(kept) - 1)])
-    train = np.concatenate(rest)
     return Split(
-        protocol=f"holdout-{query_share:g}",
-        seed=seed,
-        num_images=len(labels),
-        query=np.concatenate(query),
-        train=train,
-        validation=np.concatenate(validation),
-        database=train,
+        protocol=f"holdout-{query_share:g}", seed=seed, num_images=len(labels), query=np.concatenate(query),
+        train=np.concatenate(train), validation=np.concatenate(validation), database=np.concatenate(train),
         class_names=class_names,
-        source=source,
-    )
+    )  # fmt: skip
 
 
 def list_split(
-    lists: Mapping[str, NDArray[np.int64]],
-    num_images: int,
-    validation_share: float = 0.1,
-    seed: int = 0,
-    *,
-    class_names: tuple[str, ...] = (),
-    source: str = "",
+    lists: Mapping[str, NDArray[np.int64]], num_images: int, validation_share: float = 0.1, seed: int = 0
 ) -> Split:
     """The split that list files prescribe (``ListSource.lists``): test is query; validation is drawn from train.
 
@@ -241,19 +203,9 @@ def list_split(
         raise DistilhashError("the validation share lies in [0, 1)", str(validation_share))
     train = lists["train"]
     return Split(
-        protocol="lists",
-        seed=seed,
-        num_images=num_images,
-        query=lists["test"],
-        train=train,
-        validation=shuffled(train, seed, SPLITS)[: round(validation_share * len(train))],
-        database=lists["database"],
-        class_names=class_names,
-        source=source,
-    )
-
-
-_Parts = list[NDArray[np.int64]]
+        protocol="lists", seed=seed, num_images=num_images, query=lists["test"], train=train,
+        validation=shuffled(train, seed, SPLITS)[: round(validation_share * len(train))], database=lists["database"],
+    )  # fmt: skip
 
 
 def _checked(data: Any, path: Path) -> dict[str, Any]:
@@ -265,15 +217,17 @@ def _checked(data: Any, path: Path) -> dict[str, Any]:
     def is_integer(value: object) -> bool:
         return type(value) is int and -(2**62) < value < 2**62  # type() because True is an int, too
 
-    sound = {
-        "protocol": isinstance(data["protocol"], str),
-        "source": isinstance(data["source"], str),
-        "seed": is_integer(data["seed"]),
-        "num_images": is_integer(data["num_images"]),
-        "class_names": isinstance(data["class_names"], list) and all(isinstance(n, str) for n in data["class_names"]),
-    } | {part: isinstance(data[part], list) and all(map(is_integer, data[part])) for part in _PARTS}
+    def is_text(value: object) -> bool:
+        return isinstance(value, str)
+
+    def is_list(value: object, fits: Callable[[object], bool]) -> bool:
+        return isinstance(value, list) and all(map(fits, value))
+
+    sound = {name: is_text(data[name]) for name in ("protocol", "source")}
+    sound |= {name: is_integer(data[name]) for name in ("seed", "num_images")}
+    sound |= {part: is_list(data[part], is_integer) for part in _PARTS}
+    sound["class_names"] = is_list(data["class_names"], is_text)
     wrong = sorted(name for name, fine in sound.items() if not fine)
     if wrong:
         raise DistilhashError("a split file holds a value of the wrong type", f"{', '.join(wrong)} in {path}")
-    arrays = {part: np.array(data[part], np.int64) for part in _PARTS}
-    return {**data, **arrays, "class_names": tuple(data["class_names"])}
+    return {**data, "class_names": tuple(data["class_names"])}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distilhash.data.walk import FoundFile, is_below, walk
+from distilhash.data.folders import FoundFile, is_below, walk
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo, PhotoStore
 from distilhash.photos.encoder import Encoder

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from distilhash.codes import Bytes, hamming
-from distilhash.data.walk import is_below
+from distilhash.data.folders import is_below
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo, PhotoStore
 from distilhash.retrieval.index import Index
