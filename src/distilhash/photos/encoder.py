@@ -19,8 +19,8 @@ from PIL import Image
 
 from distilhash.codes import Bytes, pack
 from distilhash.data.decode import UnreadableImage, decode_image
-from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.folders import walk
+from distilhash.data.order import SPLITS, shuffled
 from distilhash.deploy.runtime import INT8, ExportedHasher, model_file
 from distilhash.errors import DistilhashError
 from distilhash.progress import log
