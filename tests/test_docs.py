@@ -77,7 +77,9 @@ def test_architecture_names_every_module():
     source = ROOT / "src" / "distilhash"
     modules = {str(path.relative_to(source)) for path in source.rglob("*.py") if not path.name.startswith("__")}
     named = set(re.findall(r"`((?:\w+/)?\w+\.py)`", DOCUMENTS["ARCHITECTURE.md"]))
-    assert named == modules
+    assert modules <= named
+    for name in named - modules:
+        assert (ROOT / name).exists() or (source / name).exists(), name
 
 
 def test_example_runs(cifar10, tmp_path):
