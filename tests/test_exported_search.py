@@ -36,7 +36,6 @@ sys.exit(code)
 SERVE_WITHOUT_TORCH = """
 import sys
 from distilhash import cli
-sys.modules["torch"] = None
 sys.exit(cli.main(["serve", *sys.argv[1:]]))
 """
 
