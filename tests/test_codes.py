@@ -223,11 +223,12 @@ def test_load_refuses_a_well_formed_file_that_is_not_a_table(tmp_path, change, c
     assert cause in str(caught.value)
 
 
-def test_load_refuses_a_tensor_of_a_type_that_numpy_lacks(tmp_path):
+@pytest.mark.parametrize("kind", ["BF16", "F8_E4M3"])
+def test_load_refuses_a_tensor_of_a_type_that_numpy_lacks(tmp_path, kind):
     described = {"format": "distilhash.codes", "version": "1", "num_bits": "8", "provenance": "{}"}
     header = {
         "__metadata__": {"distilhash": json.dumps(described)},
-        "packed": {"dtype": "BF16", "shape": [1, 1], "data_offsets": [0, 2]},
+        "packed": {"dtype": kind, "shape": [2 if kind == "F8_E4M3" else 1, 1], "data_offsets": [0, 2]},
     }
     text = json.dumps(header).encode()
     (tmp_path / "codes").write_bytes(len(text).to_bytes(8, "little") + text + b"\0\0")

@@ -214,7 +214,8 @@ class CodeTable:
             return cls(tensors["packed"], int(header["num_bits"]), names, tensors.get("labels"), provenance)
         except KeyError as error:
             cause = f"{error.args[0]} is missing"
-        except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError, DistilhashError) as error:
+        # AttributeError: a tensor of float8, which NumPy lacks.
+        except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             cause = str(error).removesuffix(".")
         fix = "write it again with: distilhash encode"
         raise DistilhashError("this file is not a code table", f"{path} ({cause})", fix)

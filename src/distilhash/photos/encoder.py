@@ -30,15 +30,11 @@ SAMPLE = 2_000  # photos that the default hasher is fitted to
 
 
 def hasher_of(about: Mapping[str, str], index: Path, hasher: str | Path | None = None) -> Path:
-    """The place of the hasher that made an index.
+    """The place of the hasher that made an index: the stored one, or beside the index where both were moved together.
 
     Args:
         about: what the index stores of its hasher (``Store.about()``).
-        index: the index file.
         hasher: the place that the user names instead; its fingerprint remains to be compared.
-
-    Returns:
-        ``hasher``, or else the stored place, or the one beside the index where both were moved together.
 
     Raises:
         DistilhashError: the index was made without a hasher, or the hasher is gone.
@@ -123,7 +119,7 @@ def named(hasher: str | Path, *, int8: bool = False) -> Path:
 
     Args:
         hasher: a run directory, a model directory, an exported directory or one of its model files.
-        int8: the int8 model of an exported hasher; left out, float32, or the model that the path names.
+        int8: False means float32, or the model that the path names.
 
     Raises:
         DistilhashError: ``int8`` for a hasher that was not exported.
@@ -169,29 +165,29 @@ class PhotoFiles:
         return images
 
 
-class Encoder:
+class Encoder(NamedTuple):
     """A hasher that encodes image files; open_encoder() makes one."""
 
-    def __init__(self, place: Path, num_bits: int, fingerprint: str, run: Callable[[PhotoFiles], Bytes]) -> None:
-        self.path = str(place.absolute())
-        self.num_bits = num_bits
-        self.fingerprint = fingerprint  # of the network with its weights: other codes, other fingerprint
-        self._run = run
+    path: str
+    num_bits: int
+    fingerprint: str  # of the network with its weights: other codes, other fingerprint
+    run: Callable[[PhotoFiles], Bytes]
 
     def encode(self, paths: Sequence[str]) -> Encoded:
         """The codes of these files, in their order."""
         files = PhotoFiles(paths)
-        packed = self._run(files) if paths else np.empty((0, -(-self.num_bits // 8)), np.uint8)
+        packed = self.run(files) if paths else np.empty((0, -(-self.num_bits // 8)), np.uint8)
         return Encoded(packed, files.failures)
 
 
 def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
     """The encoder of a hasher, which is named as in named(); PyTorch is imported only for one that was not exported."""
     place = named(hasher, int8=int8)
+    path = str(place.absolute())
     if model_file(place) is not None:
         exported = ExportedHasher.open(place.parent, int8=place.name == INT8)
         bits, fingerprint = exported.num_bits, exported.model_fingerprint
-        return Encoder(place, bits, fingerprint, lambda files: exported.encode(files).packed)
+        return Encoder(path, bits, fingerprint, lambda files: exported.encode(files).packed)
 
     import torch
 
@@ -206,4 +202,4 @@ def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
         blocks = outputs(files, np.arange(len(files)), network, precision="float32", device=torch.device("cpu"))
         return np.concatenate([pack(outputs_nK) for outputs_nK in blocks])
 
-    return Encoder(place, network.num_bits, fingerprint_of(network), run)
+    return Encoder(path, network.num_bits, fingerprint_of(network), run)

@@ -27,14 +27,9 @@ GROUPED_FROM = 4  # times as many hits are searched as groups are wanted
 
 
 def index(
-    folders: Sequence[str | Path],
-    index: str | Path,
-    hasher: str | Path | None = None,
-    *,
-    int8: bool = False,
-    hidden: bool = False,
-    rebuild: bool = False,
-) -> dict[str, Any]:
+    folders: Sequence[str | Path], index: str | Path, hasher: str | Path | None,
+    *, int8: bool, hidden: bool, rebuild: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Bring an index file up to date with folders of photos; its codes, and the fields of ``update.Summary``."""
     if int8 and hasher is None:  # before a default hasher is fitted, which has no int8 model
         raise DistilhashError("int8 is for an exported hasher", "none", "name it with --hasher")
@@ -48,16 +43,9 @@ def index(
 
 
 def search(
-    index: str | Path,
-    images: Sequence[str | Path] = (),
-    *,
-    ids: Sequence[int] = (),
-    top: int | None = None,
-    radius: int | None = None,
-    group_duplicates: int | None = None,
-    hasher: str | Path | None = None,
-    int8: bool = False,
-) -> list[dict[str, Any]]:
+    index: str | Path, images: Sequence[str | Path], *, ids: Sequence[int], top: int | None, radius: int | None,
+    group_duplicates: int | None, hasher: str | Path | None, int8: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
     """The hits of each query, nearest first by (distance, id), without the query itself."""
     if not images and not ids:
         raise DistilhashError("nothing to search for", fix="name an image, or an id of the index with --id")
@@ -90,7 +78,7 @@ def search(
         return answers
 
 
-def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool = False) -> list[dict[str, str]]:
+def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool) -> list[dict[str, str]]:
     """The code of each image, as hexadecimal digits, first bit first."""
     packed = _encoded(open_encoder(hasher, int8=int8), images)
     return [{"image": str(image), "code": row.tobytes().hex()} for image, row in zip(images, packed, strict=True)]

@@ -1,9 +1,8 @@
 """Nearest codes by Hamming distance: exact by FAISS or NumPy, approximate by FAISS's inverted file (IVF).
 
-Exact: FAISS scans every code with a counting sort over distances. It visits the codes in order and keeps an earlier
-code before a later one at the same distance, so with codes sorted by id the result is the first by (distance, id),
-also among ties at the last rank. FAISS does not document this, so it is checked once on a small case; where it does
-not hold, or FAISS is not installed, NumPy is used.
+Exact: FAISS visits the codes in order and keeps an earlier one before a later one at the same distance, so with codes
+sorted by id the result is the first by (distance, id). FAISS does not document this, so it is checked once on a small
+case; where it does not hold, or FAISS is not installed, NumPy is used.
 
 Approximate: k-means in Hamming space assigns every code to the list of its nearest centroid, and a query scans the
 nprobe nearest lists. nprobe is calibrated against exact search on a sample; where it must be so large that nothing is

@@ -1,9 +1,8 @@
 """An index of binary codes by id: add, remove, search by Hamming distance; in memory or in one file.
 
-In memory the codes lie in the order of their ids, and a search scans that array. Every change makes new arrays, so a
-search may go on in those that it has. The file (``retrieval.store``) is the truth that they are read from: a million
-codes of 64 bits are 16 MB, so an exact index keeps nothing else on disk. An approximate one keeps its IVF lists beside
-the file (``FILE.ivf``), bound to their codes. One file, as one class keeps arrays, lists and file in step.
+In memory the codes lie in the order of their ids. Every change makes new arrays, so a search may go on in those that it
+has. The file (``retrieval.store``) is the truth that they are read from; an approximate index keeps its IVF lists
+beside it (``FILE.ivf``), bound to their codes. One file, as one class keeps arrays, lists and file in step.
 
 Shapes: N codes, n of them new or asked for, Q queries, K bits, P = ceil(K / 8) bytes.
 """
@@ -33,7 +32,8 @@ ENGINES = {
 class Index:
     """Codes by id; open it with Index.open(), and close it, or use it as a context manager.
 
-    It is safe to use from several threads. What another process writes to the file is seen by the next call.
+    Codes and queries are given as (n, K) of -1/+1, or packed (n, P) uint8. It is safe to use from several threads. What
+    another process writes to the file is seen by the next call. On an error nothing is changed.
     """
 
     def __init__(self, store: Store | None, num_bits: int | None, engine: str) -> None:
@@ -81,17 +81,13 @@ class Index:
             return self._ids.copy()
 
     def add(self, ids: ArrayLike, codes: ArrayLike) -> None:
-        """Add codes under new ids; on an error nothing is changed. Each call copies the arrays: add many at once.
-
-        Args:
-            ids: (n,) whole numbers of at least 0.
-            codes: (n, K) of -1/+1, or packed (n, P).
+        """Add codes under new ids, whole numbers (n,) of at least 0. Each call copies the arrays: add many at once.
 
         Raises:
             DistilhashError: an id is in the index already or comes twice, the codes have another length, another
                 process is writing, or the disk refuses.
         """
-        new_ids, array = checked_ids(ids), np.asarray(codes)
+        new_ids, array = _checked_ids(ids), np.asarray(codes)
         with self._mutex:
             self._begin_change()
             packed = self._packed(array, "codes")
@@ -121,12 +117,12 @@ class Index:
             self._take(slice(None) if behind else np.argsort(self._ids, kind="stable"))
 
     def remove(self, ids: ArrayLike) -> None:
-        """Remove the codes of these ids; on an error nothing is changed.
+        """Remove the codes of these ids (n,).
 
         Raises:
             DistilhashError: an id is not in the index, another process is writing, or the disk refuses.
         """
-        gone = np.unique(checked_ids(ids))
+        gone = np.unique(_checked_ids(ids))
         with self._mutex:
             self._begin_change()
             keep = np.ones(len(self._ids), np.bool_)
@@ -139,11 +135,7 @@ class Index:
                 self._store.tidy(self._ids, self._codes)
 
     def search(self, codes: ArrayLike, top: int = 10) -> tuple[Ids, NDArray[np.int32]]:
-        """Top-k: the nearest codes to each query, by (distance, id).
-
-        Args:
-            codes: queries (Q, K) of -1/+1, or packed (Q, P).
-            top: results per query.
+        """The ``top`` nearest codes to each query, by (distance, id).
 
         Returns:
             Ids (Q, top) and distances (Q, top) in bits; -1 where there are fewer codes.
@@ -164,14 +156,7 @@ class Index:
         return ids, distances
 
     def radius(self, codes: ArrayLike, r: int) -> list[tuple[Ids, NDArray[np.int32]]]:
-        """All codes at most ``r`` bits away from each query; always exact.
-
-        Args:
-            codes: queries (Q, K) of -1/+1, or packed (Q, P).
-            r: radius in bits.
-
-        Returns:
-            For each query ids and distances, by (distance, id).
+        """For each query ids and distances of all codes at most ``r`` bits away, by (distance, id); always exact.
 
         Raises:
             DistilhashError: the queries are not codes of this index's length, or ``r`` is negative.
@@ -184,12 +169,8 @@ class Index:
         return [(kept_ids[found], away) for found, away in backends.within(kept_codes, queries, r)]
 
     def codes_of(self, ids: ArrayLike) -> Bytes:
-        """The packed codes (n, P) of these ids (n,).
-
-        Raises:
-            DistilhashError: an id is not in the index.
-        """
-        wanted = checked_ids(ids)
+        """The packed codes (n, P) of these ids (n,); DistilhashError where one is not in the index."""
+        wanted = _checked_ids(ids)
         with self._mutex:
             self._refresh()
             return self._codes[self._known_rows(wanted)]
@@ -279,7 +260,7 @@ class Index:
             return None
         if self._ivf_search is None or self._ivf is None:
             if self._ivf is None and self._store is not None:
-                self._ivf = backends.IvfLists.load(_ivf_path(self._store), self._ids, self._codes)
+                self._ivf = backends.IvfLists.load(self._store.beside(".ivf"), self._ids, self._codes)
                 self._ivf_saved = self._ivf is not None
             if self._ivf is None or not self._ivf.enough_for(len(self._codes)):
                 self._ivf, self._ivf_saved = backends.IvfLists.train(self._codes), False
@@ -291,15 +272,11 @@ class Index:
 
     def _save_ivf(self) -> None:
         if self._store is not None and self._ivf is not None and not self._ivf_saved:
-            self._ivf.save(_ivf_path(self._store), self._ids, self._codes)
+            self._ivf.save(self._store.beside(".ivf"), self._ids, self._codes)
             self._ivf_saved = True
 
 
-def _ivf_path(store: Store) -> Path:
-    return store.path.with_name(store.path.name + ".ivf")
-
-
-def checked_ids(ids: ArrayLike) -> Ids:
+def _checked_ids(ids: ArrayLike) -> Ids:
     """Ids as an int64 array (n,), checked to be whole numbers from 0 to 2^63 - 1."""
     array = np.asarray(ids)
     if array.size == 0 and array.ndim <= 1:

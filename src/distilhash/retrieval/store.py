@@ -1,13 +1,12 @@
 """The file of an index: one SQLite database in WAL mode. Everything else (arrays, IVF lists) is derived from it.
 
-Table ``log`` holds the codes: a row adds or withdraws a block of ids, and the last entry of an id counts. So adding a
-million codes writes a few large blocks instead of a million rows, and removing writes ids alone. A log that is mostly
-history, or mostly small blocks, is compacted. ``photos`` says which file an id is, as it was when it was read, or why
-it has no code; ``roots`` the folders that were indexed; ``meta`` the number of bits and the hasher.
+Table ``log`` holds the codes: a row adds or withdraws a block of ids, and the last entry of an id counts, so a million
+codes are a few rows. ``photos`` says which file an id is, as it was when it was read, or why it has no code; ``roots``
+the folders that were indexed; ``meta`` the number of bits and the hasher.
 
 The file is untrusted: its schema must equal ours exactly (so no trigger or view runs), and every value is checked as
-it is read. Every change is a transaction. There is one writer at a time: it holds an OS lock on ``FILE.lock``, which
-a killed process releases; the empty lock file alone means nothing.
+it is read. There is one writer at a time: it holds an OS lock on ``FILE.lock``, which a killed process releases; the
+empty lock file alone means nothing.
 
 Shapes: N codes, n of a block, K bits, P = ceil(K / 8) bytes.
 """
@@ -61,12 +60,16 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         # Not thread-local: any thread of the process that claimed the index may release it.
-        self._lock = filelock.FileLock(path.with_name(path.name + ".lock"), timeout=0, thread_local=False)
+        self._lock = filelock.FileLock(self.beside(".lock"), timeout=0, thread_local=False)
         self._database: sqlite3.Connection | None = None
         self._seen = 0
         with self._explained():
             if path.exists():
                 self._connect()
+
+    def beside(self, suffix: str) -> Path:
+        """The file of this name and a suffix."""
+        return self.path.with_name(self.path.name + suffix)
 
     @property
     def exists(self) -> bool:
@@ -101,16 +104,18 @@ class Store:
             codes.append(np.zeros((count, width), np.uint8) if gone else found)
             if not gone and (found[:, -1] & spare).any():
                 raise self.damaged("a code has bits set beyond its length")
-        all_ids, all_codes = np.concatenate(ids), np.concatenate(codes)
+        all_ids, all_codes, present = np.concatenate(ids), np.concatenate(codes), ~np.concatenate(withdrawn)
         if all_ids.size and all_ids.min() < 0:
             raise self.damaged("an id is negative")
-        return _latest(all_ids, all_codes, np.concatenate(withdrawn))
+        if not (all_ids[1:] > all_ids[:-1]).all():  # the last entry of each id, by id
+            order = np.argsort(all_ids, kind="stable")
+            order = order[np.append(all_ids[order][1:] != all_ids[order][:-1], True)]
+            all_ids, all_codes, present = all_ids[order], all_codes[order], present[order]
+        return (all_ids, all_codes) if present.all() else (all_ids[present], all_codes[present])
 
     def changed(self) -> bool:
         """Whether another process has written since codes() was last called."""
-        if self._database is None:
-            return self.path.exists()
-        return self._version() != self._seen
+        return self.path.exists() if self._database is None else self._version() != self._seen
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -192,11 +197,9 @@ class Store:
             self._lock.release()
 
     def _connect(self, create: bool = False) -> None:
-        place, log = str(self.path), self.path.with_name(self.path.name + "-wal")
         # Where nothing can be written SQLite cannot create the shared memory of WAL; but there is no writer, either.
-        alone = not create and not os.access(self.path.parent, os.W_OK) and not log.exists()
-        if alone:
-            place = self.path.absolute().as_uri() + "?immutable=1"
+        alone = not create and not os.access(self.path.parent, os.W_OK) and not self.beside("-wal").exists()
+        place = self.path.absolute().as_uri() + "?immutable=1" if alone else str(self.path)
         database = sqlite3.connect(place, uri=alone, isolation_level=None, check_same_thread=False, timeout=10)
         try:
             database.executescript(SETTINGS)
@@ -259,17 +262,6 @@ def _create(database: sqlite3.Connection) -> sqlite3.Connection:
 
 def _schema_of(database: sqlite3.Connection) -> set[tuple[Any, ...]]:
     return set(database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall())
-
-
-def _latest(ids: Ids, codes: Bytes, withdrawn: NDArray[np.bool_]) -> tuple[Ids, Bytes]:
-    """The last entry of each id, without those that are withdrawn, by id."""
-    if not (ids[1:] > ids[:-1]).all():
-        order = np.argsort(ids, kind="stable")
-        order = order[np.append(ids[order][1:] != ids[order][:-1], True)]
-        ids, codes, withdrawn = ids[order], codes[order], withdrawn[order]
-    if withdrawn.any():
-        ids, codes = ids[~withdrawn], codes[~withdrawn]
-    return ids, codes
 
 
 def _bytes(array: NDArray[Any], dtype: str) -> memoryview:
