@@ -105,8 +105,9 @@ def distill(
             loss = target.loss(outputs_NT.float(), target_NT)
             optimizers.step(loss, step)
             step += 1
-            losses_2 += torch.tensor([loss.item(), 1])
-            shown.add(config.batch_size, loss=loss.item())
+            value = loss.item()
+            losses_2 += torch.tensor([value, 1])
+            shown.add(config.batch_size, loss=value)
             if step % batches.steps == 0:
                 run.record_epoch("distil", step, step // batches.steps, losses_2, agreement())
                 student.train()

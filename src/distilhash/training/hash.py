@@ -101,8 +101,9 @@ def train_hasher(
             loss = loss_of(outputs_NK.float(), rows_N)
             optimizers.step(loss, step)
             step += 1
-            losses_2 += torch.tensor([loss.item(), 1])
-            shown.add(config.batch_size, loss=loss.item())
+            value = loss.item()
+            losses_2 += torch.tensor([value, 1])
+            shown.add(config.batch_size, loss=value)
             if step % batches.steps == 0:
                 epoch = step // batches.steps
                 measured = measure(hasher) if measure and (epoch % every == 0 or step == steps) else {}
