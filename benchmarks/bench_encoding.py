@@ -99,8 +99,8 @@ def open_photos(folder: Path) -> tuple[FolderSource, np.ndarray]:
 def described(source: FolderSource, indices: np.ndarray, hasher: Hasher) -> dict[str, object]:
     """What the ratio depends on."""
     sizes = []
-    for file in source.files:
-        with Image.open(file.path) as image:
+    for path in source.paths:
+        with Image.open(path) as image:
             sizes.append(image.size)
     width, height = (int(side) for side in np.median(sizes, axis=0))
     return {

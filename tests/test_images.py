@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -99,18 +101,44 @@ def test_folder_order_and_labels(tmp_path: Path) -> None:
     assert images[0].getpixel((0, 0)) == (100,) * 3 and images[1].getpixel((0, 0)) == (0,) * 3
 
 
-def test_folder_fingerprint_follows_names_sizes_and_times(tmp_path: Path) -> None:
-    picture(tmp_path / "a/1.png")
-    second = picture(tmp_path / "b/2.png")
-    first = FolderSource(tmp_path).fingerprint
-    assert FolderSource(tmp_path).fingerprint == first
-    prints = {first, FolderSource(tmp_path, labelled=True).fingerprint}
+def test_folder_fingerprint_follows_names_content_and_labels_alone(tmp_path: Path) -> None:
+    picture(tmp_path / "one/a/1.png", 1)
+    second = picture(tmp_path / "one/b/2.png", 2)
+    first = FolderSource(tmp_path / "one").fingerprint
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    os.utime(second, ns=(0, 0))
+    assert FolderSource(tmp_path / "one").fingerprint == FolderSource(tmp_path / "copy").fingerprint == first
+    prints = {first, FolderSource(tmp_path / "one", labelled=True).fingerprint}
     status = second.stat()
-    os.utime(second, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
-    prints.add(FolderSource(tmp_path).fingerprint)
-    second.rename(tmp_path / "b/3.png")
-    prints.add(FolderSource(tmp_path).fingerprint)
+    second.write_bytes(second.read_bytes()[:-1] + b"x")  # an edit that keeps size and date
+    os.utime(second, ns=(status.st_atime_ns, status.st_mtime_ns))
+    prints.add(FolderSource(tmp_path / "one").fingerprint)
+    second.rename(tmp_path / "one/b/3.png")
+    prints.add(FolderSource(tmp_path / "one").fingerprint)
     assert len(prints) == 4
+
+
+def test_digests_are_those_of_b2sum_and_follow_content_alone(tmp_path: Path) -> None:
+    for name, value in (("a/1.png", 1), ("a/2.png", 2), ("b/again.png", 1)):
+        picture(tmp_path / name, value)
+    source = FolderSource(tmp_path)
+    assert source.digests.shape == (3, 16) and source.digests.dtype == np.uint8
+    for digest, path in zip(source.digests, source.paths, strict=True):
+        assert digest.tobytes() == hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+    assert np.array_equal(source.digests[0], source.digests[2])
+    subset = Subset(source, [2, 1])
+    assert np.array_equal(subset.digests, source.digests[[2, 1]])
+    array = ArraySource(RNG.integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)[[0, 1, 0]])
+    assert [len({d.tobytes() for d in array.digests[rows]}) for rows in ([0, 1], [0, 2])] == [2, 1]
+    assert not np.array_equal(ArraySource(array.images.reshape(3, 5, 4, 3)).digests, array.digests)
+
+
+def test_no_file_is_opened_again_for_the_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "1.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    source, report = readable(FolderSource(tmp_path))
+    monkeypatch.setattr("distilhash.data.sources.digest_file", pytest.fail)
+    assert len(report.unreadable) == 1 and source.digests.shape == (1, 16) and len(source.fingerprint) == 16
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:

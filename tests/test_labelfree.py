@@ -127,7 +127,7 @@ class Unlabelled:
 
     def __init__(self, source) -> None:
         self.source, self.names, self.fingerprint = source, source.names, "unlabelled"
-        self.decodes = source.decodes
+        self.decodes, self.digests = source.decodes, source.digests
 
     def __len__(self) -> int:
         return len(self.source)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.folders import LISTS, FileSource, FolderSource, Listed, checked_folder, listed_files, read_lists
+from distilhash.data.folders import LISTS, FolderSource, Listed, checked_folder, listed_files, read_lists
 from distilhash.data.loading import LISTED
-from distilhash.data.sources import ImageSource, find_unreadable
+from distilhash.data.sources import FileSource, ImageSource, find_unreadable
 from distilhash.data.splits import holdout_split, list_split
 from distilhash.errors import DistilhashError
 
@@ -65,9 +65,10 @@ def _check_lists(root: Path) -> dict[str, Any]:
     missing_N = np.array([file is None for file in files])
     readable_N = np.zeros(len(files), bool)
     unreadable: list[tuple[str, str]] = []
-    present = [file for file in files if file is not None]
+    present = [file.path for file in files if file is not None]
     if present:
-        report = find_unreadable(FileSource(root, present, None, []))
+        names = [path for path, file in zip(listed.paths, files, strict=True) if file is not None]
+        report = find_unreadable(FileSource(present, names, None, []))
         readable_N[np.flatnonzero(~missing_N)[report.readable]] = True
         unreadable = report.unreadable
     counts = [

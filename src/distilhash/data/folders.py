@@ -1,20 +1,17 @@
 """Images that are files, below a folder or named by list files; one file, as photos and training find them by one walk.
 
 The walk lists and stats alone, and opens no file. Links are followed and each real folder is visited once, so a loop of
-links ends. A source's fingerprint is a hash of each file's relative path, size and time of last change, not of its
-content: it costs no reading, and misses only an edit that keeps both.
+links ends.
 
 List files have one ``path 0 1 0 ...`` a line, the form in which NUS-WIDE and its like are published. The three of a
 protocol lie in one folder, to which paths are relative; an image that two of them name is one image of the source.
 
-Shapes: N images, n images of a batch, C classes.
+Shapes: N images, C classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import os
 import re
 import stat
@@ -23,11 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from numpy.typing import NDArray
 
-from distilhash.data.decode import EXTENSIONS, decode_image
-from distilhash.data.sources import Labels
+from distilhash.data.decode import EXTENSIONS
+from distilhash.data.sources import FileSource
 from distilhash.errors import DistilhashError
 from distilhash.progress import log
 
@@ -109,36 +105,6 @@ def _status(path: str) -> os.stat_result | None:
         return None
 
 
-class FileSource:
-    """Images that are files below one root."""
-
-    decodes = True
-
-    def __init__(self, root: Path, files: Sequence[FoundFile], labels: Labels, class_names: Sequence[str]) -> None:
-        self.files = files
-        self.names = [_name(root, file.path) for file in files]
-        self.labels = labels
-        self.class_names = list(class_names)
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.files)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of every file's relative path, size and time of last change, and of the labels."""
-        digest = hashlib.sha256()
-        for name, (_, size, changed_ns) in zip(self.names, self.files, strict=True):
-            digest.update(f"{name}\0{size}\0{changed_ns}\n".encode())
-        digest.update(b"" if self.labels is None else np.ascontiguousarray(self.labels).data)
-        return digest.hexdigest()[:16]
-
-    def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
-        """The n images of these indices, decoded to mode RGB; ``least_side`` as in decode_image."""
-        indices_n = np.asarray(indices, np.int64)
-        return [decode_image(Path(self.files[i].path), self.names[i], least_side) for i in indices_n]
-
-
 class FolderSource(FileSource):
     """The images of a folder and of all folders below it, in the order of their relative paths.
 
@@ -160,7 +126,8 @@ class FolderSource(FileSource):
         if not found.files:
             endings = f"known endings: {' '.join(sorted(EXTENSIONS))}"
             raise DistilhashError("a folder holds no images", str(root), endings)
-        super().__init__(root, sorted(found.files, key=lambda file: _name(root, file.path)), None, [])
+        paths = sorted((_name(root, file.path), file.path) for file in found.files)
+        super().__init__([path for _, path in paths], [name for name, _ in paths], None, [])
         if labelled is not False:
             try:
                 self.labels, self.class_names = _classes_of(root, self.names)
@@ -196,7 +163,10 @@ class ListSource(FileSource):
         labels_NC = listed.labels
         one_hot = bool((labels_NC.sum(axis=1) == 1).all())
         class_names = [str(c) for c in range(labels_NC.shape[1])]
-        super().__init__(root, present, labels_NC.argmax(axis=1) if one_hot else labels_NC, class_names)
+        super().__init__(
+            [file.path for file in present], list(map(_escaped, listed.paths)),
+            labels_NC.argmax(axis=1) if one_hot else labels_NC, class_names,
+        )  # fmt: skip
         self.lists = listed.lists
 
 

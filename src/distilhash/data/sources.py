@@ -1,4 +1,7 @@
-"""Where images come from: the protocol of a source, arrays, subsets, and which images can be read.
+"""Where images come from: the protocol of a source, arrays, files, subsets, and which images can be read.
+
+An image is what it holds: its digest is BLAKE2b with 16 bytes of a file's content (what ``b2sum -l 128`` prints) or of
+an array's pixels. Dates, roots and positions are never part of an identity.
 
 Shapes: N images, n images of a batch, C classes, H, W sides in pixels.
 """
@@ -8,22 +11,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
-from typing import Protocol
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from distilhash.data.decode import UnreadableImage
+from distilhash.data.decode import UnreadableImage, decode_image
 from distilhash.data.prefetch import cores, prefetch
 from distilhash.errors import DistilhashError
 from distilhash.progress import progress
 
 Images = NDArray[np.uint8] | list[Image.Image]  # (n, H, W, 3) of an array, or n files in mode RGB
 Labels = NDArray[np.int64] | NDArray[np.uint8] | None  # (N,) classes, or (N, C) of 0/1
+T = TypeVar("T")
 
-CHECKED = 16  # images that a thread decodes in one go
+CHECKED = 16  # images that a thread reads in one go
+DIGEST_BYTES = 16
 
 
 class ImageSource(Protocol):
@@ -38,8 +45,12 @@ class ImageSource(Protocol):
         """(N,) int64 classes, (N, C) uint8 of 0/1, or None."""
 
     @property
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 16) uint8: equal content, equal digest. Zeros for a file that cannot be opened."""
+
+    @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits: other images, other fingerprint."""
+        """Sixteen hex digits of names, digests and labels: other images, other fingerprint."""
 
     def __len__(self) -> int:
         """The number of images."""
@@ -48,7 +59,24 @@ class ImageSource(Protocol):
         """The images of these indices; ``least_side`` as in decode_image. Raises UnreadableImage."""
 
 
-class ArraySource:
+class Fingerprinted:
+    """A source whose fingerprint follows from its other parts."""
+
+    names: list[str]
+    labels: Labels
+    digests: NDArray[np.uint8]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of names, digests and labels."""
+        digest = hashlib.sha256(json.dumps(self.names).encode())
+        digest.update(self.digests.tobytes())
+        if self.labels is not None:
+            digest.update(f"{self.labels.dtype} {self.labels.shape}".encode() + self.labels.tobytes())
+        return digest.hexdigest()[:16]
+
+
+class ArraySource(Fingerprinted):
     """Images that are already an array.
 
     Args:
@@ -75,28 +103,63 @@ class ArraySource:
             raise DistilhashError("every image needs one name", f"{len(self.names)} names for {len(images)} images")
         self.labels = _checked_labels(labels, len(images))
         self.class_names = list(class_names)
-        self._fingerprint = fingerprint
+        if fingerprint is not None:
+            self.fingerprint = fingerprint
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.images)
 
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of the pixels, their shape and the labels."""
-        if self._fingerprint is not None:
-            return self._fingerprint
-        digest = hashlib.sha256(f"{self.images.shape}".encode())
-        digest.update(np.ascontiguousarray(self.images).data)
-        digest.update(b"" if self.labels is None else np.ascontiguousarray(self.labels).data)
-        return digest.hexdigest()[:16]
+    def digests(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        """(N, 16) of each image's shape and pixels."""
+        return digests_of(np.asarray(self.images))  # rows of a memory map are slow to make
 
     def read(self, indices: ArrayLike, least_side: int | None = None) -> NDArray[np.uint8]:
         """The images of these indices, uint8 (n, H, W, 3), a copy."""
         return self.images[np.asarray(indices, np.int64)]
 
 
-class Subset:
+class FileSource(Fingerprinted):
+    """Images that are files.
+
+    Args:
+        paths: of the files, N.
+        names, labels, class_names: as in ImageSource.
+    """
+
+    decodes = True
+
+    def __init__(self, paths: Sequence[str], names: Sequence[str], labels: Labels, class_names: Sequence[str]) -> None:
+        self.paths = list(paths)
+        self.names = list(names)
+        self.labels = labels
+        self.class_names = list(class_names)
+        self._digests: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.paths)
+
+    @functools.cached_property
+    def digests(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        """(N, 16) of each file's content; read once, by find_unreadable() where that came before."""
+        unread = [index for index in range(len(self)) if index not in self._digests]
+        if unread:
+            _each("hash images", self.digest, unread)
+        return _rows([self._digests.pop(index) for index in range(len(self))])
+
+    def digest(self, index: int) -> None:
+        """Read one file for ``digests``."""
+        self._digests[index] = digest_file(self.paths[index])
+
+    def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
+        """The n images of these indices, decoded to mode RGB; ``least_side`` as in decode_image."""
+        indices_n = np.asarray(indices, np.int64)
+        return [decode_image(Path(self.paths[i]), self.names[i], least_side) for i in indices_n]
+
+
+class Subset(Fingerprinted):
     """Some images of a source, in the order of ``indices``."""
 
     def __init__(self, source: ImageSource, indices: ArrayLike) -> None:
@@ -117,9 +180,9 @@ class Subset:
         return len(self.indices)
 
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of the source's fingerprint and the indices."""
-        return hashlib.sha256(self.source.fingerprint.encode() + self.indices.tobytes()).hexdigest()[:16]
+    def digests(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        """(N, 16), as the source has them."""
+        return self.source.digests[self.indices]
 
     def read(self, indices: ArrayLike, least_side: int | None = None) -> Images:
         """The images of these indices of the subset."""
@@ -142,23 +205,20 @@ class Report:
 
 
 def find_unreadable(source: ImageSource) -> Report:
-    """Decode every image once, on every core."""
+    """Decode every image once, on every core; of files the digest is taken, too, while they are at hand."""
     if isinstance(source, ArraySource):
         return Report(total=len(source), readable=np.arange(len(source)), unreadable=[])
 
     def reason(index: int) -> str | None:
+        if isinstance(source, FileSource):
+            source.digest(index)
         try:
             source.read([index])
         except UnreadableImage as error:
             return error.reason
         return None
 
-    reasons: list[str | None] = []
-    blocks = [range(start, min(start + CHECKED, len(source))) for start in range(0, len(source), CHECKED)]
-    with progress("check images", len(source)) as counter:
-        for found in prefetch(lambda block: list(map(reason, block)), blocks, ahead=2 * cores(), threads=cores()):
-            reasons += found
-            counter.add(len(found))
+    reasons = _each("check images", reason, range(len(source)))
     unreadable = [(name, reason) for name, reason in zip(source.names, reasons, strict=True) if reason is not None]
     readable_N = np.array([reason is None for reason in reasons], bool)
     return Report(total=len(source), readable=np.flatnonzero(readable_N), unreadable=unreadable)
@@ -171,6 +231,36 @@ def readable(source: ImageSource) -> tuple[ImageSource, Report]:
         name, reason = report.unreadable[0]
         raise DistilhashError("none of the images can be read", f"{report.total} of them, such as {name} ({reason})")
     return (Subset(source, report.readable) if report.unreadable else source), report
+
+
+def digest_file(path: str) -> bytes:
+    """The digest of a file's content; zeros where it cannot be opened."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 (a Path a file is slow)
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).digest()
+    except (OSError, ValueError):
+        return bytes(DIGEST_BYTES)
+
+
+def digests_of(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """(N, 16): the digest of each array's shape and pixels."""
+    hashes = (hashlib.blake2b(str(i.shape).encode() + i.tobytes(), digest_size=DIGEST_BYTES) for i in images)
+    return _rows([found.digest() for found in hashes])
+
+
+def _rows(digests: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def _each(what: str, work: Callable[[int], T], indices: Sequence[int]) -> list[T]:
+    """``work`` of every index, on every core."""
+    found: list[T] = []
+    blocks = [indices[start : start + CHECKED] for start in range(0, len(indices), CHECKED)]
+    with progress(what, len(indices)) as counter:
+        for part in prefetch(lambda block: list(map(work, block)), blocks, ahead=2 * cores(), threads=cores()):
+            found += part
+            counter.add(len(part))
+    return found
 
 
 def _checked_labels(labels: ArrayLike | None, count: int) -> Labels:

@@ -12,6 +12,7 @@ Shapes: N images, n images of a batch, S side of the input in pixels, K bits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import math
@@ -26,7 +27,7 @@ from distilhash.codes import CodeTable, pack
 from distilhash.config import InputConfig, from_dict
 from distilhash.data.loading import open_readable, part_of
 from distilhash.data.prefetch import BATCH_PIXELS, cores, prefetch
-from distilhash.data.sources import ImageSource
+from distilhash.data.sources import Fingerprinted, ImageSource, digests_of
 from distilhash.data.transforms import Preprocess
 from distilhash.errors import DistilhashError
 from distilhash.files import read_json
@@ -284,7 +285,7 @@ def _whole(value: Any, least: int, most: int) -> int:
     return value
 
 
-class _Given:
+class _Given(Fingerprinted):
     """Arrays in memory as a source; they may differ in size."""
 
     decodes = False
@@ -296,12 +297,9 @@ class _Given:
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for image in self.images:
-            digest.update(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes())
-        return digest.hexdigest()[:16]
+    @functools.cached_property
+    def digests(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        return digests_of(self.images)
 
     def read(self, indices: Any, least_side: int | None = None) -> Any:  # arrays, which Preprocess takes as well
         return [self.images[int(index)] for index in indices]

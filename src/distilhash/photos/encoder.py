@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from distilhash.codes import Bytes, pack
-from distilhash.data.decode import UnreadableImage, decode_image
+from distilhash.data.decode import UnreadableImage
 from distilhash.data.folders import walk
 from distilhash.data.order import SPLITS, shuffled
+from distilhash.data.sources import FileSource
 from distilhash.deploy.runtime import INT8, ExportedHasher, model_file
 from distilhash.errors import DistilhashError
 from distilhash.progress import log
@@ -137,28 +138,20 @@ class Encoded(NamedTuple):
     failures: dict[int, str]  # position: why it cannot be read
 
 
-class PhotoFiles:
+class PhotoFiles(FileSource):
     """An image source of these paths, in which an unreadable file is a black pixel and a noted failure."""
 
-    labels = None
-    decodes = True
-    fingerprint = ""
-
     def __init__(self, paths: Sequence[str]) -> None:
-        self.names = list(paths)
-        self.class_names: list[str] = []
+        super().__init__(paths, paths, None, [])
+        self.fingerprint = ""  # the index knows its files: none is read for it
         self.failures: dict[int, str] = {}  # position: why it cannot be read
-
-    def __len__(self) -> int:
-        """The number of files."""
-        return len(self.names)
 
     def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
         """The images of these indices."""
         images = []
         for index in np.asarray(indices).tolist():
             try:
-                images.append(decode_image(Path(self.names[index]), self.names[index], least_side))
+                images += super().read([index], least_side)
             except UnreadableImage as error:
                 self.failures[index] = error.reason
                 images.append(Image.new("RGB", (1, 1)))

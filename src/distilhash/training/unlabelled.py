@@ -115,6 +115,11 @@ class PseudoLabelled:
         self.labels: NDArray[np.int64] = np.zeros(len(source), np.int64)
         self.labels[indices] = classes_N
 
+    @property
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 16), as its source has them."""
+        return self.source.digests
+
     def __len__(self) -> int:
         """The number of images."""
         return len(self.source)
