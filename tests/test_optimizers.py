@@ -148,8 +148,8 @@ def test_one_cycle_of_few_steps_moves_in_each(steps):
 
 def optimizers_of(module, name, published=torch.optim.Adam, steps=12, weight_decay=0.02):
     return Optimizers(
-        {"student": module, "projection_head": nn.Identity()}, name, steps, published=published, rate=0.01,
-        muon_lr=0.05, weight_decay=weight_decay,
+        {"student": module, "projection_head": nn.Identity()}, name, steps, stage="test", precision="float32",
+        published=published, rate=0.01, muon_lr=0.05, weight_decay=weight_decay,
     )  # fmt: skip
 
 

@@ -18,9 +18,9 @@ from safetensors.torch import save
 from torch import nn
 
 from distilhash.errors import DistilhashError
-from distilhash.files import write_atomically, write_json
+from distilhash.files import to_json, write_atomically, write_json
 from distilhash.models import create_hasher, rebuild_backbone
-from distilhash.models.backbone import Backbone
+from distilhash.models.backbone import Backbone, not_finite
 from distilhash.models.hasher import Hasher
 
 FORMAT = "distilhash/1"
@@ -36,7 +36,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict
         figures = f"{free >> 20} MiB free, {needed >> 20} MiB needed"
         raise DistilhashError(f"no room for {path}", figures, "free some room")
     # One entry: safetensors writes several in random order, and equal runs must end in equal bytes.
-    header = {"distilhash": json.dumps({"format": FORMAT, "description": description}, sort_keys=True)}
+    header = {"distilhash": to_json({"format": FORMAT, "description": description}, sort_keys=True)}
     # Not save_file: that makes a temporary file of its own, which a kill would leave behind under a random name.
     write_atomically(path, save(flat, metadata=header))
 
@@ -65,14 +65,19 @@ def save_model(directory: Path, module: nn.Module, description: dict[str, Any]) 
 
     ``description`` needs ``kind`` ("student" or "hasher") and ``architecture`` (the backbone's), for a hasher also
     ``bits``; whatever else it holds (provenance, settings) travels along.
+
+    Raises:
+        DistilhashError: a weight is not finite; nothing is written.
     """
+    tensors = dict(module.state_dict())
+    _check_finite(tensors, directory)
     write_json(directory / "config.json", description)
     kind = description["kind"]
-    settings = "\n".join(f"- {key}: `{json.dumps(value)}`" for key, value in sorted(description.items()))
+    settings = "\n".join(f"- {key}: `{to_json(value)}`" for key, value in sorted(description.items()))
     readme = f"# A distilhash {kind}\n\nLoad it with `distilhash.checkpoint.load_{kind}`.\n\n{settings}\n"
     write_atomically(directory / "README.md", readme)
     # Last, as its presence says that the directory is whole.
-    save_tensors(directory / "model.safetensors", dict(module.state_dict()), description)
+    save_tensors(directory / "model.safetensors", tensors, description)
 
 
 def load_student(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
@@ -113,8 +118,16 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[s
         found = f"{path}, {len(wrong)} tensors differ, first {', '.join(wrong[:3])}"
         raise DistilhashError("the checkpoint is of another architecture than it says", found, "make it again")
     module.load_state_dict(tensors)
+    _check_finite(module.state_dict(), path)
     backbone.pretrained = True
     return module.eval(), description
+
+
+def _check_finite(tensors: dict[str, torch.Tensor], path: str | Path) -> None:
+    name = not_finite(tensors)
+    if name:
+        fix = "train it again at a lower learning rate, or in float32"
+        raise DistilhashError("the weights of this network are not finite", f"{path}, tensor {name}", fix)
 
 
 def _model_file(path: Path) -> Path:

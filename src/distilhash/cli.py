@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import os
 import re
@@ -53,6 +52,7 @@ from distilhash.config import (
 )
 from distilhash.device import choose
 from distilhash.errors import DistilhashError
+from distilhash.files import to_json
 from distilhash.progress import console, log
 
 TOKEN = "DISTILHASH_TOKEN"
@@ -410,7 +410,7 @@ def _run(name: str, call: functools.partial[Result | None], show: Show) -> int:
         _to_stderr(f"distilhash: interrupted; {kept}.")
         return 130
     if result.data is not None:
-        _print(json.dumps(result.data, indent=2) if show.json else result.text or _table(result.data))
+        _print(to_json(result.data, indent=2) if show.json else result.text or _table(result.data))
     return _refuse(str(result.mistake)) if result.mistake is not None else 0
 
 

@@ -6,6 +6,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
@@ -137,9 +138,22 @@ def _refused(path: Path, error: OSError) -> DistilhashError:
     return DistilhashError(f"cannot write {path}", error.strerror or error, fix)
 
 
+def to_json(data: Any, **options: Any) -> str:
+    """JSON text of plain data, with the options of ``json.dumps``; a number that is undefined or infinite is null."""
+    return json.dumps(_with_nulls(data), allow_nan=False, **options)
+
+
+def _with_nulls(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _with_nulls(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_with_nulls(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON data atomically, in a form that people can read and diff."""
-    write_atomically(path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_atomically(path, to_json(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -44,6 +44,11 @@ def fingerprint_of(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor that holds NaN or an infinity; empty where none does."""
+    return next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all().item()), "")
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """The tensors by name of a .safetensors or torch.save file, also where "state_dict" or "model" nests them.
 
@@ -102,4 +107,7 @@ def load_checked(module: nn.Module, state: Mapping[str, Tensor], what: str, *, a
         raise DistilhashError(f"these weights are not those of {what}", "; ".join(complaints))
     # An adopted tensor would bring its own type and strides along: half precision, or TensorFlow's order of a kernel.
     fitting = {name: state[name].to(tensor.dtype).contiguous() for name, tensor in own.items()}
+    spoilt = not_finite(fitting)
+    if spoilt:
+        raise DistilhashError(f"the weights given for {what} are not finite", f"tensor {spoilt}", "give other weights")
     module.load_state_dict(fitting, assign=assign)

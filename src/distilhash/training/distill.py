@@ -75,16 +75,19 @@ def distill(
     rows_of = _Rows(cache_indices)
     target = create_target(cache_VND[0], rows_of(train), config, device)
     projection_head = _projection_head(student, target, config.seed).to(device)
-    student.to(device).to(memory_format=torch.channels_last)
+    student.to(device).to(memory_format=torch.channels_last).train()
+    shape_N3SS = (config.batch_size, 3, student.input.size, student.input.size)
+    precision = settled_precision(config.precision, run.path / "precision.json", student, shape_N3SS)
 
     batches = Batches(count=len(train), batch_size=config.batch_size, seed=config.seed)
     steps = config.epochs * batches.steps
     optimizers = Optimizers(
-        {"student": student, "projection_head": projection_head}, config.optimizer, steps, published=torch.optim.Adam,
-        rate=config.learning_rate, muon_lr=config.muon_lr, weight_decay=config.weight_decay,
+        {"student": student, "projection_head": projection_head}, config.optimizer, steps, stage="distil",
+        precision=precision, published=torch.optim.Adam, rate=config.learning_rate, muon_lr=config.muon_lr,
+        weight_decay=config.weight_decay,
     )  # fmt: skip
     losses_2 = no_losses()
-    step = run.restore("distil", optimizers, losses_2)
+    step = run.restore(optimizers, losses_2)
 
     def agreement() -> dict[str, float]:
         teacher_ND = sent(torch.from_numpy(cache_VND[0, rows_of(validation)]), device)
@@ -95,20 +98,18 @@ def distill(
     if step == 0:
         run.record(0, epoch=0, **agreement())
     student.train()
-    shape_N3SS = (config.batch_size, 3, student.input.size, student.input.size)
-    precision = settled_precision(config.precision, run.path / "precision.json", student, shape_N3SS)
     load = _loader(images, train, batches, student, teacher, config, target, cache_VND, rows_of)
     with progress("distil", steps * config.batch_size, done=step * config.batch_size) as shown:
         for pixels_N3SS, target_NT in prefetch(load, range(step, steps), **readers(shared=device.type != "cpu")):
             with arithmetic(precision):
                 outputs_NT = projection_head(student(pixels_N3SS))
             loss = target.loss(outputs_NT.float(), target_NT)
-            optimizers.step(loss, step)
+            value = optimizers.step(loss, step)
             step += 1
-            value = loss.item()
             losses_2 += torch.tensor([value, 1])
             shown.add(config.batch_size, loss=value)
             if step % batches.steps == 0:
+                optimizers.check(step)
                 run.record_epoch("distil", step, step // batches.steps, losses_2, agreement())
                 student.train()
             run.save_if_due(optimizers, losses_2, step, config.checkpoint_seconds)

@@ -76,16 +76,17 @@ def train_hasher(
 
     batches = Batches(count=len(indices), batch_size=config.batch_size, seed=config.seed)
     steps = config.epochs * batches.steps
-    optimizers = Optimizers(
-        {"network": network}, config.optimizer, steps, published=torch.optim.RMSprop, rate=config.learning_rate,
-        muon_lr=muon_lr, weight_decay=config.weight_decay,
-    )  # fmt: skip
-    stage, losses_2 = f"hash {config.framework} {config.bits} bits", no_losses()
-    step = run.restore(stage, optimizers, losses_2)
     precision = "float32"  # in which a head alone is fastest
     if not hasher.freeze_backbone:
         shape_N3SS = (config.batch_size, 3, hasher.input.size, hasher.input.size)
         precision = settled_precision(config.precision, run.path / "precision.json", network, shape_N3SS)
+    stage = f"hash {config.framework} {config.bits} bits"
+    optimizers = Optimizers(
+        {"network": network}, config.optimizer, steps, stage=stage, precision=precision,
+        published=torch.optim.RMSprop, rate=config.learning_rate, muon_lr=muon_lr, weight_decay=config.weight_decay,
+    )  # fmt: skip
+    losses_2 = no_losses()
+    step = run.restore(optimizers, losses_2)
     hasher.precision = precision  # in which it is measured between epochs, too
     description = {
         "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,
@@ -99,12 +100,12 @@ def train_hasher(
             with arithmetic(precision):
                 outputs_NK = network(inputs)
             loss = loss_of(outputs_NK.float(), rows_N)
-            optimizers.step(loss, step)
+            value = optimizers.step(loss, step)
             step += 1
-            value = loss.item()
             losses_2 += torch.tensor([value, 1])
             shown.add(config.batch_size, loss=value)
             if step % batches.steps == 0:
+                optimizers.check(step)
                 epoch = step // batches.steps
                 measured = measure(hasher) if measure and (epoch % every == 0 or step == steps) else {}
                 network.train()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from distilhash.config import Optimizer
 from distilhash.errors import DistilhashError, unknown_name
+from distilhash.models.backbone import not_finite
 
 OPTIMIZERS = get_args(Optimizer)
 WARM_UP = 0.2  # share of the steps over which a one-cycle rate rises
@@ -105,6 +106,7 @@ class Optimizers:
         modules: what is trained, by the names under which its tensors are packed.
         name: one of OPTIMIZERS.
         steps: of the whole run.
+        stage, precision: what is trained, and what the passes run in, for log and errors.
         published: the class behind the name "published".
         rate: peak learning rate of AdamW, or the constant one of ``published``.
         muon_lr: peak learning rate of Muon.
@@ -112,10 +114,11 @@ class Optimizers:
     """
 
     def __init__(
-        self, modules: dict[str, nn.Module], name: str, steps: int, *, published: type[torch.optim.Optimizer],
-        rate: float, muon_lr: float, weight_decay: float,
+        self, modules: dict[str, nn.Module], name: str, steps: int, *, stage: str, precision: str,
+        published: type[torch.optim.Optimizer], rate: float, muon_lr: float, weight_decay: float,
     ) -> None:  # fmt: skip
         self.modules, self.steps, self.constant = modules, steps, name == "published"
+        self.stage, self._precision = stage, precision
         parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
         self.members: list[torch.optim.Optimizer]
         if name == "published":
@@ -133,8 +136,15 @@ class Optimizers:
             raise unknown_name("optimizer", name, OPTIMIZERS)
         self._peaks = [group["lr"] for member in self.members for group in member.param_groups]
 
-    def step(self, loss: Tensor, step: int) -> None:
-        """Move the weights along the gradient of ``loss``, at the rate of this step (0 is the first)."""
+    def step(self, loss: Tensor, step: int) -> float:
+        """Move the weights along the gradient of ``loss``, at the rate of this step (0 is the first).
+
+        Returns:
+            The value of the loss; on a GPU it is waited for, so it is read once, and last.
+
+        Raises:
+            DistilhashError: it is not finite.
+        """
         share = 1.0 if self.constant else one_cycle(step, self.steps)
         groups = [group for member in self.members for group in member.param_groups]
         for group, peak in zip(groups, self._peaks, strict=True):
@@ -144,6 +154,23 @@ class Optimizers:
         loss.backward()  # type: ignore[no-untyped-call]
         for member in self.members:
             member.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._diverged("the loss", step + 1)
+        return value
+
+    def check(self, step: int) -> None:
+        """Raise DistilhashError where a weight or a moment is not finite after so many steps."""
+        name = not_finite(self.pack())
+        if name:
+            raise self._diverged(name, step)
+
+    def _diverged(self, what: str, step: int) -> DistilhashError:
+        rates = ", ".join(f"{peak:g}" for peak in dict.fromkeys(self._peaks))
+        got = f"step {step:,} of {self.steps:,}, at learning rates up to {rates}, in {self._precision}"
+        other = "" if self._precision == "float32" else ", or in float32 (--precision float32)"
+        fix = f"lower the learning rate{other}, and begin anew with --overwrite or elsewhere"
+        return DistilhashError(f"{self.stage} was stopped, as {what} is not finite", got, fix)
 
     def pack(self) -> dict[str, Tensor]:
         """Weights, buffers and moments as one dict of named tensors."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from distilhash.checkpoint import load_tensors, save_tensors
 from distilhash.errors import DistilhashError
-from distilhash.files import provenance, read_json, write_atomically, write_json
+from distilhash.files import provenance, read_json, to_json, write_atomically, write_json
 from distilhash.progress import log
 from distilhash.training.optim import Optimizers
 
@@ -97,7 +97,7 @@ class RunDirectory:
 
     def record(self, step: int, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
-        self._append("metrics.jsonl", json.dumps({"step": step, **values}))
+        self._append("metrics.jsonl", to_json({"step": step, **values}))
 
     def record_epoch(self, stage: str, step: int, epoch: int, losses_2: Tensor, measured: dict[str, float]) -> None:
         """Log and record the end of an epoch.
@@ -126,18 +126,23 @@ class RunDirectory:
                     break
         return lines
 
-    def restore(self, stage: str, optimizers: Optimizers, losses_2: Tensor) -> int:
+    def restore(self, optimizers: Optimizers, losses_2: Tensor) -> int:
         """Put the last saved state back, if there is one, and return how many steps were finished then."""
         tensors, step = self.load_state()
         if tensors:
             losses_2.copy_(tensors.pop("losses"))
             optimizers.unpack(tensors)
-            self.log(f"{stage} goes on from step {step:,} of {optimizers.steps:,}")
+            self.log(f"{optimizers.stage} goes on from step {step:,} of {optimizers.steps:,}")
         return step
 
     def save_if_due(self, optimizers: Optimizers, losses_2: Tensor, step: int, every_seconds: float) -> None:
-        """Save the state that follows ``step`` finished steps, where the last save is old enough."""
+        """Save the state that follows ``step`` finished steps, where the last save is old enough.
+
+        Raises:
+            DistilhashError: the state is not finite; the last one that was is kept.
+        """
         if self.state_is_due(every_seconds):
+            optimizers.check(step)
             self.save_state(optimizers.pack() | {"losses": losses_2}, step)
 
     def state_is_due(self, every_seconds: float) -> bool:
@@ -157,7 +162,7 @@ class RunDirectory:
             tensors, description = load_tensors(self._state_file, "training state")
             step = int(description["step"])
             kept = [line for line in self.metrics_in(self.path) if line["step"] <= step]
-        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomically(self.path / "metrics.jsonl", "".join(to_json(line) + "\n" for line in kept))
         return tensors, step
 
     def drop_state(self) -> None:

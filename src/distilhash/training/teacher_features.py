@@ -36,6 +36,7 @@ from distilhash.progress import progress
 
 BATCH, BATCH_PIXELS = 64, 400_000  # most of a forward pass: larger ones leave the CPU's caches and are slower
 FEATURES = "features.npy"
+CHECKED = 4096  # rows of a cache that are looked at in one go
 FLUSH_SECONDS = 1.0  # what a kill loses at most
 
 
@@ -63,7 +64,7 @@ def compute_teacher_features(
 
     Raises:
         DistilhashError: the cache is of another teacher, of other images or views or in another precision, or the disk
-            has no room for it.
+            has no room for it; a feature is not finite.
     """
     seen = teacher.input.with_crop_of(crop_mode) if crop_mode else teacher.input
     count, total = len(indices), views * len(indices)
@@ -74,12 +75,23 @@ def compute_teacher_features(
         "seed": seed if views > 1 else None,  # view 0 does not depend on it
     }  # fmt: skip
     done, precision = _open_cache(directory, key, shape, precision, rebuild)
+    held = np.load(directory / FEATURES, mmap_mode="r", allow_pickle=False).reshape(total, -1)
+
+    def check(first: int, features_ND: np.ndarray, fix: str) -> None:
+        wrong = np.flatnonzero(~np.isfinite(features_ND).all(axis=1))
+        if len(wrong):
+            image = images.names[int(indices[(first + wrong[0]) % count])]
+            raise DistilhashError("a feature of the teacher is not finite", f"{image} in {directory}", fix)
+
+    for first in range(0, done, CHECKED):  # a cache may have come to harm
+        check(first, held[first : min(first + CHECKED, done)], "compute the cache anew: --rebuild-features")
     if done < total:
         device, preprocess = current(), Preprocess(seen)
         batch = _batch(seen, device)
         if precision == "auto":
             precision = fastest_precision(folded(teacher), (batch, 3, seen.size, seen.size))
         network = on(folded(teacher, precision=precision), device)
+        mend = "give the teacher other weights" if precision == "float32" else "take --precision float32"
 
         def pixels_of(border: tuple[int, int]) -> Tensor:
             view, first = border
@@ -101,6 +113,7 @@ def compute_teacher_features(
         computed = through(pixels_of, features_of, borders, shared=device.type != "cpu")
         with progress("teacher features", total, done=done) as shown:
             for (view, first), features_ND in zip(borders, computed, strict=True):
+                check(view * count + first, features_ND, mend)
                 rows[view * count + first :][: len(features_ND)] = features_ND
                 before, done = done, view * count + first + len(features_ND)
                 shown.add(done - before)
