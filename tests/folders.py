@@ -59,7 +59,7 @@ def updated(index: Path, *folders: Path, encoder: PlainEncoder | None = None, **
 
 
 def holds(index: Path, encoder: PlainEncoder | None = None) -> dict[str, int]:
-    """The photos that have a code, by path, once it is sure that each code is that of its file as it is now."""
+    """The photos that have a code and a file, by path, once it is sure that each code is that of its file as it is."""
     encoder = encoder or PlainEncoder()
     store = PhotoStore(index)
     ids, codes = store.codes()
@@ -68,7 +68,13 @@ def holds(index: Path, encoder: PlainEncoder | None = None) -> dict[str, int]:
     assert sorted(coded) == ids.tolist()
     for identity, code in zip(ids.tolist(), codes, strict=True):
         photo = coded[identity]
+        if not os.path.exists(photo.path):  # noqa: PTH110
+            del coded[identity]
+            continue
         assert np.array_equal(code, encoder.code_of(photo.path)), photo.path
         status = os.stat(photo.path)  # noqa: PTH116
-        assert (photo.size, photo.changed_ns) == (status.st_size, status.st_mtime_ns)
+        assert (photo.size, photo.changed_ns) == (
+            status.st_size,
+            np.uint64(status.st_mtime_ns % 2**64).astype(np.int64),
+        )
     return {photo.path: photo.id for photo in coded.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -9,13 +10,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from distilhash.data.folders import walk
+from distilhash.data.folders import FoundFile, walk
 from distilhash.errors import DistilhashError
 from distilhash.photos import update as photos
 from distilhash.photos.catalogue import PhotoStore
 from distilhash.retrieval import Index
 from folders import PlainEncoder, holds, picture, updated
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def kill(*_: object) -> None:
+    raise Killed
+
+
+def rows(index: Path):
+    """All that an index holds."""
+    store = PhotoStore(index)
+    ids, codes = store.codes()
+    found = store.photos(), ids.tolist(), codes.tolist(), store.about(), store.roots()
+    store.close()
+    return found
 
 
 @pytest.fixture
@@ -69,7 +88,8 @@ def test_every_kind_of_change_in_one_run(folder, index):
     (folder / "b" / "1.png").unlink()
     picture(folder / "c" / "new.png", 101)
     summary, read = updated(index, folder)
-    assert counts(summary) == {"added": 1, "changed": 1, "unchanged": 3, "renamed": 1, "deleted": 1}
+    assert counts(summary) == {"added": 1, "changed": 1, "unchanged": 3, "renamed": 1}
+    assert summary.missing == [str(folder / "b" / "1.png")]
     assert read == ["0.png", "new.png"]
     after = holds(index)
     assert {Path(path).name: number for path, number in after.items()} == {
@@ -113,7 +133,8 @@ def test_a_failure_is_remembered_until_the_file_changes(folder, index):
     summary, read = updated(index, folder)
     assert (counts(summary), read) == ({"failed": 1, "unchanged": 6}, ["bad.png"])
     assert summary.failures == [(str(bad), "not an image of a known format")]
-    assert updated(index, folder)[1] == []
+    again, read = updated(index, folder)
+    assert (again.failures, read) == (summary.failures, [])
     later(bad)  # the same bytes: still no picture
     summary, read = updated(index, folder)
     assert (counts(summary), read) == ({"failed": 1, "unchanged": 6}, [])
@@ -122,10 +143,14 @@ def test_a_failure_is_remembered_until_the_file_changes(folder, index):
     summary, read = updated(index, folder)
     assert (counts(summary), read) == ({"changed": 1, "unchanged": 6}, ["bad.png"])
     (folder / "a" / "0.png").write_bytes(b"broken now")
-    assert counts(updated(index, folder)[0]) == {"failed": 1, "unchanged": 6}
+    for _ in range(2):  # told each time
+        summary = updated(index, folder)[0]
+        assert counts(summary) == {"failed": 1, "unchanged": 6}
+        assert summary.failures == [(str(folder / "a" / "0.png"), "not an image of a known format")]
     assert "0.png" not in names(index) and "bad.png" in names(index)
-    (folder / "a" / "0.png").unlink()
-    assert counts(updated(index, folder)[0]) == {"deleted": 1, "unchanged": 6}
+    (folder / "a" / "0.png").unlink()  # it has no code that could be lost
+    summary = updated(index, folder)[0]
+    assert (counts(summary), summary.missing) == ({"deleted": 1, "unchanged": 6}, [])
 
 
 def test_a_link_to_nowhere_and_a_file_that_vanishes(folder, index, monkeypatch):
@@ -187,22 +212,213 @@ def unlistable(monkeypatch, folder: Path) -> None:
 def test_a_folder_that_cannot_be_listed_is_reported_and_keeps_its_photos(folder, index, monkeypatch):
     (folder / "b" / "1.png").unlink()
     unlistable(monkeypatch, folder / "a")
-    summary, _ = updated(index, folder)
-    assert counts(summary) == {"unchanged": 2, "deleted": 1}
-    assert summary.unreadable == [(str(folder / "a"), "Permission denied")]
-    assert names(index) == ["0.png", "2.png", "3.png", "4.png", "5.png"]
+    for prune in (False, True):
+        summary, _ = updated(index, folder, prune=prune)
+        assert counts(summary) == {"unchanged": 2} | ({"deleted": 1} if prune else {})
+        assert summary.unreadable == [(str(folder / "a"), "Permission denied")]
+        assert summary.missing == ([] if prune else [str(folder / "b" / "1.png")])
+        assert summary.passed_over == []
+        assert names(index) == ["0.png", "2.png", "3.png", "4.png", "5.png"]
 
 
-def test_a_root_whose_photos_are_all_gone_keeps_them(folder, index):
-    folder.rename(folder.with_name("moved"))
-    folder.mkdir()  # as the place of a disk that is not mounted
-    summary, _ = updated(index, folder)
-    assert counts(summary) == {} and summary.unreadable[0][0] == str(folder)
-    folder.rmdir()
-    with pytest.raises(DistilhashError, match=str(folder)):
-        updated(index, folder)
-    folder.with_name("moved").rename(folder)
+def held(index: Path) -> int:
+    """The number of codes, also of photos that are missing."""
+    with Index.open(index) as opened:
+        return len(opened)
+
+
+@pytest.mark.parametrize("how", ["emptied", "gone"])
+def test_a_folder_of_the_index_that_may_not_be_mounted_keeps_its_photos(how, folder, index, tmp_path):
+    picture(tmp_path / "other" / "x.png", 60)
+    updated(index, tmp_path / "other")
+    moved = folder.rename(folder.with_name("moved"))
+    if how == "emptied":
+        folder.mkdir()
+    else:
+        with pytest.raises(DistilhashError, match=str(folder)):
+            updated(index, folder)
+    for prune in (False, True):
+        summary, _ = updated(index, prune=prune)  # of all folders
+        assert counts(summary) == {"unchanged": 1}
+        assert len(summary.missing) == 6
+        assert [path for path, _ in summary.unreadable] == [str(folder)]
+        assert held(index) == 7
+    if how == "emptied":
+        folder.rmdir()
+    moved.rename(folder)
+    summary, read = updated(index)
+    assert (counts(summary), summary.missing, read) == ({"unchanged": 7}, [], [])
+
+
+@pytest.mark.parametrize("how", ["emptied", "gone"])
+def test_a_folder_below_keeps_its_photos_until_prune(how, folder, index):
+    aside = (folder / "a").rename(folder.with_name("aside"))
+    if how == "emptied":
+        (folder / "a").mkdir()
+    for _ in range(2):
+        summary, _ = updated(index, folder)
+        assert counts(summary) == {"unchanged": 3}
+        assert summary.missing == [str(folder / "a" / f"{number}.png") for number in (0, 2, 4)]
+        assert held(index) == 6
+    if how == "emptied":
+        (folder / "a").rmdir()
+    aside.rename(folder / "a")
+    assert (counts(updated(index, folder)[0])) == {"unchanged": 6}
+    shutil.rmtree(folder / "a")
+    assert counts(updated(index, folder, prune=True)[0]) == {"unchanged": 3, "deleted": 3}
+    assert held(index) == 3
+    assert updated(index, folder)[0].missing == []
+
+
+def test_links_to_a_disk_that_is_not_mounted_keep_their_photos(folder, tmp_path):
+    disk, index = folder.rename(tmp_path / "disk"), tmp_path / "index"
+    folder.mkdir()
+    (folder / "all").symlink_to(disk / "a")
+    for number in (1, 3, 5):
+        (folder / f"{number}.png").symlink_to(disk / "b" / f"{number}.png")
+    assert counts(updated(index, folder)[0]) == {"added": 6}
+    disk.rename(tmp_path / "unmounted")
+    for prune in (False, True):
+        summary, _ = updated(index, folder, prune=prune)
+        assert (counts(summary), len(summary.missing), held(index)) == ({}, 6, 6)
+    (tmp_path / "unmounted").rename(disk)
+    assert (counts(updated(index, folder)[0])) == {"unchanged": 6}
+
+
+def test_a_file_that_cannot_be_read_just_now_keeps_its_code(folder, index, monkeypatch):
+    later(folder / "a" / "0.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(photos, "_content", lambda path: (None, "Input/output error"))
+        summary, _ = updated(index, folder)
+        assert summary.failures == [(str(folder / "a" / "0.png"), "Input/output error")]
+    assert held(index) == 6
+    summary, read = updated(index, folder)
+    assert (counts(summary), read) == ({"unchanged": 6}, [])
+
+
+def test_a_moved_folder_of_the_index_keeps_ids_and_codes(folder, index, tmp_path):
+    before = holds(index)
+    (folder / "a" / "bad.png").write_bytes(b"no picture")
+    updated(index, folder)
+    new = folder.rename(tmp_path / "new")
+    shutil.copy(new / "a" / "0.png", new / "copy.png")
+    summary, read = updated(index, new)
+    assert (counts(summary), read) == ({"added": 1, "renamed": 6, "failed": 1}, ["0.png"])
+    assert (summary.missing, held(index)) == ([], 7)
+    after = holds(index)
+    assert after.pop(str(new / "a" / "0.png")) == 8
+    assert after.pop(str(new / "copy.png")) == before.pop(str(folder / "a" / "0.png"))
+    assert after == {path.replace(str(folder), str(new)): number for path, number in before.items()}
+    store = PhotoStore(index)
+    assert store.roots() == [str(new)]  # nothing refers to the old one
+    store.close()
+
+
+def test_photos_that_move_from_one_folder_to_another_and_copies_that_stay(folder, index, tmp_path):
+    before, other = holds(index), tmp_path / "other"
+    other.mkdir()
+    (folder / "a" / "0.png").rename(other / "moved.png")
+    shutil.copy(folder / "b" / "1.png", other / "copy.png")
+    summary, read = updated(index, other)
+    assert (counts(summary), read) == ({"added": 1, "renamed": 1}, ["copy.png"])
+    after = holds(index)
+    assert after[str(other / "moved.png")] == before[str(folder / "a" / "0.png")]
+    assert len(after) == 7
+
+
+def test_a_folder_under_another_name_by_a_link_is_the_same_photos(folder, index, tmp_path):
+    new = folder.rename(tmp_path / "new")
+    folder.symlink_to(new)
+    summary, read = updated(index, new)
+    assert (counts(summary), read, held(index)) == ({"renamed": 6}, [], 6)
+    for _ in range(2):  # of both folders
+        summary, read = updated(index)
+        assert (read, held(index), summary.missing) == ([], 6, [])
+
+
+def test_forgetting_a_folder(folder, index, tmp_path):
+    picture(tmp_path / "photos 2" / "x.png", 60)
+    updated(index, tmp_path / "photos 2")
+    updated(index, folder / "a")
+    with contextlib.closing(PhotoStore(index)) as store:
+        with pytest.raises(DistilhashError, match="b") as caught:
+            photos.forget(store, [folder / "b"])
+        assert str(tmp_path / "photos 2") in str(caught.value)  # those that there are
+        shutil.rmtree(tmp_path / "photos 2")  # it need not be there
+        assert photos.forget(store, [tmp_path / "photos 2"]) == 1
+        assert photos.forget(store, [f"{folder}/"]) == 3  # what lies below another one stays
+        assert store.roots() == [str(folder / "a")]
+    assert names(index) == ["0.png", "2.png", "4.png"]
+
+
+@pytest.mark.parametrize("year", [1901, 1969, 2300, 2400])
+def test_a_file_may_have_any_date(year, folder, index):
+    seconds = (year - 1970) * 31_556_952
+    os.utime(folder / "a" / "0.png", ns=(0, seconds * 10**9 + 123))
+    if (folder / "a" / "0.png").stat().st_mtime_ns // 10**9 != seconds:
+        seconds = None  # this file system knows no such date; it shows another one, which must serve, too
+    picture(folder / "new.png", 70)
+    os.utime(folder / "new.png", ns=(0, (year - 1970) * 31_556_952 * 10**9))
+    assert counts(updated(index, folder)[0]) == {"added": 1, "unchanged": 6}
+    for _ in range(2):
+        summary, read = updated(index, folder)
+        assert (counts(summary), read, len(holds(index))) == ({"unchanged": 7}, [], 7)
+
+
+def test_a_date_beyond_int64(folder, index, monkeypatch):
+    """As on file systems that know the year 9999."""
+    real, ahead = FoundFile.of.__func__, 253_370_764_800 * 10**9
+
+    class Far:
+        def __init__(self, status):
+            self.st_size, self.st_mtime_ns = status.st_size, status.st_mtime_ns + ahead
+
+    monkeypatch.setattr(FoundFile, "of", classmethod(lambda cls, path, status: real(cls, path, Far(status))))
     assert counts(updated(index, folder)[0]) == {"unchanged": 6}
+    summary, read = updated(index, folder)
+    assert (counts(summary), read) == ({"unchanged": 6}, [])
+
+
+def test_names_of_every_kind(folder, index):
+    names_of_bytes = (b"\xff\xfe", b"line\nbreak", b"\x1b[31m\x07\x7f\t", b"'\";--%s", b"x" * 251)
+    strange = [os.fsdecode(name) for name in names_of_bytes]
+    for number, name in enumerate(strange):
+        picture(folder / f"{name}.png", 80 + number)
+        picture(folder / name / "in.png", 90 + number)
+        (folder / name / f"{name[:200]} bad.png").write_bytes(b"no picture")
+    summary, _ = updated(index, folder)
+    assert counts(summary) == {"added": 10, "failed": 5, "unchanged": 6}
+    assert (counts(updated(index, folder)[0])) == {"failed": 5, "unchanged": 16}
+
+
+def test_verify_reads_what_size_and_date_hide(folder, index):
+    path = folder / "a" / "0.bmp"
+    Image.new("RGB", (6, 6), "red").save(path)
+    before = path.stat()
+    updated(index, folder)
+    Image.new("RGB", (6, 6), "blue").save(path)
+    os.utime(path, ns=(0, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert counts(updated(index, folder)[0]) == {"unchanged": 7}
+    summary, read = updated(index, folder, verify=True)
+    assert (counts(summary), read) == ({"changed": 1, "unchanged": 6}, ["0.bmp"])
+    assert len(holds(index)) == 7
+
+
+def test_verify_tries_again_what_failed(folder, index):
+    (folder / "bad.png").write_bytes(b"no picture")
+    assert updated(index, folder)[1] == ["bad.png"]
+    summary, read = updated(index, folder, verify=True)  # another version may know the format
+    assert (counts(summary), read) == ({"failed": 1, "unchanged": 6}, ["bad.png"])
+
+
+def test_what_the_scan_leaves_out_now_is_kept_and_told(folder, index):
+    picture(folder / ".hidden" / "x.png", 1)
+    updated(index, folder, hidden=True)
+    summary, _ = updated(index, folder)
+    assert (counts(summary), summary.missing) == ({"unchanged": 6}, [])
+    assert summary.passed_over == [str(folder / ".hidden" / "x.png")]
+    assert counts(updated(index, folder, prune=True)[0]) == {"deleted": 1, "unchanged": 6}
 
 
 def test_folders_are_added_to_the_same_index(folder, index, tmp_path):
@@ -211,7 +427,7 @@ def test_folders_are_added_to_the_same_index(folder, index, tmp_path):
     assert len(holds(index)) == 7
     (folder / "a" / "0.png").unlink()
     assert counts(updated(index, tmp_path / "photos 2")[0]) == {"unchanged": 1}
-    assert counts(updated(index, folder)[0]) == {"unchanged": 5, "deleted": 1}
+    assert counts(updated(index, prune=True)[0]) == {"unchanged": 6, "deleted": 1}  # all folders
     store = PhotoStore(index)
     assert store.roots() == [str(tmp_path / "photos"), str(tmp_path / "photos 2")]
     store.close()
@@ -230,11 +446,82 @@ def test_another_encoder_is_refused_with_the_command_that_rebuilds(folder, index
     before = index.read_bytes()
     with pytest.raises(DistilhashError) as caught:
         updated(index, folder, encoder=other)
-    assert f"distilhash index {folder} --hasher /plain/hasher --index {index} --rebuild" in str(caught.value)
+    assert f"distilhash index --hasher /plain/hasher --index {index} --rebuild" in str(caught.value)
     assert index.read_bytes() == before
     assert counts(updated(index, folder, encoder=other, rebuild=True)[0]) == {"added": 6}
     assert len(holds(index, other)) == 6
     assert counts(updated(index, folder, encoder=other, rebuild=True)[0]) == {"unchanged": 6}
+
+
+def test_a_rebuild_keeps_all_folders_and_ids_and_what_is_missing_comes_back(folder, index, tmp_path):
+    picture(tmp_path / "other" / "x.png", 60)
+    updated(index, tmp_path / "other")
+    before = holds(index)
+    (folder / "a" / "0.png").rename(tmp_path / "away.png")
+    aside = (folder / "b").rename(tmp_path / "unmounted")
+    other = PlainEncoder("another")
+    summary, _ = updated(index, tmp_path / "other", encoder=other, rebuild=True)
+    assert counts(summary) == {"added": 3}
+    assert summary.missing == [str(folder / "a" / "0.png"), *(str(folder / "b" / f"{n}.png") for n in (1, 3, 5))]
+    assert held(index) == 3
+    assert updated(index, encoder=other)[0].missing == summary.missing
+    aside.rename(folder / "b")
+    (tmp_path / "away.png").rename(folder / "back.png")
+    assert counts(updated(index, encoder=other)[0]) == {"added": 4, "unchanged": 3}
+    before[str(folder / "back.png")] = before.pop(str(folder / "a" / "0.png"))
+    assert holds(index, other) == before
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["index"]
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_rebuild_that_was_killed_leaves_the_index_and_goes_on(after, folder, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "FIRST_BATCH", 2)
+    monkeypatch.setattr(photos, "LARGEST_BATCH", 2)
+    whole = tmp_path / "whole"
+    shutil.copy(index, whole)
+    updated(whole, folder, encoder=PlainEncoder("another"), rebuild=True)
+
+    class Mortal(PlainEncoder):
+        def encode(self, paths):
+            if len(self.read) >= 2 * after:
+                raise Killed
+            return super().encode(paths)
+
+    before = rows(index)
+    reader = Index.open(index)
+    if after == 3:  # between the last commit and what deletes the file of the rebuild
+        monkeypatch.setattr(photos, "_delete_rebuild", kill)
+        before = rows(whole)
+    with pytest.raises(Killed):
+        updated(index, folder, encoder=Mortal("another"), rebuild=True)
+    monkeypatch.undo()
+    assert rows(index) == before
+    assert len(reader) == 6
+    reader.close()
+    _, read = updated(index, folder, encoder=PlainEncoder("another"), rebuild=True)
+    assert len(read) == 6 - 2 * after
+    assert rows(index) == rows(whole)
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"index", "whole"}
+
+
+def test_a_rebuild_begins_again_where_the_index_has_changed_since(folder, index):
+    class Mortal(PlainEncoder):
+        def encode(self, paths):
+            raise Killed
+
+    with pytest.raises(Killed):
+        updated(index, folder, encoder=Mortal("another"), rebuild=True)
+    picture(folder / "a" / "new.png", 300)
+    updated(index, folder)
+    before = holds(index)
+    assert counts(updated(index, encoder=PlainEncoder("another"), rebuild=True)[0]) == {"added": 7}
+    assert holds(index, PlainEncoder("another")) == before
+
+
+def test_an_index_of_no_folder_is_not_brought_up_to_date(tmp_path):
+    with pytest.raises(DistilhashError, match="index"):
+        updated(tmp_path / "index")
+    assert not list(tmp_path.iterdir())
 
 
 def test_codes_and_photos_do_not_mix(folder, index, tmp_path):
@@ -247,10 +534,6 @@ def test_codes_and_photos_do_not_mix(folder, index, tmp_path):
         plain.add([1], np.ones((1, 20)))
     with pytest.raises(DistilhashError, match="plain"):
         updated(tmp_path / "plain", folder)
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
 
 
 @pytest.mark.parametrize("after", range(5))
@@ -266,13 +549,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(after, folder, tmp_path
             if self.batches > after:
                 raise Killed
             return super().encode(paths)
-
-    def rows(index: Path):
-        store = PhotoStore(index)
-        ids, codes = store.codes()
-        found = store.photos(), ids.tolist(), codes.tolist()
-        store.close()
-        return found
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for index in (whole, stopped):

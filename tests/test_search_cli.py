@@ -64,7 +64,10 @@ def test_index_says_what_it_did(here, capsys, caplog):
     assert "unchanged  72" in out and "failed     1" in out
     assert f"1 cannot be read: {here}/more/broken.jpg (not an image of a known format)\n" in err
     done = answer(capsys, "index", "more", "--hasher", "hasher", "--index", "my.index")
-    assert (done["failed"], done["failures"], done["codes"]) == (1, [], 72)
+    bad = [str(here / "more" / "broken.jpg"), "not an image of a known format"]
+    assert (done["failed"], done["failures"], done["codes"]) == (1, [bad], 72)
+    done = answer(capsys, "index", "--index", "my.index")  # all its folders, with its hasher
+    assert (done["failed"], done["failures"], done["unchanged"]) == (1, [bad], 72)
     assert sorted(path.name for path in here.iterdir()) == ["hasher", "more", "my.index", "photos", "student"]
 
 
@@ -185,6 +188,8 @@ def test_mistakes_are_one_sentence(indexed, capsys):
             "--index",
             "text.png",
         ): "this file is not a sound index; got text.png",
+        ("index", "--index", "new.index"): "there is no folder to index; got new.index",
+        ("index", "--forget", "nowhere"): "the index has no such folder; got ",
         ("index", "~nobody/photos", "--hasher", "hasher"): "there is no such folder; got ",
         ("index", "long" * 100, "--hasher", "hasher"): "there is no such folder; got ",
         ("search", "long" * 100, "--id", 1): "there is no such index; got longlong",
@@ -201,6 +206,44 @@ def test_mistakes_are_one_sentence(indexed, capsys):
         database.execute(f"UPDATE meta SET value = '/{'long' * 100}' WHERE key = 'encoder_path'")
     database.close()
     assert refused(capsys, "search", "photos.index", "text.png").startswith("the hasher of the index is gone; got /lon")
+
+
+def test_what_is_missing_is_told_pruned_and_forgotten(here, capsys):
+    for name in ("one", "two"):
+        shutil.copytree(here / "photos" / "class0", here / name)
+    run(capsys, "index", "one", "two", "--hasher", "hasher")
+    (here / "one" / "00.png").unlink()
+    out, err = run(capsys, "index")
+    assert "missing      1" in out and str(here / "one" / "00.png") in err and "--prune" in err
+    assert answer(capsys, "index")["missing"] == [str(here / "one" / "00.png")]
+    done = answer(capsys, "index", "--prune")
+    assert (done["deleted"], done["missing"], done["codes"]) == (1, [], 47)
+    shutil.rmtree(here / "two")
+    (here / "hasher").unlink()
+    done = answer(capsys, "index", "--forget", "two")  # needs no hasher
+    assert (done["deleted"], done["codes"]) == (24, 23)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_hasher_that_was_moved_with_the_index_is_found_by_its_content(here, capsys, together):
+    shutil.copytree(here / "hasher", here / "home" / "runs" / "fit")
+    shutil.copytree(here / "photos" / "class0", here / "home" / "photos")
+    run(capsys, "index", "home/photos", "--hasher", "home/runs/fit", "--index", "home/photos.index")
+    image = here / "photos" / "class1" / "00.png"
+    expected = answer(capsys, "search", "home/photos.index", image)[0]["hits"]
+    if together:
+        (here / "home").rename(here / "moved")
+    else:
+        (here / "moved").mkdir()
+        for path in ("photos.index", "photos", "runs/fit"):
+            (here / "home" / path).rename(here / "moved" / Path(path).name)
+        other = create_student("v1", size=32, stem="small")  # where it was there is another one now
+        about = {"architecture": other.architecture, "bits": 16, "kind": "hasher"}
+        save_model(here / "home" / "runs" / "fit" / "model", create_hasher(other, 16), about)
+    found = answer(capsys, "search", "moved/photos.index", image)[0]["hits"]
+    assert [(hit["id"], hit["distance"]) for hit in found] == [(hit["id"], hit["distance"]) for hit in expected]
+    done = answer(capsys, "index", "moved/photos", "--index", "moved/photos.index")
+    assert (done["renamed"], done["codes"], done["missing"]) == (24, 24, [])
 
 
 def test_an_interrupt_says_that_the_work_is_kept(here, monkeypatch, capsys):

@@ -72,6 +72,28 @@ def test_the_last_word_about_an_id_counts(path):
     store.close()
 
 
+def test_one_index_takes_over_another_at_once(path, tmp_path):
+    other = PhotoStore(tmp_path / "ot'her \udcff")
+    with other.writing():
+        other.describe(num_bits="16", encoder_path="/caf\udce9/hasher")
+        other.append(np.arange(5), CODES[:5])
+        other.put_photos([PHOTO._replace(id=4, failure="a name \udcfe in a reason")])
+        other.put_roots(["/b\udcff"])
+    other.close()
+    reader, writer = PhotoStore(path), PhotoStore(path)
+    before = reader.codes()[0].tolist()
+    with pytest.raises(DistilhashError):
+        writer.take_over(tmp_path)  # no index
+    assert not reader.changed() and reader.codes()[0].tolist() == before
+    writer.take_over(other.path)
+    assert writer.next_id() == 5
+    writer.close()
+    assert reader.changed()
+    reader.close()
+    assert read(path) == read(other.path)
+    assert read(path)[4]["encoder_path"] == "/caf\udce9/hasher"
+
+
 def test_an_error_inside_keeps_nothing(path):
     before = read(path)
     store = PhotoStore(path)
@@ -80,7 +102,7 @@ def test_an_error_inside_keeps_nothing(path):
         store.drop_photos([PHOTO])
         raise RuntimeError
     with pytest.raises(KeyboardInterrupt), store.writing():
-        store.clear()
+        store.many("DELETE FROM log", [()])
         raise KeyboardInterrupt
     store.close()
     assert read(path) == before
@@ -147,6 +169,7 @@ def test_a_file_that_was_tampered_with_is_refused(how, path):
         read(path)
     assert str(path) in caught.value.got
     assert len(str(caught.value)) < 300 + len(str(path))  # whatever the file holds
+    assert not any(word in caught.value.fix for word in ("make it", "distilhash index", "delete"))
 
 
 def test_damaged_bytes_end_in_an_index_or_in_one_sentence(path, tmp_path):

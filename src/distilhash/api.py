@@ -384,31 +384,43 @@ def check(images: str | Path) -> dict[str, Any]:
 
 
 def index(
-    folders: Sequence[str | Path],
+    folders: Sequence[str | Path] = (),
     index: str | Path = INDEX,
     hasher: str | Path | None = None,
     *,
     int8: bool = False,
     hidden: bool = False,
+    verify: bool = False,
+    prune: bool = False,
+    forget: Sequence[str | Path] = (),
     rebuild: bool = False,
 ) -> dict[str, Any]:
     """Bring an index file up to date with folders of photos.
 
     Args:
-        folders: Folders of photos, with all folders below them.
+        folders: Folders of photos, with all folders below them. None: all folders of the index.
         index: The file, made where there is none.
         hasher: Run or model directory of a hasher, or an exported one. None: the index's own, or a default hasher
             fitted to the photos.
         int8: Take the int8 model of an exported hasher; the index remembers it.
         hidden: Also files and folders that file managers hide.
-        rebuild: Encode everything again where the hasher is another.
+        verify: Read the content of every file, also where size and date are as they were, and try again what could not
+            be read.
+        prune: Drop photos whose files are missing or left out; not below a folder of the index that is absent, empty
+            or cannot be listed, since its disk may not be mounted.
+        forget: Drop a folder of the index, which may be gone from the disk, and the photos that lie below no other.
+        rebuild: Encode all folders of the index again where the hasher is another; a default hasher is fitted again.
 
     Returns:
-        "index", "codes" (how many it holds), and how many photos were added, changed, moved, removed or not readable.
+        "index", "codes" (how many it holds), how many photos were added, changed, renamed, deleted, unchanged, failed
+        or unsettled, "failures" and "unreadable" (files and folders, with reasons), "missing" and "passed_over" (photos
+        that are kept, though their files are gone or left out), and "rebuild_pays".
     """
     from distilhash.photos import search as photos
 
-    return photos.index(folders, index, hasher, int8=int8, hidden=hidden, rebuild=rebuild)
+    return photos.index(
+        folders, index, hasher, int8=int8, hidden=hidden, verify=verify, prune=prune, forgotten=forget, rebuild=rebuild
+    )
 
 
 def search(

@@ -267,22 +267,33 @@ def _check(images: Positional[str], *, show: OmitArgPrefixes[Show] = Show()) -> 
 
 
 def _index(
-    folders: Positional[tuple[str, ...]],
+    folders: Positional[tuple[str, ...]] = (),
     *,
     index: Path = api.INDEX,
     hasher: str | None = None,
     int8: bool = False,
     hidden: bool = False,
+    verify: bool = False,
+    prune: bool = False,
+    forget: UseAppendAction[tuple[str, ...]] = (),
     rebuild: bool = False,
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
-    done = api.index(_some(folders, "FOLDERS"), index, hasher, int8=int8, hidden=hidden, rebuild=rebuild)
-    for key, what in (("unreadable", "cannot be listed"), ("failures", "cannot be read")):
+    done = api.index(
+        folders, index, hasher, int8=int8, hidden=hidden, verify=verify, prune=prune, forget=forget, rebuild=rebuild
+    )
+    for key, what in (
+        ("unreadable", "cannot be listed, and keep their photos"), ("failures", "cannot be read"),
+        ("missing", "are missing and kept (--prune drops them, --forget a whole folder)"),
+        ("passed_over", "are left out now and kept (--prune drops them)"),
+    ):  # fmt: skip
         rows = done[key]
         if rows:
-            first = "; ".join(f"{_printable(path)} ({reason})" for path, reason in rows[:SHOWN])
+            shown = [row if isinstance(row, str) else f"{row[0]} ({row[1]})" for row in rows[:SHOWN]]
+            first = "; ".join(map(_printable, shown))
             log.warning("%s", f"{len(rows):,} {what}: {first}{'; ...' if len(rows) > SHOWN else ''}")
-    return Result(done, _table({key: value for key, value in done.items() if key not in ("unreadable", "failures")}))
+    counted = {key: len(value) if isinstance(value, list) else value for key, value in done.items()}
+    return Result(done, _table({key: counted[key] for key in counted if key not in ("unreadable", "failures")}))
 
 
 def _search(

@@ -40,7 +40,12 @@ class FoundFile(NamedTuple):
 
     path: str  # the root as it was given, and what lies below it
     size: int  # bytes
-    changed_ns: int  # time of last change, nanoseconds
+    changed_ns: int  # time of last change, nanoseconds modulo 2**64, as an int64: any date is one
+
+    @classmethod
+    def of(cls, path: str, status: os.stat_result) -> FoundFile:
+        """The file at a path, as its status says."""
+        return cls(path, status.st_size, (status.st_mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63))
 
 
 class Walk(NamedTuple):
@@ -82,7 +87,7 @@ def walk(roots: Iterable[str], hidden: bool = False) -> Walk:
                     if status is None:
                         files.append(FoundFile(entry.path, -1, 0))
                     elif stat.S_ISREG(status.st_mode):
-                        files.append(FoundFile(entry.path, status.st_size, status.st_mtime_ns))
+                        files.append(FoundFile.of(entry.path, status))
             folders += reversed(below)
     return Walk(files, unreadable)
 
@@ -224,7 +229,7 @@ def listed_files(root: Path, listed: Listed) -> list[FoundFile | None]:
     """The file of each listed image (N); None where there is none."""
     paths = [os.path.join(root, path) for path in listed.paths]  # noqa: PTH118
     return [
-        FoundFile(path, status.st_size, status.st_mtime_ns) if status and stat.S_ISREG(status.st_mode) else None
+        FoundFile.of(path, status) if status and stat.S_ISREG(status.st_mode) else None
         for path, status in zip(paths, map(_status, paths), strict=True)
     ]
 

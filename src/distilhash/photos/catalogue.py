@@ -5,15 +5,20 @@ Paths are absolute, and stored as the bytes of the operating system.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
+import stat
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from distilhash.errors import DistilhashError
-from distilhash.retrieval.store import Store
+from distilhash.retrieval.store import Store, text_bytes
+
+WAITING = "not encoded since the index was rebuilt"  # the failure of a photo whose file a rebuild did not find
 
 
 class Photo(NamedTuple):
@@ -25,6 +30,21 @@ class Photo(NamedTuple):
     changed_ns: int  # time of last change, nanoseconds
     content: bytes | None  # hash of the content; None where it could not be read
     failure: str | None  # why it has no code
+
+
+def rebuild_file(index: Path) -> Path:
+    """Where an index is built again, before that takes its place."""
+    return index.with_name(f"{index.name}.rebuild")
+
+
+def is_missing(path: str) -> bool:
+    """Whether there is no file at this path; False where access is denied or the disk fails, as nobody knows."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
 
 
 _KINDS: tuple[Any, ...] = (int, bytes, int, int, (bytes, type(None)), (str, type(None)))
@@ -52,13 +72,20 @@ class PhotoStore(Store):
         return [self._path(path) for (path,) in self.rows("SELECT path FROM roots ORDER BY path")]
 
     def put_roots(self, roots: Iterable[str]) -> None:
-        """Add indexed folders. Call it inside writing(), like put_photos and drop_photos."""
+        """Add indexed folders. Call it inside writing(), like drop_roots, put_photos and drop_photos."""
         self.many("INSERT OR IGNORE INTO roots VALUES (?)", ((os.fsencode(root),) for root in roots))
+
+    def drop_roots(self, roots: Iterable[str]) -> None:
+        """Forget indexed folders, but not the photos below them."""
+        self.many("DELETE FROM roots WHERE path = ?", ((os.fsencode(root),) for root in roots))
 
     def put_photos(self, photos: Iterable[Photo]) -> None:
         """Add photos, or replace those with the same ids."""
-        values = ([photo.id, os.fsencode(photo.path), *photo[2:]] for photo in photos)
-        self.many("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?)", values)
+        values = (
+            (identity, os.fsencode(path), size, changed, content, None if failure is None else text_bytes(failure))
+            for identity, path, size, changed, content, failure in photos
+        )
+        self.many("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT))", values)
 
     def next_id(self) -> int:
         """The first id that was never used."""
@@ -73,9 +100,25 @@ class PhotoStore(Store):
         self.withdraw(np.array([photo.id for photo in gone if photo.failure is None], np.int64))
         self.many("DELETE FROM photos WHERE id = ?", ((photo.id,) for photo in gone))
 
-    def other_hasher(self, got: object, folders: Iterable[str], hasher: object) -> DistilhashError:
+    def begin_rebuild(self, other: PhotoStore) -> None:
+        """Fill this new file with the folders and photos of an index, none of them encoded, under the same ids."""
+        with self.writing():
+            self.put_roots(other.roots())
+            self.put_photos(photo._replace(failure=WAITING) for photo in other.photos())
+            self.many("DELETE FROM sqlite_sequence", [()])
+            self.many("INSERT INTO sqlite_sequence VALUES ('photos', ?)", [(other.next_id() - 1,)])
+
+    def state(self) -> str:
+        """A hash of the photos and folders, which tells whether anything was written since."""
+        digest = hashlib.sha256()
+        for photo in self.photos():
+            digest.update(repr(photo).encode())
+        digest.update(repr((self.roots(), self.next_id())).encode())
+        return digest.hexdigest()[:16]
+
+    def other_hasher(self, got: object, hasher: object) -> DistilhashError:
         """The error for a hasher that did not make this index."""
-        words = ["distilhash", "index", *folders, "--hasher", str(hasher), "--index", str(self.path), "--rebuild"]
+        words = ["distilhash", "index", "--hasher", str(hasher), "--index", str(self.path), "--rebuild"]
         fix = f"name that one with --hasher, or encode the photos again with: {shlex.join(words)}"
         return DistilhashError("the index was made with another hasher", got, fix)
 

@@ -9,6 +9,7 @@ Shapes: n images of a call, K bits, P = ceil(K / 8) bytes.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,67 +23,123 @@ from distilhash.data.decode import UnreadableImage
 from distilhash.data.folders import walk
 from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.sources import FileSource
-from distilhash.deploy.runtime import INT8, ExportedHasher, model_file
+from distilhash.deploy.runtime import FLOAT, INT8, ExportedHasher, model_file
 from distilhash.errors import DistilhashError
+from distilhash.files import read_json
+from distilhash.photos.catalogue import PhotoStore, rebuild_file
 from distilhash.progress import log
 
 DEFAULT_TEACHER, DEFAULT_BITS = "pip/efficientnet_lite0", 64
 SAMPLE = 2_000  # photos that the default hasher is fitted to
+FEW, GROWTH = 500, 2  # it is fitted again where it knows fewer than FEW, and there are GROWTH times as many now
 
 
-def hasher_of(about: Mapping[str, str], index: Path, hasher: str | Path | None = None) -> Path:
-    """The place of the hasher that made an index: the stored one, or beside the index where both were moved together.
+def hashers_of(about: Mapping[str, str], index: Path, hasher: str | Path | None = None) -> list[Path]:
+    """Where the hasher that made an index may be, likeliest first; its fingerprint tells which one it is.
 
     Args:
         about: what the index stores of its hasher (``Store.about()``).
-        hasher: the place that the user names instead; its fingerprint remains to be compared.
+        hasher: the place that the user names instead.
 
     Raises:
-        DistilhashError: the index was made without a hasher, or the hasher is gone.
+        DistilhashError: the index was made without a hasher, or there is none where it was nor beside the index.
     """
     if "encoder" not in about:
         raise DistilhashError("this index does not say which hasher made it", index, "search it by --id")
     if hasher is not None:
-        return Path(hasher)
-    stored, beside = Path(about.get("encoder_path", "")), _beside(index)
+        return [Path(hasher)]
+    stored, index = Path(about.get("encoder_path", "")), index.absolute()
+    # Both were moved together, into one folder or with the folders above them.
+    ends = [Path(*stored.parts[first:]) for first in range(1, len(stored.parts))]
+    moved = [base / end for base in index.parents[:2] for end in ends]
+    places = [*moved, default_place(index), default_place(rebuild_file(index))]
     # Not Path.exists(), which raises where access is denied.
-    if stored not in (Path(), beside) and os.path.exists(stored):  # noqa: PTH110
-        return stored
-    if _is_whole(beside):
-        return beside
-    fix = "say where it is with --hasher"
-    if stored == beside:
-        fix += ", or fit a new one and encode again with: distilhash index --rebuild"
-    raise DistilhashError("the hasher of the index is gone", stored, fix)
+    found = [stored] if stored != Path() and os.path.exists(stored) else []  # noqa: PTH110
+    found += [place for place in places if place not in found and _is_hasher(place)]
+    if not found:
+        fix = "say where it is with --hasher"
+        if is_default(about, index):
+            fix += f", or fit a new one and encode again with: distilhash index --index {index} --rebuild"
+        raise DistilhashError("the hasher of the index is gone", stored, fix)
+    return found
 
 
-def default_hasher(
-    about: Mapping[str, str], index: Path, roots: Sequence[str], *, hidden: bool = False, rebuild: bool = False
-) -> Path:
-    """The hasher that an index was made with, or else the default hasher, fitted to the photos below these folders.
-
-    Args:
-        about, index: as in hasher_of(); the file need not exist yet.
-        hidden: also sample hidden files.
-        rebuild: fit the default hasher again where the index was made with it.
+def encoder_of(store: PhotoStore, hasher: str | Path | None = None, *, int8: bool = False) -> Encoder:
+    """The encoder that made an index, wherever it is now; ``hasher`` and errors as in hashers_of() and open_encoder().
 
     Raises:
-        DistilhashError: the hasher is gone, the teacher is not installed, or no photo can be read.
+        DistilhashError: the hashers that were found are others, or cannot be opened.
     """
-    beside = _beside(index)
-    if about.get("encoder_path") and not (rebuild and Path(about["encoder_path"]) == beside):
-        return hasher_of(about, index)
-    if rebuild or not _is_whole(beside):
-        _fit(beside, roots, hidden)
-    return beside
+    about, refused = store.about(), list[DistilhashError]()
+    for place in hashers_of(about, store.path, hasher):
+        try:
+            encoder = open_encoder(place, int8=int8)
+            if encoder.fingerprint == about["encoder"]:
+                return encoder
+            refused.append(store.other_hasher(place, place))
+        except DistilhashError as error:
+            refused.append(error)
+    raise refused[0]
 
 
-def _beside(index: Path) -> Path:
+def default_hasher(store: PhotoStore, roots: Sequence[str], *, hidden: bool = False) -> Path:
+    """The default hasher fitted to the photos below these folders, where it does not replace one that is in use.
+
+    Args:
+        store: the index; its file need not exist yet.
+        hidden: also sample hidden files.
+
+    Raises:
+        DistilhashError: the teacher is not installed, or no photo can be read.
+    """
+    place = default_place(store.path)
+    if "encoder" in store.about():
+        place = default_place(rebuild_file(store.path))
+    elif _is_hasher(place):  # of an index that was interrupted before its first photos
+        return place
+    _fit(place, roots, hidden)
+    return place
+
+
+def settle_default(store: PhotoStore) -> None:
+    """Put the default hasher of a rebuild in its place, once the index is made with it."""
+    new, place = default_place(rebuild_file(store.path)) / "model", default_place(store.path) / "model"
+    place.mkdir(parents=True, exist_ok=True)
+    for name in ("README.md", "config.json", "model.safetensors"):  # the last file alone is a hasher
+        if (new / name).exists():
+            (new / name).replace(place / name)
+    shutil.rmtree(new.parent)
+
+
+def default_place(index: Path) -> Path:
+    """Where the default hasher of an index is kept."""
     return index.with_name(f"{index.name}.hasher").absolute()
 
 
-def _is_whole(hasher: Path) -> bool:
-    return (hasher / "model" / "model.safetensors").exists()
+def is_default(about: Mapping[str, str], index: Path) -> bool:
+    """Whether an index was made with its default hasher, also where both were moved or renamed since."""
+    stored, place = Path(about.get("encoder_path", "")), default_place(index)
+    return stored.name == place.name or (_is_hasher(place) and not os.path.exists(stored))  # noqa: PTH110
+
+
+def fitted_to(hasher: Path) -> int | None:
+    """The number of photos that a default hasher was fitted to; None for another one."""
+    try:
+        about = read_json(hasher / "model" / "config.json", "hasher")
+    except DistilhashError:
+        return None
+    return about.get("unlabelled_images") if about.get("label_free") == "itq" else None
+
+
+def rebuild_pays(fitted: int, codes: int) -> bool:
+    """Whether a default hasher that was fitted to so many photos is worth fitting again to those of an index."""
+    return fitted < FEW and codes >= GROWTH * fitted
+
+
+def _is_hasher(place: Path) -> bool:
+    names = ("model/model.safetensors", "model.safetensors", FLOAT, INT8)
+    files = [place] if place.name in names else [place / name for name in names]
+    return any(os.path.isfile(file) for file in files)  # noqa: PTH113
 
 
 def _fit(place: Path, roots: Sequence[str], hidden: bool) -> None:

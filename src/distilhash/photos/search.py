@@ -17,9 +17,20 @@ import numpy as np
 from distilhash.codes import Bytes, hamming
 from distilhash.data.decode import UnreadableImage
 from distilhash.errors import DistilhashError
-from distilhash.photos.catalogue import PhotoStore
-from distilhash.photos.encoder import Encoder, default_hasher, hasher_of, named, open_encoder
-from distilhash.photos.update import checked_roots, update
+from distilhash.photos.catalogue import PhotoStore, rebuild_file
+from distilhash.photos.encoder import (
+    Encoder,
+    default_hasher,
+    default_place,
+    encoder_of,
+    fitted_to,
+    is_default,
+    open_encoder,
+    rebuild_pays,
+    settle_default,
+)
+from distilhash.photos.update import Summary, checked_roots, forget, update
+from distilhash.progress import log
 from distilhash.retrieval.index import Index
 
 TOP = 10
@@ -27,19 +38,49 @@ GROUPED_FROM = 4  # times as many hits are searched as groups are wanted
 
 
 def index(
-    folders: Sequence[str | Path], index: str | Path, hasher: str | Path | None,
-    *, int8: bool, hidden: bool, rebuild: bool,
+    folders: Sequence[str | Path], index: str | Path, hasher: str | Path | None, *, int8: bool, hidden: bool,
+    verify: bool, prune: bool, forgotten: Sequence[str | Path], rebuild: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Bring an index file up to date with folders of photos; its codes, and the fields of ``update.Summary``."""
     if int8 and hasher is None:  # before a default hasher is fitted, which has no int8 model
         raise DistilhashError("int8 is for an exported hasher", "none", "name it with --hasher")
+    roots, summary, fitted = checked_roots(folders), Summary(), None
     with contextlib.closing(PhotoStore(Path(index))) as store:
-        if hasher is None:
-            roots = checked_roots(folders)
-            hasher = default_hasher(store.about(), Path(index), roots, hidden=hidden, rebuild=rebuild)
-        encoder = open_encoder(hasher, int8=int8)
-        summary = update(store, folders, encoder, hidden=hidden, rebuild=rebuild)
-        return {"index": str(index), "codes": len(store.codes()[0]), **dataclasses.asdict(summary)}
+        dropped = forget(store, forgotten) if forgotten else 0
+        if roots or not forgotten:
+            encoder = _encoder_for(store, roots, hasher, int8=int8, hidden=hidden, rebuild=rebuild)
+            place, new = default_place(store.path), default_place(rebuild_file(store.path))
+            final = encoder._replace(path=str(place)) if encoder.path == str(new) else encoder
+            summary = update(
+                store, roots, final, hidden=hidden, verify=verify, prune=prune, rebuild=rebuild or final is not encoder
+            )
+            if final is not encoder:
+                settle_default(store)
+            fitted = fitted_to(place) if final.path == str(place) else None
+        summary.deleted += dropped
+        codes = len(store.codes()[0])
+    pays = fitted is not None and rebuild_pays(fitted, codes)
+    if pays:
+        log.warning(
+            "the default hasher is fitted to %s photos, and the index holds %s: distilhash index --index %s --rebuild "
+            "fits it to them and encodes all again", f"{fitted:,}", f"{codes:,}", index,
+        )  # fmt: skip
+    return {"index": str(index), "codes": codes, **dataclasses.asdict(summary), "rebuild_pays": pays}
+
+
+def _encoder_for(
+    store: PhotoStore, roots: list[str], hasher: str | Path | None, *, int8: bool, hidden: bool, rebuild: bool
+) -> Encoder:
+    """The hasher that is named, or that made the index, or else the default one."""
+    if hasher is not None:
+        return open_encoder(hasher, int8=int8)
+    about = store.about()
+    if "encoder" in about and not (rebuild and is_default(about, store.path)):
+        return encoder_of(store)
+    everything = sorted({*roots, *store.roots()})
+    if not everything:
+        raise DistilhashError("there is no folder to index", store.path, "name one")
+    return open_encoder(default_hasher(store, everything, hidden=hidden))
 
 
 def search(
@@ -58,7 +99,7 @@ def search(
         # (image or id, its code, its id)
         queries: list[tuple[str, Bytes, int | None]] = []
         if images:
-            coded = _encoded(_encoder_of(store, hasher, int8), images)
+            coded = _encoded(encoder_of(store, hasher, int8=int8), images)
             queries += [(str(image), row, None) for image, row in zip(images, coded, strict=True)]
         if ids:
             queries += [(str(i), row, int(i)) for i, row in zip(ids, codes.codes_of(ids), strict=True)]
@@ -82,15 +123,6 @@ def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool) -> lis
     """The code of each image, as hexadecimal digits, first bit first."""
     packed = _encoded(open_encoder(hasher, int8=int8), images)
     return [{"image": str(image), "code": row.tobytes().hex()} for image, row in zip(images, packed, strict=True)]
-
-
-def _encoder_of(store: PhotoStore, hasher: str | Path | None, int8: bool) -> Encoder:
-    about = store.about()
-    place = named(hasher_of(about, store.path, hasher), int8=int8)
-    encoder = open_encoder(place)
-    if encoder.fingerprint != about["encoder"]:
-        raise store.other_hasher(place, store.roots(), place)
-    return encoder
 
 
 def _encoded(encoder: Encoder, images: Sequence[str | Path]) -> Bytes:

@@ -1,16 +1,23 @@
 """Bring an index up to date with its folders, reading only what has changed.
 
 A file whose size and modification time are stored costs one stat. Any other file is hashed: if its content is the
-stored one, only its stat is updated; if it is the content of a file that is gone, that file was renamed and keeps its
-id and code; else it is encoded. A file that cannot be decoded is stored with the reason, and tried again when it
-changes. A file that changes while it is read is left for the next run.
+stored one, only its stat is updated; if it is the content of a photo whose file is gone, under whichever folder, that
+file was moved and keeps its id and code; else it is encoded. A file that cannot be decoded is stored with the reason,
+and tried again when it changes. A file that changes while it is read is left for the next run.
+
+A photo whose file is missing keeps its code and is listed: a disk may not be mounted. ``prune`` drops it, but not what
+lies below an indexed folder that is absent, cannot be listed or is empty, as the place of such a disk is; ``forget``
+drops all that lies below an indexed folder.
 
 Work is committed every two seconds or so, in the order of the walk. Files that are gone are dropped last, so that a
-rename is still recognised after a kill, and a resumed run ends in the rows of an uninterrupted one.
+move is still recognised after a kill, and a resumed run ends in the rows of an uninterrupted one. Codes of another
+hasher are made in a file of their own beside the index (``INDEX.rebuild``), whose rows replace those of the index in
+one transaction: until then the index is as it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -23,7 +30,7 @@ import numpy as np
 
 from distilhash.data.folders import FoundFile, is_below, walk
 from distilhash.errors import DistilhashError
-from distilhash.photos.catalogue import Photo, PhotoStore
+from distilhash.photos.catalogue import WAITING, Photo, PhotoStore, is_missing, rebuild_file
 from distilhash.photos.encoder import Encoder
 from distilhash.progress import progress
 
@@ -38,57 +45,36 @@ class Summary:
 
     added: int = 0
     changed: int = 0
-    renamed: int = 0
-    deleted: int = 0
+    renamed: int = 0  # also from one indexed folder to another
+    deleted: int = 0  # pruned, or forgotten
     unchanged: int = 0
     failed: int = 0  # now without a code, whether tried this time or before
     unsettled: int = 0  # changed while they were read
-    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # (path, reason) of those tried
+    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # (path, reason) of each that failed
     unreadable: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # (folder, reason)
+    missing: list[str] = dataclasses.field(default_factory=list)  # kept, though their files are gone
+    passed_over: list[str] = dataclasses.field(default_factory=list)  # kept, though the scan leaves their files out
 
 
 def update(
-    store: PhotoStore, folders: Iterable[str | Path], encoder: Encoder, *, hidden: bool = False, rebuild: bool = False
-) -> Summary:
-    """Index every photo below the folders, and drop those that are gone from them.
+    store: PhotoStore, folders: Iterable[str | Path], encoder: Encoder, *, hidden: bool = False, verify: bool = False,
+    prune: bool = False, rebuild: bool = False,
+) -> Summary:  # fmt: skip
+    """Index every photo below the folders, and list those that are missing there.
 
     Args:
+        folders: none: all folders of the index.
         hidden: also index files and folders that programs hide.
-        rebuild: drop all codes first where they are of another hasher.
+        verify: read the content of every file, and try again those that failed.
+        prune: drop photos that are missing or that the scan leaves out.
+        rebuild: where the codes are of another hasher, encode all folders of the index again.
 
     Raises:
         DistilhashError: a folder does not exist, the index is of another hasher, or another process is writing to it.
     """
-    roots = checked_roots(folders)
-    _claim(store, roots, encoder, rebuild)
-    known = {photo.path: photo for photo in store.photos()}
-    files, unreadable = walk(roots, hidden)
-    there = {file.path for file in files}
-    for root in roots:
-        if any(is_below(path, [root]) for path in known) and not any(is_below(path, [root]) for path in there):
-            unreadable.append((root, "all its photos are gone; they are kept, as its disk may not be mounted"))
-    kept = [folder for folder, _ in unreadable]
-    missing = [path for path in known if path not in there and is_below(path, roots) and not is_below(path, kept)]
-    work = _Update(store, encoder, known, {path: known[path] for path in missing}, Summary(unreadable=unreadable))
-    waiting = [file for file in files if not work.is_unchanged(file)]
-    if waiting:
-        work.encode(waiting)
-    work.drop_gone()
-    return work.summary
-
-
-def checked_roots(folders: Iterable[str | Path]) -> list[str]:
-    """The folders as absolute paths, sorted and unique; DistilhashError where one is none."""
-    # Unlike pathlib's, these keep links, and do not raise for "~nobody" or where access is denied.
-    roots = sorted({os.path.abspath(os.path.expanduser(folder)) for folder in folders})  # noqa: PTH100, PTH111
-    for root in roots:
-        if not os.path.isdir(root):  # noqa: PTH112
-            raise DistilhashError("there is no such folder", root, "name folders of photos; nothing was changed")
-    return roots
-
-
-def _claim(store: PhotoStore, roots: Sequence[str], encoder: Encoder, rebuild: bool) -> None:
-    """Become the writer of an index that is, or becomes, this encoder's."""
+    roots = checked_roots(folders) or store.roots()
+    if not roots:
+        raise DistilhashError("there is no folder to index", store.path, "name one")
     store.claim()
     about = store.about()
     if "num_bits" in about and "encoder" not in about:
@@ -96,37 +82,155 @@ def _claim(store: PhotoStore, roots: Sequence[str], encoder: Encoder, rebuild: b
     of_another = about.get("encoder", encoder.fingerprint) != encoder.fingerprint
     if of_another and not rebuild:
         got = f"{encoder.path}, instead of {about.get('encoder_path', 'an unknown one')}"
-        raise store.other_hasher(got, roots, encoder.path)
+        raise store.other_hasher(got, encoder.path)
+    if not of_another:
+        _describe(store, roots, encoder)
+        summary = _updated(store, roots, encoder, hidden, verify, prune)
+        _delete_rebuild(store, encoder)
+        return summary
+    with contextlib.closing(_begun_rebuild(store, encoder)) as rebuilt:
+        _describe(rebuilt, roots, encoder)
+        summary = _updated(rebuilt, rebuilt.roots(), encoder, hidden, verify, prune)
+    store.take_over(rebuilt.path)
+    _delete_rebuild(store, encoder)
+    return summary
+
+
+def forget(store: PhotoStore, folders: Iterable[str | Path]) -> int:
+    """Drop indexed folders, which need not exist any more, and the photos that lie below no other one; their number.
+
+    Raises:
+        DistilhashError: a folder is not one of the index, or another process is writing to it.
+    """
+    gone, known = {_absolute(folder) for folder in folders}, set(store.roots())
+    for folder in sorted(gone - known):
+        raise DistilhashError("the index has no such folder", folder, f"it has: {', '.join(sorted(known)) or 'none'}")
+    dropped = [
+        photo for photo in store.photos() if is_below(photo.path, gone) and not is_below(photo.path, known - gone)
+    ]
     with store.writing():
-        if of_another:
-            store.clear()
+        store.drop_photos(dropped)
+        store.drop_roots(gone)
+    return len(dropped)
+
+
+def checked_roots(folders: Iterable[str | Path]) -> list[str]:
+    """The folders as absolute paths, sorted and unique; DistilhashError where one is none."""
+    roots = sorted({_absolute(folder) for folder in folders})
+    for root in roots:
+        if not os.path.isdir(root):  # noqa: PTH112
+            raise DistilhashError("there is no such folder", root, "name folders of photos; nothing was changed")
+    return roots
+
+
+def _absolute(folder: str | Path) -> str:
+    # Unlike pathlib's, these keep links, and do not raise for "~nobody" or where access is denied.
+    return os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111
+
+
+def _describe(store: PhotoStore, roots: Sequence[str], encoder: Encoder) -> None:
+    with store.writing():
         store.describe(num_bits=str(encoder.num_bits), encoder=encoder.fingerprint, encoder_path=encoder.path)
         store.put_roots(roots)
 
 
+def _begun_rebuild(store: PhotoStore, encoder: Encoder) -> PhotoStore:
+    """The index that is to replace this one: begun now, or by a process that was killed, if nothing changed since."""
+    path, state = rebuild_file(store.path), store.state()
+    with contextlib.suppress(DistilhashError):
+        rebuilt = PhotoStore(path)
+        about = rebuilt.about()
+        if (about.get("encoder"), about.get("rebuilt_from")) == (encoder.fingerprint, state):
+            return rebuilt
+        rebuilt.close()
+    _unlink(path)
+    rebuilt = PhotoStore(path)
+    rebuilt.begin_rebuild(store)
+    with rebuilt.writing():
+        rebuilt.describe(encoder=encoder.fingerprint, rebuilt_from=state)
+    return rebuilt
+
+
+def _delete_rebuild(store: PhotoStore, encoder: Encoder) -> None:
+    """Delete the file of a rebuild that the index has taken over, also one that was killed before this."""
+    path = rebuild_file(store.path)
+    if not path.exists():
+        return
+    with contextlib.suppress(DistilhashError), contextlib.closing(PhotoStore(path)) as rebuilt:
+        if rebuilt.about().get("encoder") == encoder.fingerprint:
+            _unlink(path)
+
+
+def _has_code(photo: Photo | None) -> bool:
+    return photo is not None and photo.failure is None
+
+
+def _was_deleted(path: str) -> bool:
+    """Whether a missing file lay in a folder that is there, and not behind a link that leads nowhere now."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)  # noqa: PTH120
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _is_empty(folder: str) -> bool:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return next(entries, None) is None
+    return False
+
+
+def _unlink(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _updated(
+    store: PhotoStore, roots: Sequence[str], encoder: Encoder, hidden: bool, verify: bool, prune: bool
+) -> Summary:
+    known = {photo.path: photo for photo in store.photos()}
+    files, unreadable = walk(roots, hidden)
+    # A link that leads nowhere any more is a missing file: what it led to may lie on a disk that is not mounted.
+    files = [file for file in files if file.size >= 0 or not _has_code(known.get(file.path))]
+    absent = [root for root in store.roots() if not os.path.isdir(root)]  # noqa: PTH112
+    unreadable += [(root, "No such file or directory") for root in absent if root not in roots]
+    empty = [root for root in roots if root not in absent and _is_empty(root)]
+    unreadable += [(root, "it is empty") for root in empty if any(is_below(path, [root]) for path in known)]
+    work = _Update(store, encoder, known, {file.path for file in files}, verify, Summary(unreadable=unreadable))
+    waiting = [file for file in files if not work.is_unchanged(file)]
+    if waiting:
+        work.encode(waiting)
+    work.end([*roots, *absent], prune)
+    return work.summary
+
+
 @dataclasses.dataclass
 class _Update:
-    """One update: the photos that were known or are gone, by path, and the summary so far."""
+    """One update: the photos that were known, by path, the paths that the walk found, and the summary so far."""
 
     store: PhotoStore
     encoder: Encoder
     known: dict[str, Photo]
-    gone: dict[str, Photo]
+    there: set[str]
+    verify: bool
     summary: Summary
 
     def __post_init__(self) -> None:
-        self._gone_by_content: defaultdict[bytes | None, list[Photo]] = defaultdict(list)
-        for _, photo in sorted(self.gone.items(), reverse=True):
-            self._gone_by_content[photo.content].append(photo)
+        self._moved = set[str]()  # paths that photos had before
+        # By content: the photos that the walk did not find; those of them that are missing, by path, once asked for.
+        self._unseen: defaultdict[bytes | None, list[Photo]] = defaultdict(list)
+        for path in sorted(self.known.keys() - self.there, reverse=True):
+            self._unseen[self.known[path].content].append(self.known[path])
+        self._missing: dict[bytes, list[Photo]] = {}
+        self._links: dict[bytes, dict[str, Photo]] = {}  # the others, by the path to which links lead
 
     def is_unchanged(self, file: FoundFile) -> bool:
         """Whether the stored size and time are the file's; if so, it is counted."""
         photo = self.known.get(file.path)
         # A file that could not be opened is tried again: new permissions change neither size nor time.
-        if photo is None or photo.content is None or (photo.size, photo.changed_ns) != file[1:]:
+        if self.verify or photo is None or photo.content is None or photo.failure == WAITING:
             return False
-        self.summary.unchanged += photo.failure is None
-        self.summary.failed += photo.failure is not None
+        if (photo.size, photo.changed_ns) != (file.size, file.changed_ns):
+            return False
+        self._count(photo, photo)
         return True
 
     def encode(self, files: Sequence[FoundFile]) -> None:
@@ -152,6 +256,9 @@ class _Update:
         kept, withdrawn, ids, picked = list[Photo](), list[int](), list[int](), list[int]()
         for i, file in enumerate(files):
             (photo, old, _), row = found[i], rows.get(i)
+            if photo.content is None and _has_code(old):  # what cannot be read just now keeps its code
+                self._count(photo, old)
+                continue
             if _stat(file.path) != file:
                 self.summary.unsettled += 1
                 continue
@@ -166,7 +273,7 @@ class _Update:
             if old is not None and old.failure is None and (row is not None or photo.failure is not None):
                 withdrawn.append(photo.id)
             if old is not None and old.path != photo.path:
-                del self.gone[old.path]
+                self._moved.add(old.path)
             self._count(photo, old)
         with self.store.writing():
             self.store.withdraw(np.array(withdrawn, np.int64))
@@ -174,35 +281,66 @@ class _Update:
             if ids:
                 self.store.append(np.array(ids, np.int64), encoded.packed[picked])
 
-    def drop_gone(self) -> None:
-        """Drop the photos that are gone and were not found under another path."""
-        if self.gone:
+    def end(self, roots: Sequence[str], prune: bool) -> None:
+        """List the photos below these folders that are missing or left out, drop what is to be, and tidy up."""
+        unsure = [folder for folder, _ in self.summary.unreadable]
+        dropped = []
+        for path in sorted(self.known.keys() - self.there - self._moved):
+            if not is_below(path, roots):
+                continue
+            photo, missing = self.known[path], is_missing(path)
+            sure = not is_below(path, unsure) and (not missing or _was_deleted(path))
+            if sure and (prune or (missing and photo.failure not in (None, WAITING))):  # without a code nothing is lost
+                dropped.append(photo)
+            elif missing:
+                self.summary.missing.append(path)
+            elif sure:
+                self.summary.passed_over.append(path)
+        gone = [root for root in roots if not os.path.isdir(root)]  # noqa: PTH112
+        if gone:
+            left = [photo.path for photo in self.store.photos()]
+            gone = [root for root in gone if not any(is_below(path, [root]) for path in left)]
+        if dropped or gone:
             with self.store.writing():
-                self.store.drop_photos(self.gone.values())
-            self.summary.deleted = len(self.gone)
+                self.store.drop_photos(dropped)
+                self.store.drop_roots(gone)
+        self.summary.unreadable = [found for found in self.summary.unreadable if found[0] not in gone]
+        self.summary.deleted = len(dropped)
+        self.summary.failures.sort()
         self.store.tidy(*self.store.codes())
 
     def _read(self, file: FoundFile) -> tuple[Photo, Photo | None, bool]:
         """The photo that a file is before encoding, the one that it was, and whether it is to be encoded."""
         content, failure = _content(file.path)
         old = self.known.get(file.path)
-        if old is None and content is not None and self._gone_by_content[content]:
-            old = self._gone_by_content[content].pop()
-        known = old is not None and content is not None and old.content == content
-        if old is not None and known:
+        if old is None and content is not None:
+            old = self._moved_here(file.path, content)
+        known = old is not None and content is not None and old.content == content and old.failure != WAITING
+        if old is not None and known and not (self.verify and old.failure is not None):
             failure = old.failure
-        photo = Photo(0 if old is None else old.id, *file, content, failure)
-        return photo, old, not known and failure is None
+            return Photo(old.id, *file, content, failure), old, False
+        return Photo(0 if old is None else old.id, *file, content, failure), old, failure is None
+
+    def _moved_here(self, path: str, content: bytes) -> Photo | None:
+        """The photo that this file was: one of its content that is gone, or that links lead to the same file."""
+        if content not in self._missing:
+            unseen = {photo: is_missing(photo.path) for photo in self._unseen[content]}
+            self._missing[content] = [photo for photo, missing in unseen.items() if missing]
+            self._links[content] = {os.path.realpath(photo.path): photo for photo, gone in unseen.items() if not gone}
+        linked = self._links[content].pop(os.path.realpath(path), None)
+        if linked is not None or not self._missing[content]:
+            return linked
+        return self._missing[content].pop()
 
     def _count(self, photo: Photo, old: Photo | None) -> None:
         if photo.failure is not None:
             self.summary.failed += 1
             self.summary.failures.append((photo.path, photo.failure))
-        elif old is None:
+        elif old is None or old.failure == WAITING:
             self.summary.added += 1
         elif old.path != photo.path:
             self.summary.renamed += 1
-        elif old.content != photo.content:
+        elif old.content != photo.content or old.failure is not None:
             self.summary.changed += 1
         else:
             self.summary.unchanged += 1
@@ -220,7 +358,6 @@ def _content(path: str) -> tuple[bytes | None, str | None]:
 def _stat(path: str) -> FoundFile:
     """The file as it is now."""
     try:
-        status = os.stat(path)  # noqa: PTH116
+        return FoundFile.of(path, os.stat(path))  # noqa: PTH116
     except OSError:
         return FoundFile(path, -1, 0)
-    return FoundFile(path, status.st_size, status.st_mtime_ns)

@@ -2,7 +2,8 @@
 
 Table ``log`` holds the codes: a row adds or withdraws a block of ids, and the last entry of an id counts, so a million
 codes are a few rows. ``photos`` says which file an id is, as it was when it was read, or why it has no code; ``roots``
-the folders that were indexed; ``meta`` the number of bits and the hasher.
+the folders that were indexed; ``meta`` the number of bits and the hasher. Text is any that a file system may hand out,
+also with bytes that are not UTF-8.
 
 The file is untrusted: its schema must equal ours exactly (so no trigger or view runs), and every value is checked as
 it is read. There is one writer at a time: it holds an OS lock on ``FILE.lock``, which a killed process releases; the
@@ -41,6 +42,7 @@ SETTINGS = """
     PRAGMA wal_autocheckpoint = 1024;  -- pages, which is 32 MiB
 """
 MAX_BITS = (1 << 16) - 1  # distances have 16 bits
+_ANOTHER = "it is left as it is: name another file, or put back a copy of this one"
 SCHEMA = (  # in these very words, which the file keeps
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE log (seq INTEGER PRIMARY KEY, withdrawn INTEGER NOT NULL, ids BLOB NOT NULL, codes BLOB NOT NULL)",
@@ -153,7 +155,8 @@ class Store:
 
     def describe(self, **values: str) -> None:
         """Set entries of ``meta``. Call it inside writing(), like append, withdraw, clear and many."""
-        self.many("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+        rows = ((key, text_bytes(value)) for key, value in values.items())
+        self.many("INSERT OR REPLACE INTO meta VALUES (?, CAST(? AS TEXT))", rows)
 
     def append(self, ids: Ids, packed: Bytes) -> None:
         """Add packed codes (n, P) under ids (n,), none of which may be there yet."""
@@ -180,10 +183,17 @@ class Store:
             self.append(ids, packed)
         return True
 
-    def clear(self) -> None:
-        """Delete every code, every photo, and meta."""
-        for table in ("log", "photos", "meta"):
-            self.many(f"DELETE FROM {table}", [()])
+    def take_over(self, other: Path) -> None:
+        """Replace all that the file holds by what another index file holds, in one transaction."""
+        self.claim()
+        self.rows("ATTACH DATABASE CAST(? AS TEXT) AS other", (os.fsencode(other),))
+        try:
+            with self.writing():
+                for table in ("meta", "log", "roots", "photos"):
+                    self.many(f"DELETE FROM main.{table}", [()])
+                    self.many(f"INSERT INTO main.{table} SELECT * FROM other.{table}", [()])
+        finally:
+            self.rows("DETACH DATABASE other")
 
     def close(self) -> None:
         """Checkpoint and close the file, and release the writer's lock."""
@@ -203,6 +213,7 @@ class Store:
         database = sqlite3.connect(place, uri=alone, isolation_level=None, check_same_thread=False, timeout=10)
         try:
             database.executescript(SETTINGS)
+            database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
             schema = _schema_of(database)
             if not schema and create:
                 _create(database)
@@ -212,7 +223,8 @@ class Store:
             elif database.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 raise DistilhashError("this file is not an index", self.path, "name one that distilhash index wrote")
             elif database.execute("PRAGMA user_version").fetchone() != (VERSION,):
-                raise DistilhashError("this index was written by another version", self.path, "make it again")
+                what, fix = "the index has another format", "use the version of distilhash that wrote it"
+                raise DistilhashError(what, f"{self.path} (this version reads format {VERSION})", fix)
             elif schema != _schema_of(_create(sqlite3.connect(":memory:", isolation_level=None))):
                 raise self.damaged("its tables are not those of an index")
         except BaseException:
@@ -238,7 +250,7 @@ class Store:
 
     def damaged(self, why: str) -> DistilhashError:
         """The error for an index file with wrong contents."""
-        return DistilhashError("the index is damaged", f"{self.path} ({why})", "make it again with: distilhash index")
+        return DistilhashError("the index is damaged", f"{self.path} ({why})", _ANOTHER)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -247,9 +259,14 @@ class Store:
         except (sqlite3.OperationalError, OSError) as error:
             got = f"{self.path} ({error})"
             raise DistilhashError("the index cannot be used", got, "nothing was changed") from error
-        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             got = f"{self.path} ({error})"
-            raise DistilhashError("this file is not a sound index", got, "make it again") from error
+            raise DistilhashError("this file is not a sound index", got, _ANOTHER) from error
+
+
+def text_bytes(text: str) -> bytes:
+    """Any text, also a path with bytes that are not UTF-8, as it is bound in CAST(? AS TEXT)."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _create(database: sqlite3.Connection) -> sqlite3.Connection:

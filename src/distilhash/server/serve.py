@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from distilhash.deploy.runtime import model_file
 from distilhash.errors import DistilhashError
-from distilhash.photos.encoder import hasher_of, named
+from distilhash.photos.encoder import hashers_of, named
 from distilhash.progress import log
 
 if TYPE_CHECKING:
     from distilhash.server.library import Library
+    from distilhash.server.workers import Workers
 
 MIN_TOKEN = 16  # characters
 MAX_DECODERS = 4
@@ -49,13 +50,13 @@ def serve(
     from distilhash.server.library import Library
 
     with contextlib.closing(Library(Path(index))) as library, _listen(host, port) as listener:
-        place = named(hasher_of(library.about(), library.path, hasher), int8=int8)
+        places = [named(place, int8=int8) for place in hashers_of(library.about(), library.path, hasher)]
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_run(library, place, listener, host, token or "", host_names))
+            asyncio.run(_run(library, places, listener, host, token or "", host_names))
 
 
 async def _run(
-    library: Library, hasher: Path, listener: socket.socket, host: str, token: str, host_names: Sequence[str]
+    library: Library, hashers: Sequence[Path], listener: socket.socket, host: str, token: str, host_names: Sequence[str]
 ) -> None:
     import uvicorn
 
@@ -64,11 +65,7 @@ async def _run(
     from distilhash.server.workers import Workers
 
     async with contextlib.AsyncExitStack() as stack:
-        encoder = Workers(*ENCODER, str(hasher))
-        stack.push_async_callback(encoder.close)
-        about: dict[str, Any] = json.loads(await encoder.start())
-        if about["fingerprint"] != library.about()["encoder"]:
-            raise DistilhashError("the index was made with another hasher", hasher, "name that one with --hasher")
+        encoder, hasher, about = await _encoder_of(library, hashers, stack)
         # One more than cores, because the replacement of a killed worker takes a moment to start.
         count = min(MAX_DECODERS, os.cpu_count() or 1) + 1
         decoders = Workers(*DECODER, json.dumps(about["input"]), count=count)
@@ -85,6 +82,29 @@ async def _run(
         )  # fmt: skip
         log.info("serving http://%s:%d/ (Ctrl-C ends it)", _bracketed(host), listener.getsockname()[1])
         await uvicorn.Server(config).serve(sockets=[listener])
+
+
+async def _encoder_of(
+    library: Library, hashers: Sequence[Path], stack: contextlib.AsyncExitStack
+) -> tuple[Workers, Path, dict[str, Any]]:
+    """The encode worker of the first of these hashers that made the index, that hasher, and the worker's greeting."""
+    from distilhash.server.workers import Workers
+
+    refused = list[DistilhashError]()
+    for hasher in hashers:
+        encoder = Workers(*ENCODER, str(hasher))
+        stack.push_async_callback(encoder.close)
+        try:
+            about = json.loads(await encoder.start())
+        except DistilhashError as error:
+            refused.append(error)
+            continue
+        if about["fingerprint"] == library.about()["encoder"]:
+            return encoder, hasher, about
+        what, fix = "the index was made with another hasher", "name that one with --hasher"
+        refused.append(DistilhashError(what, hasher, fix))
+        await encoder.close()
+    raise refused[0]
 
 
 def _bracketed(host: str) -> str:
