@@ -90,6 +90,15 @@ def test_fewer_components_than_bits_still_give_every_bit(count, dim):
     assert (others.any(axis=0) & ~others.all(axis=0)).sum() >= BITS // 2
 
 
+def test_fitted_to_five_images_others_still_get_codes_of_their_own():
+    x = features(334, 200)
+    codes_NK = outputs(itq(x[:5], 64), x) > 0
+    assert len(np.unique(codes_NK, axis=0)) == len(x)
+    differing_NN = (codes_NK[:, None] != codes_NK[None]).sum(axis=2)[np.triu_indices(len(x), 1)]
+    real_P = np.sqrt(np.square(x[:, None] - x[None]).sum(axis=2))[np.triu_indices(len(x), 1)]
+    assert np.corrcoef(differing_NN, real_P)[0, 1] > 0.4
+
+
 def test_what_is_no_matrix_of_numbers_is_refused():
     for wrong in (np.zeros(3), np.zeros((0, 3)), np.full((4, 3), np.nan)):
         with pytest.raises(DistilhashError, match="ITQ needs finite features"):

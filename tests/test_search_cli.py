@@ -56,12 +56,12 @@ def table(made):
 def test_index_says_what_it_did(here, capsys, caplog):
     caplog.set_level("INFO", "distilhash")
     out, _ = run(capsys, "index", "photos", "--hasher", "hasher", "--index", "my.index")
-    assert out.splitlines()[:3] == ["index      my.index", "codes      72", "added      72"]
+    assert [line.split() for line in out.splitlines()[:3]] == [["index", "my.index"], ["codes", "72"], ["added", "72"]]
     assert "72/72 photos" in caplog.messages[-1]
     Path("more").mkdir()
     Path("more/broken.jpg").write_bytes(b"nothing")
     out, err = run(capsys, "index", "photos", "more", "--hasher", "hasher", "--index", "my.index", "--quiet")
-    assert "unchanged  72" in out and "failed     1" in out
+    assert {("unchanged", "72"), ("failed", "1")} <= {tuple(line.split()) for line in out.splitlines()}
     assert f"1 cannot be read: {here}/more/broken.jpg (not an image of a known format)\n" in err
     done = answer(capsys, "index", "more", "--hasher", "hasher", "--index", "my.index")
     bad = [str(here / "more" / "broken.jpg"), "not an image of a known format"]
@@ -111,7 +111,8 @@ def test_a_copy_elsewhere_is_a_hit_and_the_photo_itself_is_not(indexed, capsys):
 
 
 def test_near_duplicates_are_grouped_on_request(here, capsys, monkeypatch):
-    monkeypatch.setattr("distilhash.photos.search.open_encoder", lambda _, **kw: PlainEncoder())  # whose codes differ
+    for module in ("encoder", "search"):  # by an encoder whose codes differ
+        monkeypatch.setattr(f"distilhash.photos.{module}.open_encoder", lambda _, **kw: PlainEncoder())
     draw = np.random.default_rng(0)
     for name in "ab":
         pixels = draw.integers(0, 256, (32, 32, 3), np.uint8)
@@ -201,7 +202,7 @@ def test_mistakes_are_one_sentence(indexed, capsys):
     assert "name that one with --hasher" in refused(capsys, "search", "photos.index", "text.png", "--hasher", "hasher")
     shutil.rmtree("other")
     assert refused(capsys, "search", "photos.index", "text.png").startswith("the hasher of the index is gone")
-    assert len(answer(capsys, "search", "photos.index", "--id", PHOTOS + 1)[0]["hits"]) == 10  # needs no hasher
+    assert len(answer(capsys, "search", "photos.index", "--id", 1)[0]["hits"]) == 10  # needs no hasher
     with sqlite3.connect("photos.index") as database:
         database.execute(f"UPDATE meta SET value = '/{'long' * 100}' WHERE key = 'encoder_path'")
     database.close()
@@ -214,7 +215,7 @@ def test_what_is_missing_is_told_pruned_and_forgotten(here, capsys):
     run(capsys, "index", "one", "two", "--hasher", "hasher")
     (here / "one" / "00.png").unlink()
     out, err = run(capsys, "index")
-    assert "missing      1" in out and str(here / "one" / "00.png") in err and "--prune" in err
+    assert ["missing", "1"] in [line.split() for line in out.splitlines()] and str(here / "one" / "00.png") in err and "--prune" in err
     assert answer(capsys, "index")["missing"] == [str(here / "one" / "00.png")]
     done = answer(capsys, "index", "--prune")
     assert (done["deleted"], done["missing"], done["codes"]) == (1, [], 47)

@@ -169,7 +169,7 @@ def test_a_file_that_was_tampered_with_is_refused(how, path):
         read(path)
     assert str(path) in caught.value.got
     assert len(str(caught.value)) < 300 + len(str(path))  # whatever the file holds
-    assert not any(word in caught.value.fix for word in ("make it", "distilhash index", "delete"))
+    assert not any(word in caught.value.fix for word in ("again", "delete", "rebuild"))
 
 
 def test_damaged_bytes_end_in_an_index_or_in_one_sentence(path, tmp_path):

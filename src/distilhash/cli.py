@@ -293,7 +293,8 @@ def _index(
             first = "; ".join(map(_printable, shown))
             log.warning("%s", f"{len(rows):,} {what}: {first}{'; ...' if len(rows) > SHOWN else ''}")
     counted = {key: len(value) if isinstance(value, list) else value for key, value in done.items()}
-    return Result(done, _table({key: counted[key] for key in counted if key not in ("unreadable", "failures")}))
+    told = ("unreadable", "failures", "rebuild_pays")
+    return Result(done, _table({key: value for key, value in counted.items() if key not in told}))
 
 
 def _search(

@@ -46,8 +46,8 @@ class Itq:
 def itq(features_ND: np.ndarray, num_bits: int, seed: int = 0, turns: int = TURNS) -> Itq:
     """Fit Iterative Quantization, from a first rotation of the seed.
 
-    Where there are fewer components than bits (few images, or few dimensions) the rotation shares them out among all
-    bits.
+    Few images have fewer components than bits: the other directions, in which further images differ, are drawn at random
+    and orthogonal to them. Where the dimensions are too few, the rotation shares them out among all bits.
 
     Raises:
         DistilhashError: the features are no finite matrix, or the number of bits is not positive.
@@ -61,8 +61,9 @@ def itq(features_ND: np.ndarray, num_bits: int, seed: int = 0, turns: int = TURN
     mean_D = features_ND.mean(axis=0)
     z_ND = features_ND - mean_D
     axes_DP = principal_axes(torch.from_numpy(z_ND), num_bits).double().numpy()  # section 2.1
-    if axes_DP.shape[1] == 0:  # all images alike: one direction is as good as another
-        axes_DP = np.linalg.qr(generator.normal(size=(len(mean_D), min(num_bits, len(mean_D)))))[0]
+    lacking = min(num_bits, len(mean_D)) - axes_DP.shape[1]
+    if lacking:
+        axes_DP = np.linalg.qr(np.hstack([axes_DP, generator.normal(size=(len(mean_D), lacking))]))[0]
     axes_DK = np.pad(axes_DP, ((0, 0), (0, num_bits - axes_DP.shape[1])))
     v_NK = z_ND @ axes_DK
     rotation_KK = np.linalg.qr(generator.normal(size=(num_bits, num_bits)))[0]
