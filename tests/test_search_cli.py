@@ -56,7 +56,7 @@ def table(made):
 def test_index_says_what_it_did(here, capsys, caplog):
     caplog.set_level("INFO", "distilhash")
     out, _ = run(capsys, "index", "photos", "--hasher", "hasher", "--index", "my.index")
-    assert [line.split() for line in out.splitlines()[:3]] == [["index", "my.index"], ["codes", "72"], ["added", "72"]]
+    assert [line.split()[1] for line in out.splitlines()[:3]] == ["my.index", "72", "72"]
     assert "72/72 photos" in caplog.messages[-1]
     Path("more").mkdir()
     Path("more/broken.jpg").write_bytes(b"nothing")
@@ -215,7 +215,8 @@ def test_what_is_missing_is_told_pruned_and_forgotten(here, capsys):
     run(capsys, "index", "one", "two", "--hasher", "hasher")
     (here / "one" / "00.png").unlink()
     out, err = run(capsys, "index")
-    assert ["missing", "1"] in [line.split() for line in out.splitlines()] and str(here / "one" / "00.png") in err and "--prune" in err
+    assert ["missing", "1"] in [line.split() for line in out.splitlines()]
+    assert str(here / "one" / "00.png") in err and "--prune" in err
     assert answer(capsys, "index")["missing"] == [str(here / "one" / "00.png")]
     done = answer(capsys, "index", "--prune")
     assert (done["deleted"], done["missing"], done["codes"]) == (1, [], 47)

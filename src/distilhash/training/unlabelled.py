@@ -46,8 +46,8 @@ class Itq:
 def itq(features_ND: np.ndarray, num_bits: int, seed: int = 0, turns: int = TURNS) -> Itq:
     """Fit Iterative Quantization, from a first rotation of the seed.
 
-    Few images have fewer components than bits: the other directions, in which further images differ, are drawn at random
-    and orthogonal to them. Where the dimensions are too few, the rotation shares them out among all bits.
+    Few images have fewer components than bits: the other directions, in which further images differ, are drawn at
+    random and orthogonal to them. Where the dimensions are too few, the rotation shares them out among all bits.
 
     Raises:
         DistilhashError: the features are no finite matrix, or the number of bits is not positive.
