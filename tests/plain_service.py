@@ -43,7 +43,7 @@ def make_index(index: Path, root: Path, paths: Iterable[Path] | None = None) -> 
         store.put_roots([str(root)])
         for identity, path in enumerate(found, 1):
             try:
-                code = code_of(preprocess.crop([decode_image(path, path.name, preprocess.least_side)]))
+                code = code_of(preprocess.crop([decode_image(path, path.name)]))
             except UnreadableImage:  # as from an index that lies
                 code = np.zeros(BITS // 8, np.uint8)
             store.put_photos([Photo(identity, str(path), 1, 2, b"content", None)])

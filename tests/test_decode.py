@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from distilhash.config import InputConfig
 from distilhash.data import decode
 from distilhash.data.decode import MAX_PIXELS, UnreadableImage
+from distilhash.data.transforms import Preprocess
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
-def decode_image(file: Path | bytes, name: str, least_side: int | None = None) -> np.ndarray:
-    image = decode.decode_image(file, name, least_side)
+def decode_image(file: Path | bytes, name: str, shown_side: int | None = None) -> np.ndarray:
+    image = decode.decode_image(file, name, shown_side)
     assert image.mode == "RGB" and not image.info
     return np.asarray(image)
 
@@ -29,7 +34,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM"])
 def test_lossless_formats_give_back_the_pixels(kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     assert np.array_equal(decode_image(encoded(Image.fromarray(PIXELS), kind, **options), "x"), PIXELS)
@@ -145,16 +150,16 @@ def test_photos_of_phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         decode_image(b"\0\0\0\x18ftypmp42", "film.heic")
 
 
-def test_draft_keeps_the_shorter_side_long_enough() -> None:
+def test_what_is_shown_keeps_the_shorter_side_long_enough() -> None:
     gradient = np.linspace(0, 255, 1600).astype(np.uint8)
     wide = np.broadcast_to(gradient[None, :, None], (1200, 1600, 3))
     data = encoded(Image.fromarray(wide), "JPEG")
     assert decode_image(data, "x").shape == (1200, 1600, 3)
-    small = decode_image(data, "x", least_side=256)
+    small = decode_image(data, "x", shown_side=256)
     assert small.shape == (300, 400, 3)
     assert np.abs(small[0, :, 0].astype(int) - gradient.reshape(400, 4).mean(1)).max() <= 3
-    assert decode_image(data, "x", least_side=700).shape == (1200, 1600, 3)
-    assert decode_image(encoded(Image.fromarray(PIXELS), "PNG"), "x", least_side=1).shape == PIXELS.shape
+    assert decode_image(data, "x", shown_side=700).shape == (1200, 1600, 3)
+    assert decode_image(encoded(Image.fromarray(PIXELS), "PNG"), "x", shown_side=1).shape == PIXELS.shape
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -181,7 +186,6 @@ def test_what_is_no_image_says_so(tmp_path: Path) -> None:
         "cut.png": encoded(noise, "PNG")[:-200],
         "cut.jpg": encoded(noise, "JPEG")[:-200],
         "other.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        "float.tiff": encoded(Image.fromarray(np.zeros((3, 3), np.float32)), "TIFF"),
     }
     for name, data in cases.items():
         (tmp_path / name).write_bytes(data)
@@ -227,13 +231,216 @@ def test_bands_are_the_whole_image(kind: str, monkeypatch: pytest.MonkeyPatch) -
     assert np.array_equal(decode_image(data, "x"), whole)
 
 
-def test_a_large_image_of_any_format_comes_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (66, 50, 3), np.uint8)
-    data = encoded(Image.fromarray(pixels), "PNG")
-    assert np.array_equal(decode_image(data, "x", least_side=8), pixels)
+def test_a_large_image_is_the_mean_of_blocks_whatever_its_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (67, 51, 3), np.uint8)
+    upright = Image.fromarray(pixels)
+    assert np.array_equal(decode_image(encoded(upright, "PNG"), "x"), pixels)
     monkeypatch.setattr(decode, "LARGE_PIXELS", 1_000)
     monkeypatch.setattr(decode, "BAND_PIXELS", 16 * 50)
-    assert np.array_equal(decode_image(data, "x"), pixels)
-    assert decode_image(data, "x", least_side=8).shape == (17, 13, 3)
-    expected = pixels.astype(float).reshape(33, 2, 25, 2, 3).mean((1, 3))
-    assert np.abs(decode_image(data, "x", least_side=20) - expected).max() <= 0.5
+    expected = pixels[:66, :50].astype(float).reshape(33, 2, 25, 2, 3).mean((1, 3))
+    got = decode_image(encoded(upright, "PNG"), "x")
+    assert np.abs(got - expected).max() <= 0.5
+    back = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # what undoes an orientation
+    for orientation, undone in back.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = upright.transpose(decode._UPRIGHT[undone])
+        assert np.array_equal(decode_image(encoded(stored, "PNG", exif=exif), "x"), got), orientation
+    assert np.array_equal(np.asarray(decode.upright_rgb(upright)), got)
+    line = Image.fromarray(np.arange(3_000, dtype=np.int64).astype(np.uint8)[None])
+    assert decode_image(encoded(line, "PNG"), "x").shape == (1, 750, 3)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.array([0, 100, 4095], np.uint16), [0, 6, 255]),  # 12 bits
+        (np.array([0, 6553, 3000], np.uint16), [0, 102, 47]),  # a tenth of 16 bits: 14
+        (np.array([30_000, 33_000, 36_000], np.uint16), [0, 128, 255]),  # a tenth in the middle
+        (np.array([7, 7, 7], np.uint16), [7, 7, 7]),
+        (np.array([9_000, 9_000, 9_000], np.uint16), [140, 140, 140]),
+        (np.array([0, 40_000, 30_000], np.uint16), [0, 156, 117]),  # as it was made
+        (np.array([-1000, 0, 1000], np.int32), [0, 128, 255]),
+        (np.array([0, 2**23, 2**24 - 1], np.int32), [0, 128, 255]),
+        (np.array([0.0, 0.5, 1.0], np.float32), [0, 128, 255]),
+        (np.array([0.0, 0.5, np.nan], np.float32), [0, 128, 0]),
+        (np.array([0.0, 100, 200], np.float32), [0, 100, 200]),
+        (np.array([0.0, 10, 1.01], np.float32), [0, 255, 26]),
+        (np.array([np.nan, np.nan, np.inf], np.float32), [0, 0, 0]),
+    ],
+)
+def test_the_range_of_more_than_eight_bits(pixels: np.ndarray, expected: list[int]) -> None:
+    image = Image.fromarray(pixels[None])
+    assert decode_image(encoded(image, "TIFF"), "x")[0, :, 0].tolist() == expected
+    if image.mode == "I;16":
+        assert decode_image(encoded(image, "PNG"), "x")[0, :, 0].tolist() == expected
+
+
+def tiff(pixels: np.ndarray, order: str = "<", photometric: int = 2) -> bytes:
+    """An uncompressed TIFF of unsigned numbers."""
+    height, width, colours = pixels.shape
+    body = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    bits = pixels.dtype.itemsize * 8
+    entries = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, photometric),
+        (273, 4, 1, 8), (277, 3, 1, colours), (278, 4, 1, height), (279, 4, 1, len(body)),
+    ]  # fmt: skip
+    head = 8 + len(body)
+    if colours > 1:
+        entries[2] = (258, 3, colours, head + 2 + 12 * len(entries) + 4)
+    table = struct.pack(order + "H", len(entries))
+    for tag, kind, count, value in entries:
+        short = kind == 3 and count == 1
+        table += struct.pack(order + ("HHIHxx" if short else "HHII"), tag, kind, count, value)
+    table += struct.pack(order + "I", 0) + struct.pack(order + f"{colours}H", *[bits] * colours)
+    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", head) + body + table
+
+
+def png(pixels: np.ndarray, colour: int, depth: int) -> bytes:
+    """A PNG of these numbers."""
+    rows = b"".join(b"\0" + row.astype(f">u{depth // 8}").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], depth, colour, 0, 0, 0)
+    chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
+
+
+def test_colours_of_sixteen_bits_keep_their_picture() -> None:
+    rng = np.random.default_rng(0)
+    for highest in (65535, 4095):
+        colours = rng.integers(0, highest + 1, (9, 11, 3), np.uint16)
+        colours[0, 0] = 0, highest, 0
+        opacity = np.full((9, 11, 1), 65535, np.uint16)
+        expected = colours / highest * 255
+        grey = np.repeat(colours[..., 1:2], 3, 2)
+        files = {
+            "RGB": (png(colours, 2, 16), expected),
+            "RGBA": (png(np.concatenate([colours, opacity], 2), 6, 16), expected),
+            "LA": (png(np.concatenate([grey[..., :1], opacity], 2), 4, 16), grey / highest * 255),
+            "little": (tiff(colours), expected),
+            "big": (tiff(colours, ">"), expected),
+        }
+        for name, (data, wanted) in files.items():
+            assert np.abs(decode_image(data, name) - wanted).max() <= 1, (name, highest)
+
+
+def test_numbers_of_tiff_that_pillow_reads_as_others() -> None:
+    wide = np.array([[[0], [2**31], [2**32 - 1]]], np.uint32)
+    assert decode_image(tiff(wide, photometric=1), "x")[0, :, 0].tolist() == [0, 128, 255]
+    white_is_zero = np.array([[[0], [32768], [65535]]], np.uint16)
+    assert decode_image(tiff(white_is_zero, photometric=0), "x")[0, :, 0].tolist() == [255, 127, 0]
+
+
+def shape_of(colour: tuple[int, ...], number: int) -> np.ndarray:
+    """A disc or a bar of a colour on transparency, RGBA."""
+    y, x = np.mgrid[:40, :60]
+    inside = (y - 20) ** 2 + (x - 15 - 10 * number) ** 2 < 100 if number < 3 else abs(x - 4 * number) < 6
+    return np.concatenate(
+        [np.broadcast_to(np.array(colour, np.uint8), (40, 60, 3)), 255 * inside[..., None]], 2
+    ).astype(np.uint8)
+
+
+def test_white_shapes_on_transparency_stay_apart() -> None:
+    for colour in ((255, 255, 255), (240, 244, 250)):
+        shapes = [shape_of(colour, number) for number in range(5)]
+        for shape in shapes:
+            seen = decode_image(encoded(Image.fromarray(shape), "PNG"), "x")
+            assert np.array_equal(seen, shape[..., :3] * (shape[..., 3:] > 0))  # on black
+    grey = shapes[0][..., [0, 3]]
+    assert decode_image(encoded(Image.fromarray(grey, "LA"), "PNG"), "x").min() == 0
+    with_dot = shape_of((255, 255, 255), 0)
+    with_dot[18:22, 13:17, :3] = 255, 0, 0
+    assert decode_image(encoded(Image.fromarray(with_dot), "WEBP", lossless=True), "x").min() == 0
+    palette = Image.new("P", (6, 4), 1)
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    palette.paste(0, (0, 0, 3, 4))
+    assert decode_image(encoded(palette, "GIF", transparency=0), "x")[0, :, 0].tolist() == [0, 0, 0, 255, 255, 255]
+
+
+def test_other_shapes_are_laid_over_white() -> None:
+    for colour in ((0, 0, 0), (200, 30, 30), (120, 120, 120), (255, 220, 0)):
+        shape = shape_of(colour, 1)
+        expected = np.where(shape[..., 3:] > 0, shape[..., :3], 255)
+        assert np.array_equal(decode_image(encoded(Image.fromarray(shape), "PNG"), "x"), expected)
+    nothing = np.zeros((4, 4, 4), np.uint8)
+    assert decode_image(encoded(Image.fromarray(nothing), "PNG"), "x").min() == 255
+    opaque = np.full((4, 4, 4), 255, np.uint8)
+    assert decode_image(encoded(Image.fromarray(opaque), "PNG"), "x").min() == 255
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_one_file_gives_the_same_bits_in_every_thread(kind: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 4), np.uint8))
+    data = encoded(noise.convert("RGB") if kind == "JPEG" else noise, kind)
+    with ThreadPoolExecutor(8) as pool:
+        found = {image.tobytes() for image in pool.map(lambda _: decode_image(data, "x"), range(32))}
+    assert len(found) == 1
+
+
+def test_a_picture_has_the_same_bits_as_file_array_and_image() -> None:
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8))
+    for size, crop_mode in ((64, "crop"), (64, "pad"), (224, "crop")):
+        pixels = Preprocess(InputConfig(size=size, crop_mode=crop_mode))
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        photo = encoded(coarse.resize((800, 601), Image.Resampling.BICUBIC), "JPEG", quality=90, exif=exif)
+        decoded = decode.decode_image(photo, "x")
+        lossless = decode.decode_image(encoded(decoded, "PNG"), "x")
+        opened = Image.open(io.BytesIO(photo))
+        ways = [decoded, lossless, opened, np.asarray(decoded), decoded.convert("RGBA")]
+        inputs = [pixels.crop([way]).tobytes() for way in ways]
+        assert len({*inputs, pixels.crop(np.asarray(decoded)[None]).tobytes()}) == 1
+        assert opened.getexif()[0x0112] == 6, "what the caller has is not changed"
+
+
+def jpeg_header(width: int, height: int, progressive: bool = False, components: int = 3, scanned: int = 3) -> bytes:
+    """A JPEG up to its first scan."""
+    parts = b"".join(bytes([number + 1, 0x11, 0]) for number in range(components))
+    frame = struct.pack(
+        ">BBHBHHB", 0xFF, 0xC2 if progressive else 0xC0, 8 + 3 * components, 8, height, width, components
+    )
+    scan = b"".join(bytes([number + 1, 0]) for number in range(scanned))
+    start = struct.pack(">BBHB", 0xFF, 0xDA, 6 + 2 * scanned, scanned)
+    return b"\xff\xd8" + frame + parts + start + scan + b"\0\x3f\0" + bytes(99)
+
+
+def test_a_jpeg_beyond_the_limit_is_decoded_smaller() -> None:
+    gradient = Image.fromarray(np.linspace(0, 255, 11_000).astype(np.uint8)[None]).resize((11_000, 6_000))
+    data = encoded(gradient, "JPEG", quality=70)
+    seen = decode_image(data, "x")
+    assert seen.shape == (1_500, 2_750, 3)
+    assert np.abs(seen[0, :, 0] - np.linspace(0, 255, 2_750)).max() <= 3
+    assert decode_image(data, "x", shown_side=320).shape == (750, 1_375, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (jpeg_header(65_000, 65_000), "65000 x 65000 is more than"),
+        (jpeg_header(20_000, 20_000, progressive=True), "20000 x 20000"),
+        (jpeg_header(20_000, 20_000, scanned=1), "20000 x 20000"),  # in several scans, though not progressive
+        (jpeg_header(20_000, 20_000, components=4, scanned=1), "20000 x 20000"),
+    ],
+)
+def test_a_jpeg_that_takes_too_much_memory_is_refused_from_its_header(data: bytes, told: str) -> None:
+    with pytest.raises(UnreadableImage, match=told):
+        decode_image(data, "x")
+
+
+def test_memory_is_shared_by_all_threads() -> None:
+    room, taken, most = decode._Room(10), [0], [0]
+    lock = threading.Lock()
+
+    def work(size: int) -> None:
+        with room.take(size):
+            with lock:
+                taken[0] += size
+                most[0] = max(most[0], taken[0])
+            time.sleep(0.002)
+            with lock:
+                taken[0] -= size
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [3, 10, 4, 7, 1, 10, 5, 5] * 3))
+    assert 7 <= most[0] <= 10 and taken == [0]

@@ -181,9 +181,9 @@ class Spy(ArraySource):
         super().__init__(*arguments, **options)
         self.seen = {}
 
-    def read(self, indices, least_side=None):
+    def read(self, indices):
         self.seen.setdefault(self.doing, set()).update(np.asarray(indices).tolist())
-        return super().read(indices, least_side)
+        return super().read(indices)
 
 
 def test_no_query_is_read_before_it_is_encoded(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def plain_outputs(images, indices, network):
     """One image at a time through the network as it was trained."""
     pixels = Preprocess(network.input)
     with torch.no_grad():
-        found = [network(pixels(images.read([index], pixels.least_side))) for index in indices]
+        found = [network(pixels(images.read([index]))) for index in indices]
     return torch.cat(found).numpy()
 
 

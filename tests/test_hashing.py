@@ -120,7 +120,7 @@ def test_only_the_chosen_images_are_read(tmp_path):
     chosen = np.arange(1, 120, 2)
     read = set()
     real = images.read
-    images.read = lambda indices, least_side=None: read.update(np.asarray(indices).tolist()) or real(indices)
+    images.read = lambda indices: read.update(np.asarray(indices).tolist()) or real(indices)
     config = settings(batch_size=20, epochs=2)
     train_hasher(images, chosen, tiny_hasher(), config, RunDirectory(tmp_path / "run", {}))
     assert read == set(chosen)

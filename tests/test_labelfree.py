@@ -147,8 +147,8 @@ class Unlabelled:
 
     class_names = labels
 
-    def read(self, indices, least_side=None):
-        return self.source.read(indices, least_side)
+    def read(self, indices):
+        return self.source.read(indices)
 
 
 def test_pseudo_labels_stand_beside_the_images_they_were_made_for():

@@ -29,11 +29,11 @@ class Failing(ArraySource):
 
     reads, fails_at = 0, None
 
-    def read(self, indices, least_side=None):
+    def read(self, indices):
         if self.reads == self.fails_at:
             raise InterruptedError("pulled the plug")
         self.reads += 1
-        return super().read(indices, least_side)
+        return super().read(indices)
 
 
 @pytest.fixture(autouse=True)

@@ -101,9 +101,9 @@ def losses_of(path: Path) -> list[float]:
 class Slow(ArraySource):
     """Images from a slow disk, so that whoever wants to kill the process has time to."""
 
-    def read(self, indices, least_side=None):
+    def read(self, indices):
         time.sleep(0.05)
-        return super().read(indices, least_side)
+        return super().read(indices)
 
 
 def both_stages(path: Path) -> None:

@@ -55,8 +55,8 @@ class ImageSource(Protocol):
     def __len__(self) -> int:
         """The number of images."""
 
-    def read(self, indices: ArrayLike, least_side: int | None = None) -> Images:
-        """The images of these indices; ``least_side`` as in decode_image. Raises UnreadableImage."""
+    def read(self, indices: ArrayLike) -> Images:
+        """The images of these indices. Raises UnreadableImage."""
 
 
 class Fingerprinted:
@@ -115,7 +115,7 @@ class ArraySource(Fingerprinted):
         """(N, 16) of each image's shape and pixels."""
         return digests_of(np.asarray(self.images))  # rows of a memory map are slow to make
 
-    def read(self, indices: ArrayLike, least_side: int | None = None) -> NDArray[np.uint8]:
+    def read(self, indices: ArrayLike) -> NDArray[np.uint8]:
         """The images of these indices, uint8 (n, H, W, 3), a copy."""
         return self.images[np.asarray(indices, np.int64)]
 
@@ -153,10 +153,10 @@ class FileSource(Fingerprinted):
         """Read one file for ``digests``."""
         self._digests[index] = digest_file(self.paths[index])
 
-    def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
-        """The n images of these indices, decoded to mode RGB; ``least_side`` as in decode_image."""
+    def read(self, indices: ArrayLike) -> list[Image.Image]:
+        """The n images of these indices, decoded to mode RGB."""
         indices_n = np.asarray(indices, np.int64)
-        return [decode_image(Path(self.paths[i]), self.names[i], least_side) for i in indices_n]
+        return [decode_image(Path(self.paths[i]), self.names[i]) for i in indices_n]
 
 
 class Subset(Fingerprinted):
@@ -184,9 +184,9 @@ class Subset(Fingerprinted):
         """(N, 16), as the source has them."""
         return self.source.digests[self.indices]
 
-    def read(self, indices: ArrayLike, least_side: int | None = None) -> Images:
+    def read(self, indices: ArrayLike) -> Images:
         """The images of these indices of the subset."""
-        return self.source.read(self.indices[np.asarray(indices, np.int64)], least_side)
+        return self.source.read(self.indices[np.asarray(indices, np.int64)])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,7 +7,8 @@ lies, as a fraction of the slack (0.5, 0.5 is the middle), and whether it is mir
 a teacher at 128 pixels and a student at 32 see the same part of an image.
 
 Pillow resizes, with and without PyTorch in the process, so that an exported hasher sees the same bits as training. An
-image's result does not depend on the images beside it. PyTorch is imported only where a tensor is asked for.
+image's result does not depend on the images beside it. Arrays and Pillow's images become RGB by the rules of
+data/decode.py, so that a file and its pixels give the same. PyTorch is imported only where a tensor is asked for.
 
 Shapes: n images of a batch, H, W sides of an image in pixels, S the size that enters the network.
 """
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distilhash.config import InputConfig
+from distilhash.data.decode import upright_rgb
 from distilhash.data.order import VIEWS, random64
 from distilhash.errors import DistilhashError
 
@@ -76,12 +78,6 @@ class Preprocess:
         self._mean = np.tile(np.array([255.0 * m for m in config.mean], np.float32), config.size)
         self._scale = np.tile(np.array([1.0 / (255.0 * s) for s in config.std], np.float32), config.size)
 
-    @property
-    def least_side(self) -> int:
-        """The shorter side that an image should still have, pixels: what to pass to a source's read()."""
-        size, margin = self.config.size, self.config.margin
-        return size if self.config.crop_mode == "pad" else round(size / (1 - margin))
-
     def __call__(self, images: Pixels | Sequence[Image.Image | Pixels], views: Views | None = None) -> Tensor:
         """Crop and normalise: float32 (n, 3, S, S), see crop() and tensor()."""
         return self.tensor(self.crop(images, views))
@@ -90,7 +86,7 @@ class Preprocess:
         """Resize images and take their windows.
 
         Args:
-            images: uint8 (n, H, W, 3), or n PIL images in mode RGB or arrays (H, W, 3) of any sizes.
+            images: uint8 (n, H, W, 3), or n PIL images or arrays (H, W, 3) of any sizes.
             views: the augmentation of each image; left out: the middle, unchanged.
 
         Returns:
@@ -119,12 +115,12 @@ class Preprocess:
             UnreadableImage: a file cannot be decoded.
         """
         if not source.decodes:
-            return self.crop(source.read(indices, self.least_side), views)
+            return self.crop(source.read(indices), views)
         cropped = np.empty((len(indices), self.config.size, self.config.size, 3), np.uint8)
         if views is not None:
             _check_views(views, len(indices))
         for i in range(len(indices)):
-            image = source.read(indices[i : i + 1], self.least_side)
+            image = source.read(indices[i : i + 1])
             cropped[i : i + 1] = self.crop(image, None if views is None else views[np.array([i])])
         return cropped
 
@@ -148,7 +144,7 @@ class Preprocess:
         """Height and width to which the middle part of an image is resized."""
         if self.config.crop_mode == "pad":
             return self.config.size, self.config.size
-        side = self.least_side
+        side = round(self.config.size / (1 - self.config.margin))
         return round(side * max(1.0, height / width)), round(side * max(1.0, width / height))
 
     def _middle(self, height: int, width: int) -> tuple[int, int, int, int]:
@@ -170,6 +166,7 @@ class Preprocess:
         """(S, S, 3): the window of one image, whose other pixels are not computed."""
         if isinstance(image, np.ndarray):
             image = Image.fromarray(np.ascontiguousarray(image))
+        image = upright_rgb(image)
         middle = self._middle(image.height, image.width)
         if middle != (0, 0, *image.size):
             image = image.crop(middle)
@@ -216,12 +213,12 @@ def _check_images(images: Pixels | Sequence[Image.Image | Pixels]) -> None:
             fits = image.dtype == np.uint8 and image.ndim == (4 if batch else 3) and image.shape[-1] == 3
             fits, got = fits and 0 not in image.shape[-3:], f"{image.dtype} {image.shape}"
         else:
-            fits, got = image.mode == "RGB" and 0 not in image.size, f"an image in mode {image.mode}, {image.size}"
+            fits, got = 0 not in image.size, f"an image of {image.size}"
         if not fits:
             raise DistilhashError(
-                "images must be uint8 with three colours last, or PIL images in mode RGB",
+                "images must be uint8 with three colours last, or PIL images",
                 got,
-                "pass one array (n, H, W, 3), a list of arrays (H, W, 3), or convert('RGB')",
+                "pass one array (n, H, W, 3), or a list of images or arrays (H, W, 3)",
             )
 
 

@@ -301,7 +301,7 @@ class _Given(Fingerprinted):
     def digests(self) -> NDArray[np.uint8]:  # type: ignore[override]
         return digests_of(self.images)
 
-    def read(self, indices: Any, least_side: int | None = None) -> Any:  # arrays, which Preprocess takes as well
+    def read(self, indices: Any) -> Any:  # arrays, which Preprocess takes as well
         return [self.images[int(index)] for index in indices]
 
 

@@ -203,12 +203,12 @@ class PhotoFiles(FileSource):
         self.fingerprint = ""  # the index knows its files: none is read for it
         self.failures: dict[int, str] = {}  # position: why it cannot be read
 
-    def read(self, indices: ArrayLike, least_side: int | None = None) -> list[Image.Image]:
+    def read(self, indices: ArrayLike) -> list[Image.Image]:
         """The images of these indices."""
         images = []
         for index in np.asarray(indices).tolist():
             try:
-                images += super().read([index], least_side)
+                images += super().read([index])
             except UnreadableImage as error:
                 self.failures[index] = error.reason
                 images.append(Image.new("RGB", (1, 1)))

@@ -44,7 +44,7 @@ def decoder(config: InputConfig) -> tuple[bytes, Answer]:
     def answer(message: bytes) -> bytes:
         kind, content = message[:1], message[1:]
         if kind == CROP:
-            return preprocess.crop([decode_image(content, "the image", preprocess.least_side)]).tobytes()
+            return preprocess.crop([decode_image(content, "the image")]).tobytes()
         path = Path(os.fsdecode(content))
         if kind == VIEW:
             image = decode_image(path, path.name)

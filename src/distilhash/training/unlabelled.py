@@ -125,9 +125,9 @@ class PseudoLabelled:
         """The number of images."""
         return len(self.source)
 
-    def read(self, indices: ArrayLike, least_side: int | None = None) -> Images:
+    def read(self, indices: ArrayLike) -> Images:
         """The images of these indices, as their source has them."""
-        return self.source.read(indices, least_side)
+        return self.source.read(indices)
 
 
 def _signs(outputs_NK: Floats) -> Floats:
