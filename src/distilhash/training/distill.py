@@ -122,6 +122,7 @@ def distill(
     }  # fmt: skip
     save_model(run.path / "model", student, description)
     run.drop_state()
+    student.pretrained = True  # hashing takes smaller steps from here on
     return student.eval()
 
 

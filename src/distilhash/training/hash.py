@@ -193,9 +193,11 @@ def _loss(labels_NC: np.ndarray, config: HashConfig, device: torch.device) -> Ca
     if config.framework == "dch":
         targets_NC = torch.from_numpy(labels_NC.astype(np.float32)).to(device)
         return lambda outputs, rows: dch_loss(outputs, targets_NC[rows], config.gamma, weight)
-    centres_CK = hash_centres(labels_NC.shape[1], config.bits, config.seed, kind=config.centres)
-    centres_NK = torch.from_numpy(multi_label_centres(labels_NC, centres_CK, config.seed)).to(device)
-    return lambda outputs, rows: csq_loss(outputs, centres_NK[rows], weight)
+    if config.framework == "csq":
+        centres_CK = hash_centres(labels_NC.shape[1], config.bits, config.seed, kind=config.centres)
+        centres_NK = torch.from_numpy(multi_label_centres(labels_NC, centres_CK, config.seed)).to(device)
+        return lambda outputs, rows: csq_loss(outputs, centres_NK[rows], weight)
+    raise AssertionError(f"a hashing framework without its loss: {config.framework}")
 
 
 def _count_classes(images: ImageSource) -> int:
