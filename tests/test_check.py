@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_what_is_missing_unreadable_and_without_label_is_counted_list_by_list(tm
     assert code == 2 and json.loads(out) == found
     assert (
         err
-        == "distilhash: training could not begin: 3 of 30 images are missing; fetch them, or take their lines out.\n"
+        == "distilhash: these images are not ready: 3 of 30 images are missing; fetch them, or take their lines out.\n"
     )
     code, out, _ = asked(capsys, tmp_path)
     assert code == 2 and "missing: images/20.png" in out and out.endswith("\nnot ready\n")
@@ -103,10 +104,38 @@ def test_lists_that_share_what_they_must_not_are_a_problem(tmp_path):
     assert found["problems"][0].startswith("2 images of train are in test, too, such as images/0.png")
 
 
+def test_copies_across_lists_and_classes_are_counted(tmp_path, capsys):
+    root = listed(tmp_path / "lists")
+    for original, copy in ((0, 24), (1, 25), (20, 26), (2, 3)):
+        shutil.copy(root / f"images/{original}.png", root / f"images/{copy}.png")
+    found = distilhash.check(root)
+    assert (found["ready"], len(found["problems"])) == (False, 1)
+    assert all(fact in found["problems"][0] for fact in ("2 queries", "train", "images/24.png", "images/0.png"))
+    assert found["copies"] == {
+        "queries have a copy in train": 2, "queries have a copy in database": 3, "images are copies of another": 4,
+        "images are copies of one with other labels": 1,
+    }  # fmt: skip
+    root = tmp_path / "classes"
+    for c in "ab":
+        for i in range(6):
+            picture(root / c / f"{i}.png", np.full((4, 4, 3), 40 * i + ord(c), np.uint8))
+    shutil.copy(root / "a/1.png", root / "a/again.png")
+    shutil.copy(root / "a/1.png", root / "b/again.png")
+    found = distilhash.check(root)
+    assert found["ready"] and found["copies"] == {
+        "images are copies of another": 2, "images are copies of one with other labels": 1
+    }  # fmt: skip
+    assert any("b/again.png (a/1.png)" in note for note in found["notes"])
+    for part in ("train", "val", "test"):
+        shutil.copytree(root, tmp_path / "parts" / part)
+    found = distilhash.check(tmp_path / "parts")
+    assert not found["ready"] and "14 queries have a copy in train" in found["problems"][0]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda root: (root / "test.txt").unlink(), "a list file cannot be read"),
+        (lambda root: (root / "test.txt").unlink(), "no test.txt"),
         (lambda root: (root / "train.txt").write_text("images/0.png 0 1 2\n"), "labels in a list are 0 or 1"),
         (lambda root: [(root / f"images/{i}.png").write_bytes(b"") for i in TEST], "no image of test can be read"),
         (
@@ -139,7 +168,7 @@ def test_plain_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # what a refused command must leave as it was
     for c in "ab":
         for i in range(4):
-            picture(tmp_path / "classes" / c / f"{i}.png", np.zeros((4, 4, 3), np.uint8))
+            picture(tmp_path / "classes" / c / f"{i}.png", np.full((4, 4, 3), 40 * i + ord(c), np.uint8))
     found = distilhash.check(tmp_path / "classes")
     assert (found["kind"], found["label_columns"], counts(found)) == ("class folders", 2, {"all": (8, 0, 0, 0)})
     assert found["ready"]
@@ -148,8 +177,8 @@ def test_plain_folders(tmp_path, monkeypatch, capsys):
     found = distilhash.check(tmp_path / "classes")
     assert counts(found) == {"all": (8, 0, 2, 0)}
     assert found["problems"] == [
-        "every class needs three images: a query, one to train on and one to validate on; got too few in b; "
-        "add images or take the class away"
+        "every class needs three different images: a query, one to train on and one to validate on; got too few in b; "
+        "add images, take the class away, or distil with --unlabelled"
     ]
     for i in (2, 3):
         (tmp_path / f"classes/b/{i}.png").write_bytes(b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -151,6 +152,69 @@ def test_hashing_starts_from_the_distilled_weights_and_its_queries_were_not_seen
     assert fingerprint == fingerprint_of(load_student(root / "student")[0])
 
 
+def test_the_hasher_knows_its_images_by_content(pipeline, photos, tmp_path):
+    """A class renamed after hashing moves every position; a copy and a touch change every date and the root."""
+    root = pipeline["root"]
+    shutil.copytree(photos, tmp_path / "copy")
+    first, *_ = sorted((tmp_path / "copy").iterdir())
+    first.rename(tmp_path / "copy" / "zebra")
+    asked = CodeTable.load(root / "query.safetensors")
+    words = (
+        "encode",
+        root / "hasher",
+        tmp_path / "copy",
+        "--part",
+        "query",
+        "--output",
+        tmp_path / "query.safetensors",
+    )
+    done = run(*words)
+    assert done.code == 0 and "40 images renamed or moved" in done.err
+    table = CodeTable.load(tmp_path / "query.safetensors")
+    assert sorted(table.packed.tolist()) == sorted(asked.packed.tolist())
+    assert {n.replace("zebra", first.name) for n in table.names} == set(asked.names)
+    assert table.provenance["images_seen_in_training"] == 0
+    everything = run_json("encode", root / "hasher", photos, "--output", tmp_path / "all.safetensors")["images"]
+    seen = CodeTable.load(tmp_path / "all.safetensors").provenance["images_seen_in_training"]
+    assert (everything, seen) == (CLASSES * EACH, CLASSES * EACH - QUERIES)
+
+
+def test_queries_that_the_student_saw_are_counted_whatever_their_names_and_root(pipeline, photos, tmp_path):
+    root = pipeline["root"]
+    for number, file in enumerate(sorted(photos.rglob("*.png"))):
+        name = tmp_path / "other" / f"class {file.parent.name}" / f"{119 - number}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, name)
+    student = root / "student" / "model" / "model.safetensors"  # that file alone is enough
+    shutil.copyfile(student, tmp_path / "student.safetensors")
+    words = ("hash", tmp_path / "other", "--backbone", tmp_path / "student.safetensors", "--split-seed", 7,
+             "--output", tmp_path / "run", "--bits", 16, *ONCE)  # fmt: skip
+    done = run(*words)
+    queries = json.loads((tmp_path / "run" / "split.json").read_text())
+    digests = [queries["images"][i].split()[0] for i in queries["query"]]
+    left_out = json.loads((root / "student" / "split.json").read_text())
+    unseen = {left_out["images"][i].split()[0] for i in left_out["query"]}
+    seen = len(set(digests) - unseen)
+    assert 0 < seen < QUERIES and f"{seen} of {QUERIES} queries" in done.err
+    assert load_hasher(tmp_path / "run")[1]["queries_seen_in_distillation"] == seen
+    table = tmp_path / "query.safetensors"
+    assert run("encode", tmp_path / "run", tmp_path / "other", "--part", "query", "--output", table).code == 0
+    assert CodeTable.load(table).provenance["images_seen_in_training"] == seen
+
+
+def test_a_touch_changes_nothing_and_a_change_is_told_by_name(pipeline, photos, tmp_path):
+    shutil.copytree(pipeline["root"] / "hasher", tmp_path / "hasher")
+    shutil.copytree(photos, tmp_path / "copy")
+    words = ("hash", tmp_path / "copy", "--backbone", pipeline["root"] / "student", "--output", tmp_path / "hasher",
+             "--bits", 16, *ONCE, "--resume")  # fmt: skip
+    assert run(*words).code == 0
+    name = sorted(path for path in (tmp_path / "copy").rglob("*.png"))[3].relative_to(tmp_path / "copy")
+    Image.new("RGB", (32, 32)).save(tmp_path / "copy" / name)
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "copy" / name.parent / "new.png")
+    done = run(*words)
+    assert done.code == 2 and f"1 images changed, such as {name}; 1 images added" in done.err
+
+
 def test_text_is_for_people(pipeline):
     root = pipeline["root"]
     done = run("evaluate", root / "query.safetensors", root / "db.safetensors")
@@ -182,7 +246,8 @@ def test_distill_takes_an_unlabelled_folder_of_any_depth(photos, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.png").write_bytes(source.read_bytes())
     words = ("distill", tmp_path / "mixed", "--output", tmp_path / "run", *DISTILL, "--loss", "raw", "--quiet")
-    done = run(*words, "--json")
+    assert run(*words).code == 2 and not (tmp_path / "run").exists(), "it might be a labelled folder with strays"
+    done = run(*words, "--unlabelled", "--json")
     assert (done.code, done.err) == (0, "")
     assert not (tmp_path / "run" / "split.json").exists()
     assert load_student(tmp_path / "run")[1]["unlabelled_images"] == 60

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from distilhash.data import ArraySource, FolderSource, Subset, UnreadableImage, find_unreadable, open_images, readable
-from distilhash.data.loading import open_readable, split_of
+from distilhash.data.loading import open_readable, part_of, split_of
 from distilhash.errors import DistilhashError
 
 RNG = np.random.default_rng(0)
@@ -227,7 +227,7 @@ def test_mistakes_about_labelled_folders(tmp_path: Path) -> None:
         open_images(tmp_path, labelled=True)
     picture(tmp_path / "b/1.png")
     picture(tmp_path / "loose.png")
-    with pytest.raises(DistilhashError, match=r"1 images directly in .* loose\.png"):
+    with pytest.raises(DistilhashError, match=r"1 images .* loose\.png"):
         open_images(tmp_path, labelled=True)
 
 
@@ -263,12 +263,122 @@ def test_labels_where_there_can_be_some(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_class_of_which_nothing_can_be_read_does_not_prevent_a_split(tmp_path: Path) -> None:
-    for name in ("a/1", "a/2", "a/3", "b/1", "b/2", "b/3", "c/1"):
-        picture(tmp_path / f"{name}.png")
+    for value, name in enumerate(("a/1", "a/2", "a/3", "b/1", "b/2", "b/3", "c/1")):
+        picture(tmp_path / f"{name}.png", value)
     (tmp_path / "b/1.png").write_bytes(b"")
     source = open_readable(tmp_path, labelled=None)
     assert split_of(source, tmp_path, "", 0, None, needed=False) is None, "b and c have too few"
+    with pytest.raises(DistilhashError, match="b, c"):
+        split_of(source, tmp_path, "", 0, None, needed=True)
     (tmp_path / "c/1.png").write_bytes(b"")
-    picture(tmp_path / "b/1.png")
-    split = split_of(open_readable(tmp_path, labelled=None), tmp_path, "", 0, None, needed=False)
+    picture(tmp_path / "b/1.png", 99)
+    split = split_of(open_readable(tmp_path, labelled=None), tmp_path, "", 0, None, needed=True)
     assert split is not None and split.num_images == 6
+
+
+def opened(root: Path) -> FolderSource:
+    """As distill opens it: without --unlabelled."""
+    return FolderSource(root, None, certain=True)
+
+
+def test_a_labelled_folder_is_never_taken_for_an_unlabelled_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        picture(tmp_path / f"flat/{number}.png")
+        picture(tmp_path / f"set/a/{number}.png")
+    assert opened(tmp_path / "flat").labels is None, "photos that lie in no folder have no labels"
+    with pytest.raises(DistilhashError, match="only 'a'"):
+        opened(tmp_path / "set")
+    picture(tmp_path / "set/b/1.png")
+    assert opened(tmp_path / "set").labels is not None
+    for stray, what in (("loose.png", "1 images .* loose.png"), ("c/", "no images; got c")):
+        place = tmp_path / "set" / stray
+        picture(place) if stray.endswith(".png") else place.mkdir()
+        with pytest.raises(DistilhashError, match=what):
+            opened(tmp_path / "set")
+        caplog.clear()
+        assert FolderSource(tmp_path / "set", None).labels is None and stray.strip("/") in caplog.text
+        assert FolderSource(tmp_path / "set").labels is None
+        place.unlink() if place.is_file() else place.rmdir()
+
+
+@pytest.mark.parametrize("present", [("train",), ("Train", "TEST"), ("test", "database")])
+def test_some_list_files_of_three_are_no_unlabelled_folder(tmp_path: Path, present: tuple[str, ...]) -> None:
+    picture(tmp_path / "1.png")
+    for name in present:
+        (tmp_path / f"{name}.txt").write_text("1.png 1 0\n")
+    absent = {"train", "test", "database"}.difference(map(str.lower, present))
+    for options in ({"labelled": True}, {"labelled": None, "certain": True}):
+        with pytest.raises(DistilhashError) as caught:
+            open_images(tmp_path, **options)
+        assert all(f"{name}.txt" in caught.value.got for name in absent)
+    assert open_images(tmp_path).names == ["1.png"]
+
+
+def parts(root: Path, *folders: str) -> Path:
+    for number, folder in enumerate(folders):
+        for c, name in enumerate(("cat", "dog")):
+            for copy in range(2):
+                picture(root / folder / name / f"{number} {c} {copy}.png", 9 * number + 3 * c + copy)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folders", "wanted"),
+    [
+        (
+            ("train", "val", "test"),
+            {"query": "test", "validation": "val", "train": "train val", "database": "train val"},
+        ),
+        (("Train", "VALID", "Test", "gallery"), {"query": "Test", "train": "Train VALID", "database": "gallery"}),
+        (("query", "database"), {"query": "query", "train": "database", "database": "database"}),
+        (("training", "validation", "query"), {"query": "query", "validation": "validation"}),
+    ],
+)
+def test_folders_that_are_the_parts_of_a_split(
+    tmp_path: Path, folders: tuple[str, ...], wanted: dict[str, str]
+) -> None:
+    source = open_readable(parts(tmp_path, *folders), labelled=True)
+    assert source.class_names == ["cat", "dog"]
+    assert np.asarray(source.labels).tolist() == [int("/dog/" in name) for name in source.names]
+    split = split_of(source, tmp_path, "", 0, None, needed=True)
+    assert split is not None
+    for part, named in wanted.items():
+        found = {source.names[i] for i in getattr(split, part)}
+        assert found == {name for name in source.names if name.split("/")[0] in named.split()}
+    # Without classes below them they still say which images are queries.
+    for path in sorted(tmp_path.rglob("*.png")):
+        path.rename(path.parent.parent / path.name)
+    flat = opened(tmp_path)
+    assert flat.labels is None
+    again = split_of(flat, tmp_path, "", 0, None, needed=True)
+    assert again is not None and len(again.query) == len(split.query)
+
+
+@pytest.mark.parametrize("folders", [("train", "test", "cat"), ("train", "horse"), ("val", "valid", "train", "test")])
+def test_folders_that_are_neither_classes_nor_parts(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    parts(tmp_path, *folders)
+    with pytest.raises(DistilhashError) as caught:
+        FolderSource(tmp_path, labelled=True)
+    assert sum(folder in caught.value.got for folder in folders) >= 2
+    with pytest.raises(DistilhashError):
+        opened(tmp_path)
+
+
+def test_a_class_may_be_called_train_and_that_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train/1", "bus/1", "car/1"):
+        picture(tmp_path / f"{name}.png")
+    assert FolderSource(tmp_path, labelled=True).class_names == ["bus", "car", "train"]
+    assert "train" in caplog.text
+
+
+def test_an_empty_part_is_refused(tmp_path: Path) -> None:
+    parts(tmp_path, "train", "test")
+    for value in range(3):
+        (tmp_path / f"train/cat/0 0 {value}.png").unlink(missing_ok=True)
+        (tmp_path / f"train/dog/0 1 {value}.png").unlink(missing_ok=True)
+    picture(tmp_path / "train/cat/one.png", 77)
+    source = open_readable(tmp_path, labelled=True)
+    with pytest.raises(DistilhashError, match="validation"):
+        part_of(source, tmp_path, "validation", "", 0, None, beside=tmp_path)

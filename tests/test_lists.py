@@ -91,9 +91,19 @@ def test_missing_and_unreadable_list_files(tmp_path: Path) -> None:
     with pytest.raises(DistilhashError, match="not UTF-8"):
         ListSource(tmp_path)
     (tmp_path / "test.txt").unlink()
-    with pytest.raises(DistilhashError, match=r"cannot be read.*test\.txt"):
+    with pytest.raises(DistilhashError, match=r"no test\.txt"):
         open_images(tmp_path, labelled=True)
-    assert len(open_images(tmp_path)) == 6, "without the third list it is a plain folder"
+    assert len(open_images(tmp_path)) == 6, "without the third list it is a plain folder, where no labels are wanted"
+
+
+def test_names_of_list_files_in_another_case(tmp_path: Path) -> None:
+    dataset(tmp_path, TRAIN, DATABASE, TEST)
+    (tmp_path / "train.txt").rename(tmp_path / "Train.txt")
+    (tmp_path / "test.txt").rename(tmp_path / "TEST.TXT")
+    assert len(ListSource(tmp_path)) == 5
+    (tmp_path / "test.txt").write_text(TEST)
+    with pytest.raises(DistilhashError, match=r"TEST\.TXT, .*test\.txt"):
+        ListSource(tmp_path)
 
 
 def test_one_column_is_no_labelling(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def no_download(tmp_path, monkeypatch):
 def test_a_preset_takes_two_steps_of_every_stage_and_arm(preset, photos, no_download, tmp_path):
     few = {"epochs": 1, "batch_size": 4}  # of 8 images: two steps
     stages.distill(
-        photos, tmp_path / "student", teacher=preset.teacher, student=preset.student, all_images=True,
+        photos, tmp_path / "student", teacher=preset.teacher, student=preset.student, unlabelled=True,
         config=dataclasses.replace(preset.distill, checkpoint_seconds=0, **few),
     )  # fmt: skip
     assert no_download == [preset.teacher.name]

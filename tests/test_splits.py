@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 from pathlib import Path
@@ -83,6 +84,22 @@ def test_holdout_takes_its_share_of_every_class() -> None:
     assert np.bincount(labels[greedy.fit]).min(initial=9, where=[True, True, True, False, False, True]) >= 1
 
 
+def digests_of_numbers(numbers: np.ndarray) -> np.ndarray:
+    """(N, 16): equal numbers, equal digests."""
+    return np.ascontiguousarray(np.repeat(numbers.astype("<u8")[:, None], 2, axis=1)).view(np.uint8)
+
+
+def test_copies_of_a_picture_have_one_part() -> None:
+    labels = np.repeat([0, 1], 40)
+    assert same(holdout_split(labels, digests=digests_of_numbers(np.arange(80))), holdout_split(labels))
+    numbers = np.concatenate([np.arange(40) % 10, np.arange(40) % 15])  # some pictures are in both classes
+    for seed in range(5):
+        split = holdout_split(labels, 0.3, 0.3, seed, digests=digests_of_numbers(numbers))
+        for one, other in ((split.query, split.train), (split.validation, split.fit)):
+            assert len(one) and not set(numbers[one]) & set(numbers[other])
+        assert sorted([*split.query, *split.train]) == list(range(80))
+
+
 def test_holdout_of_multi_labels_draws_from_all_images() -> None:
     labels = np.random.default_rng(1).integers(0, 2, (40, 5))
     split = holdout_split(labels, 0.25, 0.1)
@@ -96,6 +113,9 @@ def test_holdout_names_the_classes_that_are_too_small() -> None:
         holdout_split(np.repeat([0, 7], [5, 1]))
     with pytest.raises(DistilhashError, match="no images"):
         holdout_split(np.zeros(0, np.int64))
+    with pytest.raises(DistilhashError, match="too few in dog"):  # three files, two pictures
+        numbers = np.array([0, 1, 2, 3, 4, 3])
+        holdout_split(np.repeat([0, 1], 3), class_names=("cat", "dog"), digests=digests_of_numbers(numbers))
     for shares in ((0.0, 0.1), (1.0, 0.1), (0.1, 0.0), (0.1, float("nan"))):
         with pytest.raises(DistilhashError, match="between 0 and 1"):
             holdout_split(np.zeros(9, np.int64), *shares)
@@ -109,8 +129,13 @@ def test_list_split() -> None:
     assert split.protocol == "lists"
     with pytest.raises(DistilhashError, match="query images lie in database"):
         list_split({**lists, "test": np.arange(49, 60)}, 60)
-    with pytest.raises(DistilhashError, match="no database"):
-        list_split({"train": lists["train"], "test": lists["test"]}, 60)
+    alone = list_split({"train": lists["train"], "test": lists["test"]}, 60)
+    assert np.array_equal(alone.database, alone.train), "without a database train is searched"
+    assert list_split({"database": np.arange(9), "test": np.array([9])}, 10).train.tolist() == list(range(9))
+    given = list_split({**lists, "validation": np.arange(60, 64)}, 64)
+    assert given.validation.tolist() == list(range(60, 64)) and set(given.validation) < set(given.train)
+    with pytest.raises(DistilhashError, match="only database, train"):
+        list_split({"train": lists["train"], "database": lists["database"]}, 60)
     with pytest.raises(DistilhashError, match="outside the images"):
         list_split(lists, 59)
 
@@ -213,3 +238,83 @@ def test_what_is_no_split_file_is_a_users_mistake(tmp_path: Path, text: bytes) -
         Split.load(file)
     with pytest.raises(DistilhashError, match="cannot be read"):
         Split.load(tmp_path / "absent.json")
+
+
+class Files:
+    """What a split asks of a source of files."""
+
+    decodes, labels, class_names = True, None, ()
+
+    def __init__(self, **numbers: int) -> None:
+        self.names = [name.replace("_", "/") for name in numbers]
+        self.digests = digests_of_numbers(np.array(list(numbers.values())))
+        self.fingerprint = repr(numbers)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+BEFORE = Files(a_1=1, a_2=2, a_3=3, b_1=4, b_2=5)
+
+
+def drawn() -> Split:
+    everything = {"query": [0], "train": [1, 2, 3], "validation": [2], "database": [1, 2, 3, 4]}
+    return Split(protocol="p", seed=0, num_images=5, **{k: np.array(v) for k, v in everything.items()}).bound(BEFORE)
+
+
+@pytest.mark.parametrize(
+    ("now", "places"),
+    [
+        (BEFORE, [0, 1, 2, 3, 4]),
+        (Files(b_1=4, b_2=5, z_1=1, z_2=2, z_3=3), [2, 3, 4, 0, 1]),  # a class was renamed
+        (Files(a_1=2, a_2=1, a_3=3, b_1=4, b_2=5), [1, 0, 2, 3, 4]),  # two names were swapped
+        (Files(a_0=7, a_1=1, a_2=2, a_3=3, a_9=1, b_1=4, b_2=5), [1, 2, 3, 5, 6]),  # one was added, and a copy
+    ],
+)
+def test_a_saved_split_follows_the_content_of_its_images(tmp_path: Path, now: Files, places: list[int]) -> None:
+    drawn().save(tmp_path / "split.json")
+    found = Split.load(tmp_path / "split.json").of(now, tmp_path / "split.json")
+    for part in PARTS:
+        assert getattr(found, part).tolist() == sorted(places[i] for i in getattr(drawn(), part))
+    assert found.num_images == len(now) and found.source == now.fingerprint and found.images == found.bound(now).images
+
+
+@pytest.mark.parametrize(
+    ("now", "facts"),
+    [
+        (Files(a_1=1, a_2=2, a_3=3, b_1=4, b_2=6), ("1 images changed", "b/2")),
+        (Files(a_2=2, a_3=3, b_1=4, b_2=5), ("1 images missing", "a/1")),
+        (
+            Files(a_1=1, a_2=8, a_3=9, b_1=4, b_3=7),
+            ("2 images changed", "a/2", "1 images missing", "b/2", "added", "b/3"),
+        ),
+        (Files(c_1=11, c_2=12, c_3=13, c_4=14, c_5=15), ("5 images missing", "5 images added")),
+    ],
+)
+def test_a_split_of_changed_or_missing_images_is_refused(now: Files, facts: tuple[str, ...]) -> None:
+    with pytest.raises(DistilhashError) as caught:
+        drawn().of(now, Path("split.json"))
+    assert all(fact in caught.value.got for fact in ("split.json", *facts))
+
+
+def test_a_split_that_names_no_images_is_refused_but_of_cifar10(cifar10: Any) -> None:
+    old = dataclasses.replace(drawn(), images=(), source="")
+    for now in (BEFORE, cifar10):
+        with pytest.raises(DistilhashError, match=r"split\.json"):
+            old.of(now, Path("split.json"))
+    assert dataclasses.replace(drawn(), images=()).of(BEFORE, Path("split.json")).query.tolist() == [0]
+    published = cifar10_split(np.asarray(cifar10.labels))
+    for held in (published, published.bound(cifar10)):
+        assert same(published, held.of(cifar10, Path("split.json"))) and held.images == ()
+
+
+def test_a_split_file_is_for_people_too(tmp_path: Path) -> None:
+    drawn().save(tmp_path / "split.json")
+    lines = (tmp_path / "split.json").read_text().splitlines()
+    assert f'"{digests_of_numbers(np.array([5])).tobytes().hex()}  b/2"]}}' in lines
+    file = tmp_path / "split.json"
+    data = json.loads(file.read_text())
+    for images in (["x  a/1"] * 5, data["images"][:4], [1] * 5):
+        file.write_text(json.dumps(data | {"images": images}))
+        with pytest.raises(DistilhashError):
+            Split.load(file)

@@ -41,7 +41,6 @@ from distilhash.errors import DistilhashError, unknown_name
 from distilhash.progress import log
 
 if TYPE_CHECKING:
-    from distilhash.data.sources import ImageSource
     from distilhash.models import Backbone, Hasher
 
 DEMO_OUTPUT, DISTILL_OUTPUT, HASH_OUTPUT = Path("runs/demo"), Path("runs/distill"), Path("runs/hash")
@@ -105,7 +104,7 @@ def distill(
     split: Path | None = None,
     features: Path | None = None,
     rebuild_features: bool = False,
-    all_images: bool = False,
+    unlabelled: bool = False,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -113,14 +112,14 @@ def distill(
 
     Args:
         images: "cifar10", a folder of images, or a folder with list files. Where they have labels, the queries of the
-            split are left out.
+            split are left out; where it is not clear whether they have, they are refused.
         output: Run directory.
         teacher: Network, weights and input size.
         student: Network and input size.
         config: Loss, optimizer and schedule.
         features: Directory of the teacher's feature cache. None: in the run.
         rebuild_features: Compute the feature cache again.
-        all_images: Distil on the queries, too.
+        unlabelled: Take the images for unlabelled ones: no split is drawn, and no query left out.
 
     Returns:
         The student's model directory.
@@ -134,8 +133,8 @@ def distill(
     from distilhash.training.run import RunDirectory
 
     teacher, student, config = teacher or TeacherConfig(), student or StudentConfig(), config or DistillConfig()
-    source = open_readable(images, labelled=None)
-    chosen = None if all_images else split_of(source, images, protocol, split_seed, split, needed=False)
+    source = open_readable(images, labelled=False if unlabelled else None, certain=not unlabelled)
+    chosen = None if unlabelled else split_of(source, images, protocol, split_seed, split, needed=True)
     indices = np.arange(len(source)) if chosen is None else chosen.unlabelled
     stage.check(config, len(indices))
     teacher_network, network = open_teacher(teacher), new_student(student, config.seed)
@@ -144,13 +143,13 @@ def distill(
         "stage": "distill", "images": source.fingerprint, "teacher": as_dict(teacher), "student": as_dict(student),
         "distill": as_dict(config), "split": queries,
     }  # fmt: skip
-    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite)
+    run = RunDirectory(output, settings, images=source, resume=resume, overwrite=overwrite)
     if run.finished:
         return run.path / "model"
     with run:
         if chosen is not None:
             chosen.save(run.path / "split.json")
-            run.log(f"{len(chosen.query):,} images are left out: the queries of the split (--all-images takes them)")
+            run.log(f"{len(chosen.query):,} images are left out: the queries of the split (--unlabelled takes them)")
         stage.distill(
             source, indices, teacher_network, network, config, run,
             features=features, rebuild_features=rebuild_features, queries=queries,
@@ -186,10 +185,10 @@ def hash(
     Returns:
         The hasher's model directory.
     """
-    from distilhash.data.loading import open_readable, split_of
+    from distilhash.data.loading import count_seen, open_readable, split_of
     from distilhash.files import fingerprint_of_indices
     from distilhash.inference import head_inputs
-    from distilhash.models import new_hasher
+    from distilhash.models import is_teacher, new_hasher
     from distilhash.models.backbone import fingerprint_of
     from distilhash.training import hash as stage
     from distilhash.training.run import RunDirectory
@@ -200,21 +199,28 @@ def hash(
     assert chosen is not None
     stage.check(source, len(chosen.train), config)
     network = stage.open_backbone(str(backbone), student, teacher, config)
+    seen = 0 if network.seen is None else count_seen(source, chosen.query, network.seen)
     queries = fingerprint_of_indices(chosen.query)
     settings = {
         "stage": "hash", "images": source.fingerprint, "backbone": network.architecture,
         "backbone_weights": fingerprint_of(network), "hash": as_dict(config), "split": queries,
     }  # fmt: skip
-    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite)
+    run = RunDirectory(output, settings, images=source, resume=resume, overwrite=overwrite)
     if run.finished:
         return run.path / "model"
     with run:
         chosen.save(run.path / "split.json")
-        if _has_seen_queries(str(backbone), source, queries):
-            log.warning("the student was distilled on queries of this split: numbers on them will be optimistic")
+        if seen:
+            log.warning(
+                "the student was distilled on %s of %s queries of this split: numbers on them will be optimistic",
+                f"{seen:,}", f"{len(chosen.query):,}",
+            )  # fmt: skip
+        elif network.seen is None and Path(backbone).exists() and not is_teacher(str(backbone)):
+            log.warning("%s does not say which images it was distilled on: queries may be among them", backbone)
         hasher = new_hasher(network, config)
         features_ND = head_inputs(source, chosen.train, hasher.backbone) if hasher.freeze_backbone else None
-        stage.train_hasher(source, chosen.train, hasher, config, run, features_ND=features_ND)
+        about = {"queries_seen_in_distillation": seen}
+        stage.train_hasher(source, chosen.train, hasher, config, run, features_ND=features_ND, about=about)
     return run.path / "model"
 
 
@@ -551,7 +557,7 @@ def _encode_with_torch(
     precision: str | None,
 ) -> dict[str, Any]:
     from distilhash.checkpoint import load_hasher
-    from distilhash.data.loading import open_readable, part_of
+    from distilhash.data.loading import count_seen, open_readable, part_of
     from distilhash.device import current, usable_precision
     from distilhash.inference import encode as encode_images
     from distilhash.models.backbone import fingerprint_of
@@ -561,21 +567,12 @@ def _encode_with_torch(
     source = open_readable(images, labelled=part != "all")
     indices = part_of(source, images, part, protocol, split_seed, split, beside=hasher)
     precision = precision or usable_precision(network.precision)
-    made = {"hasher": fingerprint_of(network), "precision": precision, "device": device.type}
+    made: dict[str, Any] = {"hasher": fingerprint_of(network), "precision": precision, "device": device.type}
+    if network.seen is not None:
+        made["images_seen_in_training"] = count_seen(source, indices, network.seen)
     table = encode_images(source, indices, network, precision=precision, provenance=made)
     table.save(output)
     return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
-
-
-def _has_seen_queries(backbone: str, source: ImageSource, queries: str) -> bool:
-    """Whether a distilled student was distilled on other images than all but these queries."""
-    from distilhash.checkpoint import load_student
-    from distilhash.models import STUDENTS, is_teacher
-
-    if backbone in STUDENTS or is_teacher(backbone):
-        return False
-    seen = load_student(backbone)[1]
-    return seen.get("images") == source.fingerprint and seen.get("queries") != queries
 
 
 def _network(name: str, bits: int, size: int | None) -> Backbone | Hasher:

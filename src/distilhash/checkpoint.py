@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from distilhash.data.sources import DIGEST_BYTES
 from distilhash.errors import DistilhashError
 from distilhash.files import to_json, write_atomically, write_json
 from distilhash.models import create_hasher, rebuild_backbone
@@ -24,6 +25,7 @@ from distilhash.models.backbone import Backbone, not_finite
 from distilhash.models.hasher import Hasher
 
 FORMAT = "distilhash/1"
+SEEN = "images_seen"  # beside the weights: what the network was trained on
 _HEADROOM = 1.05  # a filesystem needs a little more than the bytes of the tensors
 
 
@@ -77,6 +79,8 @@ def save_model(directory: Path, module: nn.Module, description: dict[str, Any]) 
     readme = f"# A distilhash {kind}\n\nLoad it with `distilhash.checkpoint.load_{kind}`.\n\n{settings}\n"
     write_atomically(directory / "README.md", readme)
     # Last, as its presence says that the directory is whole.
+    if isinstance(module, Backbone | Hasher) and module.seen is not None:
+        tensors[SEEN] = torch.from_numpy(module.seen.copy())
     save_tensors(directory / "model.safetensors", tensors, description)
 
 
@@ -97,6 +101,7 @@ def load_hasher(path: str | Path) -> tuple[Hasher, dict[str, Any]]:
 def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[str, Any]]:
     """The network in a model directory (or run directory), of one of these kinds (default: any); in eval mode."""
     tensors, description = load_tensors(_model_file(Path(path)), "checkpoint")
+    seen = tensors.pop(SEEN, None)
     kinds = kinds or ("student", "hasher")
     kind, wanted = description.get("kind"), " or ".join(kinds)
     if kind not in kinds:
@@ -120,6 +125,10 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[s
     module.load_state_dict(tensors)
     _check_finite(module.state_dict(), path)
     backbone.pretrained = True
+    if seen is not None:
+        if seen.dtype != torch.uint8 or seen.ndim != 2 or seen.shape[1] != DIGEST_BYTES:
+            raise DistilhashError("the checkpoint's description is damaged", f"{path} ({SEEN})", "make it again")
+        module.seen = seen.numpy()
     return module.eval(), description
 
 

@@ -144,7 +144,7 @@ def _distill(
     output: Path = api.DISTILL_OUTPUT,
     features: Path | None = None,
     rebuild_features: bool = False,
-    all_images: bool = False,
+    unlabelled: bool = False,
     config: OmitArgPrefixes[DistillConfig] = DistillConfig(),
     teacher: TeacherConfig = TeacherConfig(),
     student: StudentConfig = StudentConfig(),
@@ -153,7 +153,7 @@ def _distill(
 ) -> Result:
     model = api.distill(
         images, output, teacher=teacher, student=student, config=config, features=features,
-        rebuild_features=rebuild_features, all_images=all_images, **vars(splitting), **show.directory,
+        rebuild_features=rebuild_features, unlabelled=unlabelled, **vars(splitting), **show.directory,
     )  # fmt: skip
     return Result({"student": str(model)})
 
@@ -262,7 +262,7 @@ def _check(images: Positional[str], *, show: OmitArgPrefixes[Show] = Show()) -> 
     if not found["ready"]:
         first, *others = found["problems"]
         more = f" (and {len(others)} more, listed above)" if others else ""
-        mistake = DistilhashError(f"training could not begin: {first}{more}")
+        mistake = DistilhashError(f"these images are not ready: {first}{more}")
     return Result(found, text, mistake)
 
 

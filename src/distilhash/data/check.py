@@ -8,17 +8,18 @@ Shapes: N images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.folders import LISTS, FolderSource, Listed, checked_folder, listed_files, read_lists
-from distilhash.data.loading import LISTED
-from distilhash.data.sources import FileSource, ImageSource, find_unreadable
-from distilhash.data.splits import holdout_split, list_split
+from distilhash.data.folders import FolderSource, Listed, checked_folder, list_files, listed_files, read_lists
+from distilhash.data.loading import LISTED, split_of
+from distilhash.data.sources import DIGEST_BYTES, FileSource, Labels, Subset, find_unreadable, keys_of
+from distilhash.data.splits import list_split
 from distilhash.errors import DistilhashError
 
 # NUS-WIDE-21, as the published comparisons split it: 100 query and 500 training images for each of 21 concepts.
@@ -32,20 +33,21 @@ def inspect_images(images: str | Path) -> dict[str, Any]:
 
     Returns:
         ``ready``: whether training could begin. ``parts``: for each list file, or for the whole folder, images named,
-        missing, unreadable and without a label. ``overlaps``: images that two lists share. ``problems``: sentences,
-        each a reason why training could not begin. ``notes``: what is worth knowing all the same.
+        missing, unreadable and without a label. ``overlaps``: images that two lists share. ``copies``: images whose
+        content another image has, by what that means. ``problems``: sentences, each a reason why training could not
+        begin or its numbers would be wrong. ``notes``: what is worth knowing all the same.
 
     Raises:
         DistilhashError: there is no folder.
     """
-    found: dict[str, Any] = {"parts": [], "label_columns": 0, "overlaps": {}, "missing": [], "unreadable": []}
-    found |= {"problems": [], "notes": []}
+    found: dict[str, Any] = {"parts": [], "label_columns": 0, "overlaps": {}, "copies": {}}
+    found |= {"missing": [], "unreadable": [], "problems": [], "notes": []}
     if images == "cifar10":
         source = load_cifar10()
         found |= {"kind": "cifar10", "parts": [_part("all", len(source))], "label_columns": len(source.class_names)}
     else:
         root = checked_folder(images)
-        found |= _check_lists(root) if any((root / name).is_file() for name in LISTS) else _check_folder(root)
+        found |= _check_lists(root) if list_files(root) else _check_folder(root)
     return found | {
         "images": str(images),
         "ready": not found["problems"],
@@ -64,11 +66,14 @@ def _check_lists(root: Path) -> dict[str, Any]:
     files = listed_files(root, listed)
     missing_N = np.array([file is None for file in files])
     readable_N = np.zeros(len(files), bool)
+    digests_N16 = np.zeros((len(files), DIGEST_BYTES), np.uint8)
     unreadable: list[tuple[str, str]] = []
     present = [file.path for file in files if file is not None]
     if present:
         names = [path for path, file in zip(listed.paths, files, strict=True) if file is not None]
-        report = find_unreadable(FileSource(present, names, None, []))
+        source = FileSource(present, names, None, [])
+        report = find_unreadable(source)
+        digests_N16[~missing_N] = source.digests
         readable_N[np.flatnonzero(~missing_N)[report.readable]] = True
         unreadable = report.unreadable
     counts = [
@@ -84,42 +89,87 @@ def _check_lists(root: Path) -> dict[str, Any]:
             f"{int(missing_N.sum()):,} of {len(files):,} images are missing; {fix}, or take their lines out"
         )
     problems += [f"no image of {name} can be read" for name, count in counts[3].items() if not count]
+    copies, copied, notes = _copies(
+        np.flatnonzero(readable_N), digests_N16, listed.paths, listed.labels, listed.lists,
+    )  # fmt: skip
+    problems += copied
     if not problems:  # whatever else the split would refuse
         place = np.cumsum(readable_N) - 1
         kept = {name: place[indices[readable_N[indices]]] for name, indices in listed.lists.items()}
         problems = _refusal(lambda: list_split(kept, int(readable_N.sum())))
     return {
-        "kind": "list files", "parts": parts, "label_columns": columns, "overlaps": overlaps, "problems": problems,
+        "kind": "list files", "parts": parts, "label_columns": columns, "overlaps": overlaps, "copies": copies,
+        "problems": problems,
         "missing": [path for path, gone in zip(listed.paths, missing_N, strict=True) if gone],
-        "unreadable": unreadable, "notes": _notes(listed, parts),
+        "unreadable": unreadable, "notes": _notes(listed, parts) + notes,
     }  # fmt: skip
 
 
 def _check_folder(root: Path) -> dict[str, Any]:
-    notes: list[str] = []
     try:
-        source: ImageSource = FolderSource(root, labelled=True)
-        kind = "class folders"
+        source = FolderSource(root, None, certain=True)
     except DistilhashError as error:
-        notes.append(f"to distil only, as there are no labels: {error}")
-        try:
-            source = FolderSource(root)
-        except DistilhashError as nothing:
-            return {"kind": "folder", "problems": [str(nothing)]}
-        kind = "folder without labels"
+        return {"kind": "folder", "problems": [str(error)]}
     report = find_unreadable(source)
-    problems: list[str] = []
+    kind, notes, problems = "class folders", list[str](), list[str]()
+    if source.labels is None:
+        kind = "folder without labels"
+        notes.append("to distil only, as there are no labels")
+    if source.lists:
+        kind = f"the parts of a split: {', '.join(sorted(source.lists))}; {kind}"
+    found: dict[str, Any] = {"parts": [_part("all", len(source), unreadable=len(report.unreadable))]}
     if not len(report.readable):
-        problems = ["none of the images can be read"]
-    elif source.labels is not None:
-        labels_N = np.asarray(source.labels)[report.readable]
-        problems = _refusal(lambda: holdout_split(labels_N, class_names=tuple(source.class_names)))
-        empty = sorted(set(source.class_names) - {source.class_names[c] for c in np.unique(labels_N)})
+        return found | {"kind": kind, "problems": ["none of the images can be read"], "unreadable": report.unreadable}
+    kept = Subset(source, report.readable)
+    if source.labels is not None:
+        empty = sorted(set(source.class_names) - {source.class_names[c] for c in np.unique(np.asarray(kept.labels))})
         notes += [f"no image of class {name} can be read: training would go on without it" for name in empty]
-    return {
-        "kind": kind, "parts": [_part("all", len(source), unreadable=len(report.unreadable))],
-        "label_columns": len(source.class_names), "problems": problems, "unreadable": report.unreadable, "notes": notes,
+    found["copies"], problems, copied = _copies(
+        report.readable, source.digests, source.names, source.labels, source.lists
+    )
+    if not problems:
+        problems = _refusal(lambda: split_of(kept, root, "", 0, None, needed=True))
+    return found | {
+        "kind": kind, "label_columns": len(source.class_names), "problems": problems, "unreadable": report.unreadable,
+        "notes": notes + copied,
     }  # fmt: skip
+
+
+def _copies(
+    readable: NDArray[np.int64], digests: NDArray[np.uint8], names: Sequence[str], labels: Labels,
+    lists: Mapping[str, NDArray[np.int64]],
+) -> tuple[dict[str, int], list[str], list[str]]:  # fmt: skip
+    """Readable images that hold the same as another one: counts, problems and notes."""
+    keys = keys_of(digests)
+    _, first, copies = np.unique(keys[readable], return_index=True, return_inverse=True)
+    first_N = np.arange(len(keys))
+    first_N[readable] = readable[first[copies.ravel()]]
+    counts, problems, notes = dict[str, int](), list[str](), list[str]()
+
+    def pairs(what: str, copied: NDArray[np.int64], originals: NDArray[np.int64]) -> str:
+        counts[what] = len(copied)
+        return f"{len(copied):,} {what}, such as {names[copied[0]]} ({names[originals[0]]})" if len(copied) else ""
+
+    for part in ("train", "validation", "database"):
+        if "test" not in lists or part not in lists:
+            continue
+        queries, others = (np.intersect1d(lists[name], readable) for name in ("test", part))
+        place = {int(first_N[i]): int(i) for i in others}
+        shared = np.array([i for i in queries if place.get(int(first_N[i]), i) != i], np.int64)
+        said = pairs(f"queries have a copy in {part}", shared, np.array([place[int(first_N[i])] for i in shared]))
+        if said and part == "database":
+            notes.append(f"{said}: a copy is found at distance 0")
+        elif said:
+            problems.append(f"{said}; a query must not be seen before: take one of the two out")
+    copied = np.flatnonzero(first_N != np.arange(len(keys)))
+    said = pairs("images are copies of another", copied, first_N[copied])
+    if said:
+        notes.append(said + ("" if lists else "; a drawn split keeps copies together"))
+    if labels is not None:
+        differ = np.array([i for i in copied if np.any(labels[i] != labels[first_N[i]])], np.int64)
+        said = pairs("images are copies of one with other labels", differ, first_N[differ])
+        notes += [said] if said else []
+    return counts, problems, notes
 
 
 def _overlaps(listed: Listed) -> tuple[dict[str, int], list[str]]:

@@ -3,6 +3,10 @@
 The walk lists and stats alone, and opens no file. Links are followed and each real folder is visited once, so a loop of
 links ends.
 
+A folder is read as what its folders say: classes; or the parts of a split (train, val and test, or query, gallery and
+train), with the classes below them; or nothing, where all images lie in it directly. Whatever is in doubt is told, and
+refused where labels matter, for a labelled set that is taken for an unlabelled one would be distilled on whole.
+
 List files have one ``path 0 1 0 ...`` a line, the form in which NUS-WIDE and its like are published. The three of a
 protocol lie in one folder, to which paths are relative; an image that two of them name is one image of the source.
 
@@ -28,6 +32,12 @@ from distilhash.errors import DistilhashError
 from distilhash.progress import log
 
 LISTS = ("train.txt", "database.txt", "test.txt")
+# Folders that are a part of a split, in any case; and the list that they stand for.
+PART_FOLDERS = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test", "query": "test", "queries": "test", "gallery": "database",
+    "database": "database",
+}  # fmt: skip
 # What programs keep for themselves: thumbnails, version control, bins.
 SKIPPED = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "node_modules", "lost+found"})
 
@@ -113,17 +123,20 @@ def _status(path: str) -> os.stat_result | None:
 class FolderSource(FileSource):
     """The images of a folder and of all folders below it, in the order of their relative paths.
 
-    A folder below it that cannot be listed is logged and left out.
+    A folder below it that cannot be listed is logged and left out. ``lists`` gives the indices of each part's images
+    where the folders are the parts of a split, as in ListSource.
 
     Args:
         root: the folder.
-        labelled: are the folders just below the root the classes? None: where every image lies in one of them.
+        labelled: are the folders its classes, or parts with classes? None: where they can be, and a warning says why
+            not.
+        certain: with None, images in folders that are neither are an error; so only a flat folder has no labels.
 
     Raises:
         DistilhashError: the folder has no images, or is no labelled one.
     """
 
-    def __init__(self, root: str | Path, labelled: bool | None = False) -> None:
+    def __init__(self, root: str | Path, labelled: bool | None = False, *, certain: bool = False) -> None:
         root = checked_folder(root)
         found = walk([str(root)])
         for folder, reason in found.unreadable:
@@ -133,12 +146,18 @@ class FolderSource(FileSource):
             raise DistilhashError("a folder holds no images", str(root), endings)
         paths = sorted((_name(root, file.path), file.path) for file in found.files)
         super().__init__([path for _, path in paths], [name for name, _ in paths], None, [])
-        if labelled is not False:
-            try:
-                self.labels, self.class_names = _classes_of(root, self.names)
-            except DistilhashError:
-                if labelled:
-                    raise
+        self.lists: dict[str, NDArray[np.int64]] = {}
+        if labelled is False:
+            return
+        try:
+            self.lists = _parts_of(root, self.names)
+            level = 1 if self.lists else 0  # of the folders that are classes
+            if labelled or any(name.count("/") > level for name in self.names):
+                self.labels, self.class_names = _classes_of(root, self.names, level)
+        except DistilhashError as error:
+            if labelled or (certain and not self.lists):  # parts say enough to leave the queries out
+                raise
+            log.warning("no labels are read: %s", error)
 
 
 class ListSource(FileSource):
@@ -197,15 +216,34 @@ def checked_folder(root: str | Path) -> Path:
     return path
 
 
+def list_files(root: Path) -> dict[str, Path]:
+    """The list files of a folder by their names in LISTS, in whatever case they are written."""
+    try:
+        with os.scandir(root) as listing:
+            files = sorted(entry.name for entry in listing if entry.name.lower() in LISTS and entry.is_file())
+    except OSError:
+        return {}
+    found = {name.lower(): root / name for name in files}
+    if len(found) < len(files):
+        raise DistilhashError("two list files differ only in case", f"{', '.join(files)} in {root}", "keep one")
+    return found
+
+
 def read_lists(root: Path) -> Listed:
-    """Read the list files of a folder. Raises DistilhashError with the file and line."""
+    """Read the list files of a folder. Raises DistilhashError with the file and line, or where one is missing."""
+    found = list_files(root)
+    missing = [name for name in LISTS if name not in found]
+    if missing:
+        got = f"{', '.join(sorted(found)) or 'none'} and no {', '.join(missing)} in {root}"
+        fix = "add what is missing, or take the others away"
+        raise DistilhashError("a folder with list files needs train.txt, database.txt and test.txt", got, fix)
     labels_of: dict[str, str] = {}
     position: dict[str, int] = {}
     lists: dict[str, NDArray[np.int64]] = {}
     columns = 0
     for name in LISTS:
         listed: dict[str, None] = {}
-        for path, labels, where in _lines(root / name):
+        for path, labels, where in _lines(found[name]):
             columns = columns or len(labels)
             if len(labels) != columns:
                 what = "a list line has another number of labels than those before it"
@@ -217,7 +255,7 @@ def read_lists(root: Path) -> Listed:
             if labels_of.setdefault(path, labels) != labels:
                 raise DistilhashError("two lists give one image different labels", f"{path} in {where}")
         if not listed:
-            raise DistilhashError("a list file is empty", str(root / name))
+            raise DistilhashError("a list file is empty", str(found[name]))
         lists[Path(name).stem] = np.array([position[path] for path in listed], np.int64)
     if columns < 2:
         raise DistilhashError("list files need two label columns or more", f"{columns} in {root}")
@@ -278,22 +316,52 @@ def _escaped(name: str) -> str:
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _classes_of(root: Path, names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """(N,) classes and their names: the folders just below the root."""
-    loose = [name for name in names if "/" not in name]
+def _parts_of(root: Path, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """The indices of each part's images where the folders just below the root are the parts of a split; else none."""
+    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
+    folders = {top: PART_FOLDERS[top.lower()] for top in sorted(set(tops)) if top.lower() in PART_FOLDERS}
+    others = sorted(set(tops).difference(folders))
+    if not folders:
+        return {}
+    if others:
+        deep = any(top in folders and name.count("/") > 1 for top, name in zip(tops, names, strict=True))
+        if len(folders) > 1 or deep or "" in others:
+            beside = f"{', '.join(other or 'loose images' for other in others[:3])}{', ...' if len(others) > 3 else ''}"
+            raise DistilhashError(
+                "a folder holds either the parts of a split or classes",
+                f"{', '.join(folders)} beside {beside} in {root}",
+                "move one of the two away, or distil with --unlabelled",
+            )
+        log.warning("the folder %s is read as a class, as %s is, not as a part of a split", *folders, others[0])
+        return {}
+    if len(set(folders.values())) < len(folders):
+        got = f"{', '.join(folders)} in {root}"
+        raise DistilhashError("two folders stand for one part of the split", got, "join them")
+    lists: dict[str, NDArray[np.int64]] = {}
+    for folder, part in folders.items():
+        lists[part] = np.array([index for index, top in enumerate(tops) if top == folder], np.int64)
+    return lists
+
+
+def _classes_of(root: Path, names: Sequence[str], level: int) -> tuple[NDArray[np.int64], list[str]]:
+    """(N,) classes and their names: the folders just below the root, or below its parts, which is level 1."""
+    loose = [name for name in names if name.count("/") <= level]
     if loose:
         raise DistilhashError(
             "in a labelled folder every image lies in the folder of its class",
-            f"{len(loose)} images directly in {root}, such as {loose[0]}",
-            "move them into class folders, or open the folder as unlabelled",
+            f"{len(loose)} images beside the class folders in {root}, such as {loose[0]}",
+            "move them into class folders or away, or distil with --unlabelled",
         )
-    class_names, classes_N = np.unique([name.split("/")[0] for name in names], return_inverse=True)
-    folders = (path for path in root.iterdir() if os.path.isdir(path) and not is_skipped(path.name))  # noqa: PTH112
-    empty = sorted({_escaped(path.name) for path in folders}.difference(class_names.tolist()))
-    if empty:
-        where = f"{', '.join(empty[:3])} in {root}"
-        raise DistilhashError("a class folder holds no images", where, "fill it or take it away")
+    class_names, classes_N = np.unique([name.split("/")[level] for name in names], return_inverse=True)
+    if level == 0:
+        folders = (path for path in root.iterdir() if os.path.isdir(path) and not is_skipped(path.name))  # noqa: PTH112
+        empty = sorted({_escaped(path.name) for path in folders}.difference(class_names.tolist()))
+        if empty:
+            where = f"{', '.join(empty[:3])} in {root}"
+            raise DistilhashError("a class folder holds no images", where, "fill it or take it away")
     if len(class_names) < 2:
-        what = "a labelled folder needs images in two class folders or more"
-        raise DistilhashError(what, f"only {str(class_names[0])!r} in {root}")
+        raise DistilhashError(
+            "a labelled folder needs images in two class folders or more", f"only {str(class_names[0])!r} in {root}",
+            "name the folder inside, if that holds the classes, or distil with --unlabelled",
+        )  # fmt: skip
     return classes_N.astype(np.int64), class_names.tolist()

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.folders import LISTS, FolderSource, ListSource, checked_folder
-from distilhash.data.sources import ImageSource, Subset, readable
+from distilhash.data.folders import LISTS, FolderSource, ListSource, checked_folder, list_files
+from distilhash.data.sources import ImageSource, Subset, keys_of, readable
 from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.progress import log
@@ -22,12 +22,12 @@ PARTS = ("all", "query", "database", "train", "validation")
 LISTED = 10  # unreadable images that the report names
 
 
-def open_images(where: str | Path, labelled: bool | None = False) -> ImageSource:
+def open_images(where: str | Path, labelled: bool | None = False, *, certain: bool = False) -> ImageSource:
     """Open the images that ``where`` names.
 
     Args:
         where: "cifar10", a folder with train.txt, database.txt and test.txt, or any other folder.
-        labelled: are the folders in a plain folder its classes? None: where they can be.
+        labelled, certain: as in FolderSource.
 
     Raises:
         DistilhashError: there are none, or not of this form.
@@ -35,15 +35,18 @@ def open_images(where: str | Path, labelled: bool | None = False) -> ImageSource
     if where == "cifar10":
         return load_cifar10()
     root = checked_folder(where)
-    listed = [(root / name).is_file() for name in LISTS]
-    if all(listed) or (labelled and any(listed)):
+    found = list_files(root)
+    if len(found) == len(LISTS) or (found and (labelled or certain)):
         return ListSource(root)
-    return FolderSource(root, labelled)
+    if found and labelled is None:
+        log.warning("no labels are read: beside %s there is no other list file in %s", ", ".join(found), root)
+        return FolderSource(root)
+    return FolderSource(root, labelled, certain=certain)
 
 
-def open_readable(images: str | Path, *, labelled: bool | None) -> ImageSource:
+def open_readable(images: str | Path, *, labelled: bool | None, certain: bool = False) -> ImageSource:
     """Open images as open_images() does, without those that cannot be read, which are logged."""
-    source, report = readable(open_images(images, labelled))
+    source, report = readable(open_images(images, labelled, certain=certain))
     if report.unreadable:
         log.warning("%s", report.summary(LISTED))
     return source
@@ -52,38 +55,51 @@ def open_readable(images: str | Path, *, labelled: bool | None) -> ImageSource:
 def split_of(
     source: ImageSource, images: str | Path, protocol: str, seed: int, file: Path | None, *, needed: bool
 ) -> Split | None:
-    """The split of a source: that of a file, of its lists, or drawn by a protocol.
+    """The split of a source, bound to its images: that of a file, of its lists or folders, or drawn by a protocol.
 
     Args:
         source, images: the opened images, and what they were opened by.
         protocol: of CIFAR-10, one of CIFAR10_PROTOCOLS; other images have their own way.
         seed: decides what is drawn.
         file: a saved split, which goes before.
-        needed: whether labels too few to split by are an error; else there is no split then.
+        needed: whether labels too few to split by are an error; else there is no split then, and a warning.
 
     Raises:
         DistilhashError: the file is of other images, or the images cannot be split.
     """
+    lists = lists_of(source)
     if file is not None:
-        split = Split.load(file)
-        if split.num_images != len(source):
-            got = f"{file}: {split.num_images:,} images, here {len(source):,}"
-            raise DistilhashError("the split is of other images", got, "name the split of these images")
-        return split
-    if images == "cifar10":
-        return cifar10_split(np.asarray(source.labels), protocol, seed)
-    lists = source.lists if isinstance(source, ListSource) else None
-    if isinstance(source, Subset) and isinstance(source.source, ListSource):  # some of those listed cannot be read
-        lists = _renumbered(source.source.lists, source.indices)
-    if lists is not None:
-        return list_split(lists, len(source), seed=seed)
-    try:
-        names = tuple(source.class_names)
-        return None if source.labels is None else holdout_split(source.labels, seed=seed, class_names=names)
-    except DistilhashError:
-        if needed:
-            raise
+        split = Split.load(file).of(source, file)
+    elif images == "cifar10":
+        split = cifar10_split(np.asarray(source.labels), protocol, seed).bound(source)
+    elif lists:
+        split = list_split(lists, len(source), seed=seed).bound(source)
+        if not {"train", "database"} <= set(lists):
+            log.info("train and database are the same images: there is %s alone", " and ".join(sorted(lists)))
+    elif source.labels is None:
         return None
+    else:
+        try:
+            names = tuple(source.class_names)
+            split = holdout_split(source.labels, seed=seed, class_names=names, digests=source.digests).bound(source)
+        except DistilhashError as error:
+            if needed:
+                raise
+            log.warning("no split is drawn: %s", error)
+            return None
+    parts = {part: source.digests[getattr(split, part)] for part in ("train", "database")}
+    copies = {part: count_seen(source, split.query, digests) for part, digests in parts.items()}
+    if any(copies.values()):
+        log.warning(
+            "of %s queries %s have a copy in train and %s in the database: numbers on them will be optimistic",
+            f"{len(split.query):,}", *(f"{count:,}" for count in copies.values()),
+        )  # fmt: skip
+    return split
+
+
+def count_seen(source: ImageSource, indices: NDArray[np.int64], seen: NDArray[np.uint8]) -> int:
+    """How many of these images are among those with the digests ``seen`` (M, 16), under whatever name."""
+    return int(np.isin(keys_of(source.digests[indices]), keys_of(seen)).sum())
 
 
 def split_beside(hasher: Path) -> Path | None:
@@ -114,11 +130,18 @@ def part_of(
         log.info("the split is the hasher's own, %s", saved)
         split = saved
     indices: NDArray[np.int64] = getattr(split_of(source, images, protocol, seed, split, needed=True), part)
+    if not len(indices):
+        raise DistilhashError("this part of the split holds no images", part, "name another with --part")
     return indices
 
 
-def _renumbered(lists: Mapping[str, NDArray[np.int64]], kept: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-    """The lists, as positions in the kept indices, without the others."""
+def lists_of(source: ImageSource) -> Mapping[str, NDArray[np.int64]]:
+    """The parts that lists or folders prescribe, by name; of some images their positions among those."""
+    if isinstance(source, ListSource | FolderSource):
+        return source.lists
+    if not isinstance(source, Subset):
+        return {}
+    lists, kept = lists_of(source.source), source.indices
     places = {int(index): place for place, index in enumerate(kept)}
     return {
         name: np.array([places[index] for index in indices.tolist() if index in places], np.int64)

@@ -242,6 +242,12 @@ def digest_file(path: str) -> bytes:
         return bytes(DIGEST_BYTES)
 
 
+def keys_of(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """(N,) one comparable value for each digest (N, 16), for sets of them."""
+    keys: NDArray[np.bytes_] = np.ascontiguousarray(digests).view(f"S{DIGEST_BYTES}").ravel()
+    return keys
+
+
 def digests_of(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """(N, 16): the digest of each array's shape and pixels."""
     hashes = (hashlib.blake2b(str(i.shape).encode() + i.tobytes(), digest_size=DIGEST_BYTES) for i in images)

@@ -11,6 +11,10 @@ The published code draws anew for every run, chooses its best epoch on the query
 split is a function of its seed (a hash of seed, class and image: the same for any NumPy version); every choice is made
 on the validation set, which is a part of train; and ``unlabelled``, what distillation may see, never holds a query.
 
+A split that was saved is applied to images by their content. Of files it keeps a digest and a name each, of an array
+the fingerprint. Images that were renamed or moved keep their part, added ones have none, and it is refused where one
+of its images was changed or is missing.
+
 Shapes: N images, C classes.
 """
 
@@ -18,7 +22,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +32,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distilhash.data.order import SPLITS, shuffled
+from distilhash.data.sources import DIGEST_BYTES, ImageSource, keys_of
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import write_atomically
+from distilhash.progress import log
 
 # protocol -> (query, train, is the database all that is no query?) images a class
 CIFAR10_PROTOCOLS = {"cifar10": (100, 500, False), "cifar10-1": (100, 500, True), "cifar10-2": (1000, 5000, True)}
 
 _PARTS = ("query", "train", "validation", "database")
+_IMAGE = re.compile(rf"([0-9a-f]{{{2 * DIGEST_BYTES}}})  (.*)")  # a line of b2sum: digest and name
 _MAX_BYTES = 256 << 20  # of a split file; the largest published one has a few megabytes
 
 
@@ -53,9 +62,13 @@ class Split:
     database: NDArray[np.int64]  # what is searched
     class_names: tuple[str, ...] = ()
     source: str = ""  # fingerprint of that source; empty: not recorded
+    images: tuple[str, ...] = ()  # of a source of files: digest and name of each, as b2sum prints them
 
     def __post_init__(self) -> None:
         """Sort the parts and refuse those that contradict each other."""
+        if self.images and len(self.images) != self.num_images:
+            got = f"{len(self.images)} digests for {self.num_images} images"
+            raise DistilhashError("a split must name each of its images", got)
         for part in _PARTS:
             indices = np.sort(np.asarray(getattr(self, part), np.int64))
             object.__setattr__(self, part, indices)
@@ -102,11 +115,46 @@ class Split:
             validation=np.intersect1d(self.validation, kept),
         )  # fmt: skip
 
+    def bound(self, source: ImageSource) -> Split:
+        """The same split, with the identity of the images that it was drawn from."""
+        return dataclasses.replace(self, source=source.fingerprint, images=images_of(source))
+
+    def of(self, source: ImageSource, file: Path) -> Split:
+        """This split, which was saved in ``file``, of these images, wherever they are now.
+
+        Raises:
+            DistilhashError: one of its images was changed or is not there, or it does not say which they are.
+        """
+        if source.fingerprint == self.source and len(source) == self.num_images:
+            return self
+        fix = "name the split of these images with --split"
+        if not self.images:
+            # A split of CIFAR-10 is of all its images: their order is fixed, and they never change.
+            if not self.source and self.protocol in CIFAR10_PROTOCOLS and not source.decodes:
+                return self.bound(source)
+            if self.source and not source.decodes:
+                raise DistilhashError("the split is of other images", f"{file}, of {self.num_images:,} images", fix)
+            raise DistilhashError("the split does not say which images it is of", file, "draw a new one: run it again")
+        here = images_of(source)
+        place_N, changes = matched(self.images, here)
+        if (place_N < 0).any():
+            raise DistilhashError("the split is of other images", f"{file}: {changes}", f"put them back as they were, or {fix}")
+        log.warning(
+            "%s: %s since it was drawn; images are known by their content, and added ones are in no part", file, changes
+        )
+        parts = {part: place_N[getattr(self, part)] for part in _PARTS}
+        names = tuple(source.class_names) if self.class_names else ()
+        return dataclasses.replace(
+            self, num_images=len(source), class_names=names, source=source.fingerprint, images=here, **parts
+        )
+
     def save(self, path: str | Path) -> None:
         """Write the split as JSON, whole or not at all. Raises DistilhashError where the disk refuses."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         data |= {part: data[part].tolist() for part in _PARTS}
-        write_atomically(Path(path), json.dumps(data))
+        images = ",\n".join(json.dumps(line, ensure_ascii=False) for line in data.pop("images"))
+        lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in data.items()]
+        write_atomically(Path(path), "{" + ",\n".join([*lines, f'"images": [\n{images}]']) + "}\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Split:
@@ -147,9 +195,11 @@ def cifar10_split(
 
 def holdout_split(
     labels: ArrayLike, query_share: float = 0.1, validation_share: float = 0.1, seed: int = 0,
-    *, class_names: tuple[str, ...] = (),
+    *, class_names: tuple[str, ...] = (), digests: NDArray[np.uint8] | None = None,
 ) -> Split:  # fmt: skip
     """Draw a split of one's own labelled images: a share of every class is query, the rest is train and database.
+
+    Pictures are drawn, not files: all copies of one have the part of the first of them.
 
     Args:
         labels: (N,) classes, drawn class by class, or (N, C) of 0/1, drawn from all images at once, since an image
@@ -157,33 +207,44 @@ def holdout_split(
         query_share, validation_share: of each class, and of its train images; rounded, at least one image.
         seed: decides the draw.
         class_names: kept with the split, and used in errors.
+        digests: (N, 16), by which copies are known; None: there are none.
 
     Raises:
-        DistilhashError: a class with fewer than three images, or a share outside (0, 1).
+        DistilhashError: a class with fewer than three different images, or a share outside (0, 1).
     """
     labels = np.asarray(labels)
     if not (0 < query_share < 1 and 0 < validation_share < 1):
         raise DistilhashError("a share lies between 0 and 1", f"query {query_share}, validation {validation_share}")
     classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
-    numbers, counts = np.unique(classes, return_counts=True)
+    first_N = np.arange(len(labels))  # of each image the first copy
+    if digests is not None:
+        _, first, copies = np.unique(keys_of(digests), return_index=True, return_inverse=True)
+        first_N = first[copies.ravel()]
+    pictures = np.unique(first_N)
+    numbers = np.unique(classes)
+    counts = np.array([(classes[pictures] == c).sum() for c in numbers])
     few = [class_names[c] if c < len(class_names) else f"class {c}" for c in numbers[counts < 3]]
     if few or len(numbers) == 0:
         raise DistilhashError(
-            "every class needs three images: a query, one to train on and one to validate on",
+            "every class needs three different images: a query, one to train on and one to validate on",
             f"too few in {', '.join(few[:5])}{', ...' if len(few) > 5 else ''}" if few else "no images",
-            "add images or take the class away",
+            "add images, take the class away, or distil with --unlabelled",
         )
     query, validation, train = list[NDArray[np.int64]](), list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     for c in numbers:
-        drawn = shuffled(np.flatnonzero(classes == c), seed, SPLITS, int(c))
+        drawn = shuffled(pictures[classes[pictures] == c], seed, SPLITS, int(c))
         num_query = min(max(1, round(query_share * len(drawn))), len(drawn) - 2)
         kept = drawn[num_query:]
         query.append(drawn[:num_query])
         train.append(kept)
         validation.append(kept[: min(max(1, round(validation_share * len(kept))), len(kept) - 1)])
+
+    def with_copies(chosen: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+        return np.flatnonzero(np.isin(first_N, np.concatenate(chosen)))
+
     return Split(
-        protocol=f"holdout-{query_share:g}", seed=seed, num_images=len(labels), query=np.concatenate(query),
-        train=np.concatenate(train), validation=np.concatenate(validation), database=np.concatenate(train),
+        protocol=f"holdout-{query_share:g}", seed=seed, num_images=len(labels), query=with_copies(query),
+        train=with_copies(train), validation=with_copies(validation), database=with_copies(train),
         class_names=class_names,
     )  # fmt: skip
 
@@ -191,26 +252,76 @@ def holdout_split(
 def list_split(
     lists: Mapping[str, NDArray[np.int64]], num_images: int, validation_share: float = 0.1, seed: int = 0
 ) -> Split:
-    """The split that list files prescribe (``ListSource.lists``): test is query; validation is drawn from train.
+    """The split that lists or folders prescribe (``source.lists``): test is query.
+
+    Validation is drawn from train where it has no list; where it has one, it is added to train. Where there is no
+    database, train is searched, and where there is no train, the database trains.
 
     Raises:
         DistilhashError: a list is missing, the lists overlap as they must not, or the share is not in [0, 1).
     """
-    missing = sorted({"train", "database", "test"} - set(lists))
-    if missing:
-        raise DistilhashError("a split by lists needs train, database and test", f"no {', '.join(missing)}")
+    if "test" not in lists or not {"train", "database"} & set(lists):
+        got = f"only {', '.join(sorted(lists))}"
+        fix = "add the missing one, name the folder inside, or distil with --unlabelled"
+        raise DistilhashError("a split by lists or folders needs test, and train or database", got, fix)
     if not 0 <= validation_share < 1:
         raise DistilhashError("the validation share lies in [0, 1)", str(validation_share))
-    train = lists["train"]
+    train = lists["train"] if "train" in lists else lists["database"]
+    if "validation" in lists:
+        validation = lists["validation"]
+        train = np.union1d(train, validation)
+    else:
+        validation = shuffled(train, seed, SPLITS)[: round(validation_share * len(train))]
     return Split(
-        protocol="lists", seed=seed, num_images=num_images, query=lists["test"], train=train,
-        validation=shuffled(train, seed, SPLITS)[: round(validation_share * len(train))], database=lists["database"],
+        protocol="lists", seed=seed, num_images=num_images, query=lists["test"], train=train, validation=validation,
+        database=lists.get("database", train),
     )  # fmt: skip
+
+
+def images_of(source: ImageSource) -> tuple[str, ...]:
+    """Digest and name of each image of a source of files, as b2sum prints them; none of an array."""
+    if not source.decodes:
+        return ()
+    digests = source.digests.tobytes().hex()
+    size = 2 * DIGEST_BYTES
+    names = (name.replace("\n", "\\n") for name in source.names)  # a line each
+    return tuple(f"{digests[size * i : size * (i + 1)]}  {name}" for i, name in enumerate(names))
+
+
+def matched(before: Sequence[str], now: Sequence[str]) -> tuple[NDArray[np.int64], str]:
+    """Where each image is now, -1 for one that is not; and what has happened to them, in words.
+
+    An image is the one with its content: of several copies that of the same name, else any.
+    """
+    place = {line: index for index, line in enumerate(now)}
+    place_N = np.array([place.get(line, -1) for line in before], np.int64)
+    free = defaultdict[str, list[int]](list)
+    for index in sorted(set(range(len(now))).difference(place_N.tolist()), reverse=True):
+        free[now[index][: 2 * DIGEST_BYTES]].append(index)
+    others = np.flatnonzero(place_N < 0).tolist()
+    for index in others:
+        copies = free[before[index][: 2 * DIGEST_BYTES]]
+        if copies:
+            place_N[index] = copies.pop()
+    left = {_name(now[index]) for copies in free.values() for index in copies}
+    lost = {_name(before[index]) for index in others if place_N[index] < 0}
+    found = {
+        "changed": left & lost, "missing": lost - left, "added": left - lost,
+        "renamed or moved": {_name(before[index]) for index in others if place_N[index] >= 0},
+    }  # fmt: skip
+    words = [f"{len(names):,} images {kind}, such as {min(names)}" for kind, names in found.items() if names]
+    return place_N, "; ".join(words) or "other labels"
+
+
+def _name(image: str) -> str:
+    return image[2 * DIGEST_BYTES + 2 :]
 
 
 def _checked(data: Any, path: Path) -> dict[str, Any]:
     """The fields of a split from JSON that anyone may have edited."""
     names = {field.name for field in dataclasses.fields(Split)}
+    if isinstance(data, dict):
+        data = {"images": [], **data}  # files of earlier versions name none
     if not isinstance(data, dict) or set(data) != names:
         raise DistilhashError("a file is not a split", str(path), f"its fields must be {', '.join(sorted(names))}")
 
@@ -227,7 +338,8 @@ def _checked(data: Any, path: Path) -> dict[str, Any]:
     sound |= {name: is_integer(data[name]) for name in ("seed", "num_images")}
     sound |= {part: is_list(data[part], is_integer) for part in _PARTS}
     sound["class_names"] = is_list(data["class_names"], is_text)
+    sound["images"] = is_list(data["images"], lambda line: is_text(line) and bool(_IMAGE.fullmatch(str(line))))
     wrong = sorted(name for name, fine in sound.items() if not fine)
     if wrong:
         raise DistilhashError("a split file holds a value of the wrong type", f"{', '.join(wrong)} in {path}")
-    return {**data, "class_names": tuple(data["class_names"])}
+    return {**data, "class_names": tuple(data["class_names"]), "images": tuple(data["images"])}

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from distilhash.checkpoint import load_hasher
 from distilhash.codes import pack
 from distilhash.config import ExportConfig, as_dict
-from distilhash.data.loading import open_readable, split_beside, split_of
+from distilhash.data.loading import count_seen, open_readable, split_beside, split_of
 from distilhash.data.order import CALIBRATION, shuffled
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
@@ -78,10 +78,18 @@ def export_hasher(
         package(name)
     network, description = load_hasher(hasher)
     source = open_readable(images, labelled=None)
-    beside = split_beside(Path(hasher))
-    if split is None and beside is not None and Split.load(beside).num_images == len(source):
-        split = beside
-    chosen = split_of(source, images, protocol, split_seed, split, needed=False)
+    chosen, beside = None, split_beside(Path(hasher))
+    if split is None and beside is not None:
+        try:
+            chosen = split_of(source, images, protocol, split_seed, beside, needed=False)
+        except DistilhashError as error:
+            log.warning("the hasher's own split is not taken: %s", error)
+    if chosen is None:
+        chosen = split_of(source, images, protocol, split_seed, split, needed=False)
+    if chosen is not None and network.seen is not None:
+        seen = count_seen(source, chosen.query, network.seen)
+        if seen:
+            log.warning("%s of %s queries were seen in training: mAP is optimistic", seen, len(chosen.query))
     allowed = np.arange(len(source)) if chosen is None else chosen.unlabelled
     drawn = shuffled(allowed, config.seed, CALIBRATION)
     calibration = drawn[: config.calibration_images]

@@ -128,7 +128,7 @@ class _Comparison:
         for key in self.keys:
             hashing.check(self.images, len(self.preset.labelled(splits[key.seed])), self.preset.hash_config(key))
         teacher = cropped_teacher(self.preset)
-        run = RunDirectory(output, settings, **options)
+        run = RunDirectory(output, settings, images=self.images if "images" in settings else None, **options)
         missing = [key for key in self.keys if not _file(run, key).exists()]
         for number, key in enumerate(missing, start=1):
             run.log(f"trial {key.name}, {number} of {len(missing)}")
@@ -141,7 +141,7 @@ class _Comparison:
         """The split of a seed, whole or cut to what the preset looks at."""
         split = split_of(self.images, self.where, self.protocol, seed, None, needed=True)
         assert split is not None
-        split = dataclasses.replace(split, class_names=tuple(self.images.class_names), source=self.images.fingerprint)
+        split = dataclasses.replace(split, class_names=tuple(self.images.class_names))
         preset = self.preset
         return split.cut(seed, query=preset.query_size, train=preset.train_size, database=preset.database_size)
 

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,6 +33,7 @@ class Backbone(nn.Module):
     name: str  # the name it was created by
     architecture: dict[str, Any]  # JSON data from which rebuild_backbone makes the same network, without its weights
     pretrained: bool = False  # whether its weights were trained before, here or by others
+    seen: NDArray[np.uint8] | None = None  # digests (M, 16) of the images that it was trained on, where they are known
     in_order: bool = False  # whether every BatchNorm is known to follow the convolution that is declared before it
 
 

@@ -36,6 +36,7 @@ class Hasher(nn.Module):
         self.backbone = backbone
         self.head = nn.Linear(backbone.feature_dim, num_bits)
         self.num_bits = num_bits
+        self.seen = backbone.seen if isinstance(backbone, Backbone) else None  # as of a Backbone
         self.precision = "float32"  # of its training, in which it encodes, too, where the device has it
         self.freeze_backbone = freeze_backbone or (isinstance(backbone, Teacher) and not backbone.trainable)
         if self.freeze_backbone:

@@ -120,6 +120,7 @@ def distill(
         "indices": fingerprint_of_indices(indices), "queries": queries, "precision": precision, "device": device.type,
         "settings": as_dict(config),
     }  # fmt: skip
+    student.seen = images.digests[indices]
     save_model(run.path / "model", student, description)
     run.drop_state()
     student.pretrained = True  # hashing takes smaller steps from here on

@@ -92,7 +92,7 @@ def fit(
         "stage": "fit", "images": images.fingerprint, "teacher": as_dict(teacher), "student": as_dict(student),
         "fit": as_dict(config),
     }  # fmt: skip
-    run = RunDirectory(output, settings, resume=resume, overwrite=overwrite)
+    run = RunDirectory(output, settings, images=images, resume=resume, overwrite=overwrite)
     with run:
         fit_images(images, teacher_network, plan, config, run)
     return _summary(run.path)
@@ -150,6 +150,7 @@ def fit_images(
                 sample = np.sort(np.random.default_rng((config.seed, 14)).permutation(indices)[:SAMPLE])
                 features_ND = head_inputs(images, sample, backbone)
             hasher = itq_hasher(backbone, features_ND, config.bits, config.seed)
+            hasher.seen = images.digests
             stage.log(f"hash itq {config.bits} bits: fitted to {min(len(features_ND), SAMPLE):,} photos")
             description = {
                 "kind": "hasher", "architecture": backbone.architecture, "bits": config.bits,

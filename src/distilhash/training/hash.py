@@ -94,6 +94,8 @@ def train_hasher(
         "precision": precision, "device": device.type, "settings": as_dict(config), **(about or {}),
     }  # fmt: skip
 
+    before = [] if hasher.backbone.seen is None else [hasher.backbone.seen]
+    hasher.seen = np.concatenate([*before, images.digests[indices]])
     load = _loader(images, indices, batches, hasher, features_ND, config.seed)
     with progress(stage, steps * config.batch_size, done=step * config.batch_size) as shown:
         for inputs, rows_N in prefetch(load, range(step, steps), **readers(shared=device.type != "cpu")):

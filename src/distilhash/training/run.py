@@ -1,6 +1,6 @@
 """A run directory: the settings, the log, the metrics and the last checkpoint of one training run.
 
-    config.json  provenance.json  metrics.jsonl  train.log  checkpoints/last/state.safetensors  model/
+    config.json  provenance.json  images.txt  metrics.jsonl  train.log  checkpoints/last/state.safetensors  model/
 
 A run that was killed is continued from its last state; what was logged after that state is cut off first, so an
 interrupted run ends with the files of an uninterrupted one. provenance.json, the first file, says that the directory
@@ -19,13 +19,16 @@ import torch
 from torch import Tensor
 
 from distilhash.checkpoint import load_tensors, save_tensors
+from distilhash.data.sources import ImageSource
+from distilhash.data.splits import images_of, matched
 from distilhash.errors import DistilhashError
 from distilhash.files import provenance, read_json, to_json, write_atomically, write_json
 from distilhash.progress import log
 from distilhash.training.optim import Optimizers
 
 TEMPORARY = ".*.tmp"  # names of files that are being written
-PREAMBLE = {"provenance.json", "config.json", "split.json", "train.log"}  # what is there before a stage makes anything
+# What is there before a stage makes anything.
+PREAMBLE = {"provenance.json", "config.json", "images.txt", "split.json", "train.log"}
 SHOWN = 3  # differing settings that an error names
 
 
@@ -40,6 +43,7 @@ class RunDirectory:
     Args:
         path: made where it is missing.
         settings: JSON data, kept in config.json.
+        images: whose fingerprint is settings["images"]; of files, images.txt keeps digests and names.
         resume, overwrite: continue or delete the run that is there, if one is.
 
     Raises:
@@ -48,8 +52,9 @@ class RunDirectory:
     """
 
     def __init__(
-        self, path: str | Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False
-    ) -> None:
+        self, path: str | Path, settings: dict[str, Any], *, images: ImageSource | None = None, resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:  # fmt: skip
         self.path = Path(path)
         self._last_save = time.monotonic()
         settings = json.loads(json.dumps(settings))
@@ -63,7 +68,10 @@ class RunDirectory:
         if ours and (overwrite or not (self.path / "config.json").exists()):
             _delete(self.path)
         elif held and resume:
-            _compare(read_json(self.path / "config.json", "run"), settings, self.path)
+            began = read_json(self.path / "config.json", "run")
+            if images is not None and began.get("images") != images.fingerprint:
+                _refuse_images(images, self.path)
+            _compare(began, settings, self.path)
         elif held:
             fix = "continue it with --resume or replace it with --overwrite"
             raise DistilhashError("the run directory exists", self.path, fix)
@@ -71,6 +79,8 @@ class RunDirectory:
             remains.unlink(missing_ok=True)
         if not (self.path / "config.json").exists():
             write_json(self.path / "provenance.json", provenance())
+            if images is not None and images.decodes:
+                write_atomically(self.path / "images.txt", "".join(f"{line}\n" for line in images_of(images)))
             write_json(self.path / "config.json", settings)
         if self.finished:
             self.drop_state()
@@ -199,6 +209,16 @@ def _delete(path: Path) -> None:
             shutil.rmtree(entry)
         elif entry.name != "provenance.json":
             entry.unlink()
+
+
+def _refuse_images(images: ImageSource, path: Path) -> None:
+    """Say what has happened to the images of a run, where it is known which they were."""
+    if not (path / "images.txt").is_file():
+        return
+    before = (path / "images.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    changes = matched(before, images_of(images))[1]
+    fix = "put them back as they were, or name another --output"
+    raise DistilhashError(f"the run at {path} began with other images", changes, fix)
 
 
 def _compare(old: Any, new: dict[str, Any], path: Path) -> None:
