@@ -118,7 +118,7 @@ def test_copies_across_lists_and_classes_are_counted(tmp_path, capsys):
     root = tmp_path / "classes"
     for c in "ab":
         for i in range(6):
-            picture(root / c / f"{i}.png", np.full((4, 4, 3), 40 * i + ord(c), np.uint8))
+            picture(root / c / f"{i}.png", np.full((4, 4, 3), 30 * i + ord(c), np.uint8))
     shutil.copy(root / "a/1.png", root / "a/again.png")
     shutil.copy(root / "a/1.png", root / "b/again.png")
     found = distilhash.check(root)
@@ -168,7 +168,7 @@ def test_plain_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # what a refused command must leave as it was
     for c in "ab":
         for i in range(4):
-            picture(tmp_path / "classes" / c / f"{i}.png", np.full((4, 4, 3), 40 * i + ord(c), np.uint8))
+            picture(tmp_path / "classes" / c / f"{i}.png", np.full((4, 4, 3), 30 * i + ord(c), np.uint8))
     found = distilhash.check(tmp_path / "classes")
     assert (found["kind"], found["label_columns"], counts(found)) == ("class folders", 2, {"all": (8, 0, 0, 0)})
     assert found["ready"]

@@ -138,7 +138,8 @@ class Split:
         here = images_of(source)
         place_N, changes = matched(self.images, here)
         if (place_N < 0).any():
-            raise DistilhashError("the split is of other images", f"{file}: {changes}", f"put them back as they were, or {fix}")
+            fix = f"put them back as they were, or {fix}"
+            raise DistilhashError("the split is of other images", f"{file}: {changes}", fix)
         log.warning(
             "%s: %s since it was drawn; images are known by their content, and added ones are in no part", file, changes
         )
