@@ -3,10 +3,11 @@
     python benchmarks/kill_index.py --kills 20 --seed 0
 
 Two kinds of process are killed in turn. One brings an index up to date with a folder of small pictures in which files
-were added, edited, renamed, deleted and broken; its progress says what is kept. The other adds and removes blocks
-of codes, and prints each block when it is done. After a kill the index must open, every code must be that of its file
-or id, and nothing that was said to be kept may be missing. Then the same work goes on to its end, which must be equal,
-row for row and id for id, to that of a copy of the index that nobody killed.
+were added, edited, renamed, deleted and broken; its progress says what is kept. In some rounds it also prunes, the
+whole folder was moved, or the index is built again with another hasher, before whose end it must be as it was. The
+other adds and removes blocks of codes, and prints each block when it is done. After a kill the index must open, every
+code must be that of its file or id, and nothing that was said to be kept may be missing. Then the same work goes on to
+its end, which must be equal, row for row and id for id, to that of a copy of the index that nobody killed.
 
 The pictures are encoded by a hash of their pixels that takes a few milliseconds: what is tried is the store and not a
 network. One line on stdout, progress on stderr; exit code 1 where something differs.
@@ -47,24 +48,28 @@ photos.LARGEST_BATCH = 8  # pictures a commit, so that a kill has many places to
 
 
 class HashEncoder:
-    """Codes of 32 bits from a hash of the pixels."""
+    """Codes of 32 bits from a hash of the pixels and of a fingerprint."""
 
-    num_bits, fingerprint, path = 32, "hash of the pixels", "/none"
+    num_bits, path = 32, "/none"
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
 
     def encode(self, paths: Sequence[str]) -> Encoded:
         packed, failures = np.zeros((len(paths), 4), np.uint8), {}
         for position, path in enumerate(paths):
             time.sleep(ENCODING)
             try:
-                packed[position] = code_of(path)
+                packed[position] = code_of(path, self.fingerprint)
             except UnreadableImage as error:
                 failures[position] = error.reason
         return Encoded(packed, failures)
 
 
-def code_of(path: str) -> Bytes:
+def code_of(path: str, fingerprint: str) -> Bytes:
     """The code that a picture must have."""
-    return np.frombuffer(hashlib.sha256(decode_image(Path(path), path).tobytes()).digest()[:4], np.uint8)
+    pixels = decode_image(Path(path), path).tobytes()
+    return np.frombuffer(hashlib.sha256(fingerprint.encode() + pixels).digest()[:4], np.uint8)
 
 
 def main() -> int:
@@ -99,6 +104,7 @@ class Pictures:
 
     def __init__(self, path: Path, draw: random.Random) -> None:
         self.path, self._draw, self._made = path, draw, 0
+        self.hasher = "hash 0"  # that encodes them
         for _ in range(PICTURES):
             self._add()
 
@@ -106,6 +112,16 @@ class Pictures:
         """Many random changes."""
         for _ in range(CHANGES):
             self._draw.choice([self._add, self._add, self._edit, self._rename, self._break, self._delete])()
+
+    def move(self) -> None:
+        """The whole folder to another name."""
+        self._made += 1
+        self.path = self.path.rename(self.path.with_name(f"photos {self._made}"))
+
+    def change_hasher(self) -> None:
+        """Another one from now on."""
+        self._made += 1
+        self.hasher = f"hash {self._made}"
 
     def files(self) -> list[Path]:
         """The files that are there, in order."""
@@ -142,20 +158,30 @@ def photo_round(root: Path, folder: Pictures, draw: random.Random) -> tuple[list
     """Change the folder, kill what brings the index up to date; what is wrong, and where the kill hit."""
     whole, killed = root / "whole", root / "killed"
     folder.change()
+    how = draw.choice(["", "", "with --prune", "of a moved folder", "with --rebuild"])
+    if how == "of a moved folder":
+        folder.move()
+    elif how == "with --rebuild":
+        folder.change_hasher()
+    prune = how == "with --prune"
     copy_index(whole, killed)
-    seconds, _ = finished(lambda say: update(whole, folder, say))
-    before = settled(killed, folder)[0]
-    said, hit = killed_after(lambda say: update(killed, folder, say), draw.uniform(0, seconds))
+    seconds, _ = finished(lambda say: update(whole, folder, prune, say))
+    before, earlier = settled(killed, folder)[0], rows(killed)
+    said, hit = killed_after(lambda say: update(killed, folder, prune, say), draw.uniform(0, seconds))
     kept, wrong = settled(killed, folder)
     promised = int(said[-1]) if said else 0
+    if how == "with --rebuild":
+        promised = 0
+        if rows(killed) not in (earlier, rows(whole)):
+            wrong.append("a rebuild that was killed changed the index")
     if kept < before + promised:
         wrong.append(f"{promised} pictures were said to be kept, {kept - before} are")
-    finished(lambda say: update(killed, folder, say))
+    finished(lambda say: update(killed, folder, prune, say))
     if rows(whole) != rows(killed):
         wrong.append("the photos differ in the end")
     wrong += settled(killed, folder)[1]
     moment = f"{'after' if said else 'before'} the first commit of photos"
-    return wrong, moment if hit else ""
+    return wrong, " ".join(filter(None, [moment, how])) if hit else ""
 
 
 def code_round(root: Path, folder: Pictures, draw: random.Random) -> tuple[list[str], str]:
@@ -183,7 +209,7 @@ def code_round(root: Path, folder: Pictures, draw: random.Random) -> tuple[list[
     return wrong, "while codes were changed" if hit else ""
 
 
-def update(index: Path, folder: Pictures, say: Callable[[str], None]) -> None:
+def update(index: Path, folder: Pictures, prune: bool, say: Callable[[str], None]) -> None:
     """What is killed: an update of the photos, which says after each commit how many are kept."""
 
     class Told(Counter):
@@ -193,7 +219,7 @@ def update(index: Path, folder: Pictures, say: Callable[[str], None]) -> None:
 
     photos.progress = lambda *about: contextlib.nullcontext(Told(*about, done=0))
     with contextlib.closing(PhotoStore(index)) as store:
-        photos.update(store, [folder.path], HashEncoder())
+        photos.update(store, [folder.path], HashEncoder(folder.hasher), prune=prune, rebuild=True)
 
 
 def change_codes(index: Path, first: int, say: Callable[[str], None], half: bool = False) -> None:
@@ -226,7 +252,7 @@ def settled(index: Path, folder: Pictures) -> tuple[int, list[str]]:
     """How many files the index knows as they are, and what is wrong with it."""
     store = PhotoStore(index)
     ids, codes = store.codes()
-    known = store.photos()
+    known, hasher = store.photos(), store.about().get("encoder", "")
     store.close()
     wrong = []
     if ids.tolist() != [photo.id for photo in known if photo.failure is None]:
@@ -239,7 +265,7 @@ def settled(index: Path, folder: Pictures) -> tuple[int, list[str]]:
         if photo is None or (photo.size, photo.changed_ns) != (status.st_size, status.st_mtime_ns):
             continue
         count += 1
-        if photo.failure is None and not np.array_equal(code_by_id.get(photo.id), code_of(photo.path)):
+        if photo.failure is None and not np.array_equal(code_by_id.get(photo.id), code_of(photo.path, hasher)):
             wrong.append(f"the code of {photo.path} is another one's")
     return count, wrong
 
