@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from distilhash.checkpoint import load_hasher
 from distilhash.config import FitConfig, StudentConfig
 from distilhash.inference import encode
 from distilhash.models import Student, Teacher, create_teacher
+from distilhash.models.backbone import fingerprint_of
+from distilhash.retrieval import Index
 from distilhash.training import distill as distillation
 from distilhash.training import fit as fitting
 from distilhash.training import hash as hashing
@@ -144,6 +147,40 @@ def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, caplog, sma
     for name in ("photos.index", "photos.index.hasher"):
         (here / name).rename(here / "elsewhere" / name)
     assert answer(capsys, "search", "elsewhere/photos.index", "more/one.png", "--top", 3)[0] == before
+
+
+def test_a_default_hasher_of_few_photos_is_fitted_again_when_asked(here, capsys, caplog, small_teacher, monkeypatch):
+    for number in range(5):
+        (here / "few").mkdir(exist_ok=True)
+        shutil.copy(here / "photos" / "class0" / f"{number:02d}.png", here / "few" / f"{number}.png")
+    first, _ = answer(capsys, "index", "few")
+    assert (first["codes"], first["rebuild_pays"]) == (5, False)
+    caplog.clear()
+    grown, _ = answer(capsys, "index", "photos")
+    assert (grown["codes"], grown["rebuild_pays"]) == (77, True)
+    assert "fitted to 5 photos, and the index holds 77" in caplog.text
+    with Index.open("photos.index") as index:
+        before = index.codes_of(index.ids)
+        assert len(np.unique(before, axis=0)) > 50  # of 72 pictures of noise, in four dimensions 20 or so
+    old = load_hasher("photos.index.hasher")[0]
+    with monkeypatch.context() as patch:
+
+        def killed(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("distilhash.photos.search.update", killed)  # after the fit, before the first code
+        assert cli.main(["index", "--rebuild", "--quiet"]) == 130
+        assert answer(capsys, "search", "photos.index", "few/0.png", "--top", 1)[0][0]["hits"][0]["distance"] == 0
+        patch.undo()
+        patch.setattr("distilhash.photos.search.settle_default", killed)  # the index is whole, its hasher not in place
+        assert cli.main(["index", "few", "--rebuild", "--quiet"]) == 130
+    assert answer(capsys, "search", "photos.index", "few/0.png", "--top", 1)[0][0]["hits"][0]["distance"] == 0
+    rebuilt, _ = answer(capsys, "index")
+    assert (rebuilt["codes"], rebuilt["unchanged"], rebuilt["rebuild_pays"]) == (77, 77, False)
+    new, about = load_hasher("photos.index.hasher")
+    assert about["unlabelled_images"] == 77 and fingerprint_of(new) != fingerprint_of(old)
+    assert answer(capsys, "search", "photos.index", "few/0.png", "--top", 1)[0][0]["hits"][0]["distance"] == 0
+    assert {path.name for path in here.iterdir() if "index" in path.name} == {"photos.index", "photos.index.hasher"}
 
 
 def test_an_index_keeps_the_hasher_that_it_was_made_with(here, capsys):

@@ -9,6 +9,7 @@ Shapes: n images of a call, K bits, P = ceil(K / 8) bytes.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +60,8 @@ def hashers_of(about: Mapping[str, str], index: Path, hasher: str | Path | None 
     if not found:
         fix = "say where it is with --hasher"
         if is_default(about, index):
-            fix += f", or fit a new one and encode again with: distilhash index --index {index} --rebuild"
+            again = shlex.join(["distilhash", "index", "--index", str(index), "--rebuild"])
+            fix += f", or fit a new one and encode again with: {again}"
         raise DistilhashError("the hasher of the index is gone", stored, fix)
     return found
 

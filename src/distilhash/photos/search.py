@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def index(
     if pays:
         log.warning(
             "the default hasher is fitted to %s photos, and the index holds %s: distilhash index --index %s --rebuild "
-            "fits it to them and encodes all again", f"{fitted:,}", f"{codes:,}", index,
+            "fits it to them and encodes all again", f"{fitted:,}", f"{codes:,}", shlex.quote(str(index)),
         )  # fmt: skip
     return {"index": str(index), "codes": codes, **dataclasses.asdict(summary), "rebuild_pays": pays}
 
