@@ -11,13 +11,13 @@ SEED ?= 0
 TORCH ?= torch torchvision
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format bench stress browser clean
+.PHONY: demo test check format bench stress browser nginx clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmarks/cifar10_mirror.py --if-needed
 	$(BIN)/distilhash demo --output $(RUN) --seed $(SEED) $(if $(wildcard $(RUN)/config.json),--resume)
 
-test: $(VENV)/ready-dev browser
+test: $(VENV)/ready-dev browser nginx
 	$(BIN)/python benchmarks/cifar10_mirror.py --if-needed
 	$(BIN)/python -m pytest
 
@@ -58,6 +58,11 @@ browser: $(VENV)/ready-dev
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	then apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; \
 	else $(BIN)/playwright install chromium; fi
+
+# The service is tested behind a real nginx with TLS.
+nginx:
+	@if ! { PATH="$$PATH:/usr/sbin"; command -v nginx && command -v openssl; } >/dev/null; \
+	then apt-get update -qq && apt-get install -qq -y --no-install-recommends nginx-light openssl; fi
 
 clean:
 	rm -rf $(VENV) runs

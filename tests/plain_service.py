@@ -60,20 +60,29 @@ def code_of(pixels: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def started(index: Path, *settings: str, run: str = RUN) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address of a running service, and its process."""
+    """The first address of a running service, and its process."""
+    with running(index, *settings, run=run) as (addresses, process):
+        yield addresses[0], process
+
+
+@contextlib.contextmanager
+def running(index: Path, *settings: str, run: str = RUN) -> Iterator[tuple[list[str], subprocess.Popen[str]]]:
+    """The addresses of a running service, and its process."""
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [sys.executable, "-c", run, str(index), "--port", "0", *settings],
         env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
+    said = []
     try:
         for line in process.stderr:
+            said.append(line)
             if line.startswith("serving "):
-                yield line.split()[1].rstrip("/"), process
+                yield [word.rstrip("/") for word in line.split() if word.startswith("http")], process
                 break
         else:
-            raise AssertionError("it did not begin")
+            raise AssertionError(f"it did not begin: {''.join(said)}")
     finally:
         process.terminate()
         process.wait(20)

@@ -5,13 +5,16 @@ Playwright drives the system's Chromium or Chrome where there is one, and else i
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from plain_service import BITS, make_index, started
 
@@ -20,10 +23,8 @@ PATIENCE = 30_000  # milliseconds
 expect.set_options(timeout=PATIENCE)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def make_place(root: Path) -> Path:
     """Smooth pictures, two of them twice, and an index of them."""
-    root = tmp_path_factory.mktemp("page")
     (root / "photos").mkdir()
     for number in range(COUNT):
         coarse = np.random.default_rng(number % (COUNT - DOUBLES)).integers(0, 256, (4, 4, 3), np.uint8)
@@ -33,13 +34,24 @@ def place(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def browser():
+@contextlib.contextmanager
+def chromium(*words: str) -> Iterator[Browser]:
     own = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=own, args=["--no-sandbox", "--disable-gpu"])
+        found = playwright.chromium.launch(executable_path=own, args=["--no-sandbox", "--disable-gpu", *words])
         yield found
         found.close()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

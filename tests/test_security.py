@@ -66,8 +66,32 @@ def test_only_its_own_names_its_own_page_and_two_methods():
                     {"origin": "https://localhost:8765"}, {"origin": "http://["}, {"sec_fetch_site": "cross-site"},
                     {"sec_fetch_site": "same-site", "origin": own}):  # fmt: skip
         assert asked(app, "POST", **headers).status_code == 403, headers
+    # What a browser says itself counts before an Origin that a proxy makes look foreign, but not before Host.
+    for outside in ("https://photos.home", "https://photos.home:8443", "https://localhost:8765"):
+        assert asked(app, "POST", origin=outside, sec_fetch_site="same-origin").status_code == 200
+        assert asked(app, "POST", origin=outside, sec_fetch_site="none").status_code == 403
+    rebound = {"origin": "http://evil.example", "sec_fetch_site": "same-origin", "x_forwarded_host": "localhost"}
+    assert asked(app, "POST", host="evil.example", **rebound).status_code == 403
     assert asked(app, sec_fetch_site="cross-site").status_code == 200  # a link to the page
     assert asked(app, path="/api/photos/1/image", sec_fetch_site="cross-site").status_code == 403
+
+
+@pytest.mark.parametrize("root", ["/photos", "/a/b"])
+def test_a_path_before_its_own_is_known_or_removed_by_the_proxy(root):
+    async def path_seen(scope, receive, send):
+        await PlainTextResponse(scope["path"])(scope, receive, send)
+
+    app = SecurityMiddleware(path_seen, root_path=root, token="a-token-of-this-test")
+    sent = {"authorization": "Bearer a-token-of-this-test"}
+    for path in ("/", "/api/status", "/app.js"):
+        assert asked(app, path=path, **sent).text == asked(app, path=root + path, **sent).text == path
+    assert asked(app, path=f"{root}x/", **sent).text == f"{root}x/"
+    slash = asked(app, path=f"{root}?photo=3&radius=2", sec_fetch_site="cross-site")
+    assert slash.url.join(slash.headers["location"]) == f"http://localhost:8765{root}/?photo=3&radius=2"
+    assert asked(app, path=f"{root}/", sec_fetch_site="cross-site", **sent).status_code == 200
+    assert asked(app, path=f"{root}/api/status", sec_fetch_site="cross-site", **sent).status_code == 403
+    entered = asked(app, path=f"{root}/?token=a-token-of-this-test")
+    assert entered.url.join(entered.headers["location"]) == f"http://localhost:8765{root}/"
 
 
 def test_a_token_comes_as_a_header_or_once_in_the_address():
@@ -81,9 +105,10 @@ def test_a_token_comes_as_a_header_or_once_in_the_address():
     assert asked(app, path="/?token=wrong").status_code == 401
     assert asked(app, path=f"/api/status?token={token}").status_code == 401
     entered = asked(app, path=f"/?token={token}")
-    assert (entered.status_code, entered.headers["location"]) == (303, "/")
+    assert (entered.status_code, entered.url.join(entered.headers["location"])) == (303, "http://localhost:8765/")
     cookie = entered.headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=lax" in cookie and token not in cookie
+    assert "Path" not in cookie and "Secure" not in cookie  # the browser's own default is the page's folder
     assert asked(app, cookie=cookie.partition(";")[0]).status_code == 200
     assert asked(app, cookie="distilhash-8765=guess").status_code == 401
     assert asked(app, cookie=cookie.partition(";")[0], host="evil.example").status_code == 403

@@ -6,6 +6,7 @@ The hasher is `plain_service`'s, which needs no network.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import io
 import json
@@ -24,8 +25,11 @@ from distilhash import cli
 from distilhash.codes import hamming
 from distilhash.retrieval.index import Index
 from distilhash.server import security
+from distilhash.server.app import UPLOADS_AT_ONCE, Service, create_app
+from distilhash.server.library import Library
 from distilhash.server.security import HEADERS
-from plain_service import BITS, make_index, started
+from distilhash.server.workers import Workers
+from plain_service import BITS, make_index, running, started
 
 COUNT = 30
 
@@ -209,6 +213,52 @@ def test_too_many_bytes_are_refused_before_they_are_read(service):
     assert asyncio.run(counted()) == (413, security.MAX_UPLOAD_BYTES + (1 << 20))
 
 
+def test_an_upload_counts_until_its_search_is_done(place, ids, monkeypatch):
+    """More clients than slots, and a decoder and an encoder that answer when they are told to."""
+    clients, begun = UPLOADS_AT_ONCE + 5, 0
+    decoded, encoded = asyncio.Event(), asyncio.Event()
+
+    class Slow(Workers):
+        def __init__(self, event, found):
+            self.event, self.found = event, found
+
+        async def ask(self, message, seconds):
+            await self.event.wait()
+            return self.found
+
+    async def body():
+        nonlocal begun
+        begun += 1
+        for _ in range(4):
+            await asyncio.sleep(0)
+            yield b"part"
+
+    async def tried(library):
+        service = Service(library, Slow(decoded, b"pixels"), Slow(encoded, bytes(BITS // 8)), "thresholds", "")
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            waiting = [asyncio.ensure_future(client.post("/api/search", content=body())) for _ in range(clients)]
+            read = []
+            for event in (decoded, encoded):
+                await asyncio.sleep(0.3)
+                read.append(begun)
+                event.set()
+            statuses = [answer.status_code for answer in await asyncio.gather(*waiting)]
+            encoded.clear()
+            busy = [asyncio.ensure_future(client.post("/api/search", content=b"image")) for _ in range(UPLOADS_AT_ONCE)]
+            await asyncio.sleep(0.3)
+            monkeypatch.setattr(security, "SLOT_SECONDS", 0.05)
+            refused = await client.post("/api/search", content=b"image")
+            encoded.set()
+            statuses += [answer.status_code for answer in await asyncio.gather(*busy)]
+            return read, set(statuses), refused
+
+    with contextlib.closing(Library(place / "index")) as library:
+        read, statuses, refused = asyncio.run(tried(library))
+    assert (read, statuses, begun) == ([UPLOADS_AT_ONCE] * 2, {200}, clients)
+    assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
@@ -309,7 +359,16 @@ def test_what_cannot_be_served_is_one_sentence(place, ids, tmp_path, capsys):
 
     index = place / "index"
     assert "needs a token" in refused(index, "--host", "0.0.0.0")
-    assert "*.example" in refused(index, "--host-name", "*.example")  # Starlette would take it as a pattern
+    for name in (
+        "*.example",
+        "https://photos.example",
+        "photos.example:8443",
+        "photos.example/x",
+        "b\u00fccher.example",
+    ):
+        assert name in refused(index, "--host-name", name)
+    for path in ("https://photos.example/photos", "/photos?x", "//photos"):
+        assert path in refused(index, "--root-path", path)
     assert "at least 16" in refused(index, "--host", "0.0.0.0", "--token", "short")
     assert "no such index" in refused(tmp_path / "nothing")
     assert "hasher of the index is gone" not in refused(index, "--host", "203.0.113.1", "--token", "x" * 16)
@@ -318,6 +377,34 @@ def test_what_cannot_be_served_is_one_sentence(place, ids, tmp_path, capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert "cannot listen there" in refused(index, "--port", taken.getsockname()[1])
+
+
+def route_address() -> str:
+    """This computer's address towards others, where there are any; nothing is sent."""
+    with socket.socket(type=socket.SOCK_DGRAM) as unused, contextlib.suppress(OSError):
+        unused.connect(("192.0.2.1", 9))
+        return str(unused.getsockname()[0])
+    return "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_all_addresses_of_this_computer_are_printed_and_are_its_names(place, ids, host):
+    with running(place / "index", "--host", host, "--token", "x" * 16) as (addresses, _):
+        names = [httpx.URL(one).host for one in addresses]
+        assert names[0] == "127.0.0.1" and route_address() in names and host not in names
+        assert len(set(names)) == len(names) and any(":" in name for name in names) <= (host == "::")
+        for name in names:
+            family = socket.AF_INET6 if ":" in name else socket.AF_INET
+            socket.create_server((name, 0), family=family).close()  # only an address of this computer can be bound
+        with httpx.Client(base_url=addresses[0], headers={"Authorization": f"Bearer {'x' * 16}"}) as client:
+            for address in addresses:
+                sent = {"Host": address.removeprefix("http://"), "Origin": address}
+                assert client.get("/api/status", headers=sent).status_code == 200, address
+                assert client.post("/api/search", content=SOUND, headers=sent).status_code == 200, address
+            foreign = {"Host": f"192.0.2.9:{client.base_url.port}"}
+            assert client.get("/api/status", headers=foreign).status_code == 403
+            # One that this computer may have got since then: every address in 127/8 is its own.
+            assert client.get(f"http://127.0.0.5:{client.base_url.port}/api/status").status_code == 200
 
 
 def test_ctrl_c_ends_it_and_its_workers(place, ids):

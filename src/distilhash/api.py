@@ -489,6 +489,7 @@ def serve(
     hasher: str | Path | None = None,
     int8: bool = False,
     host_names: Sequence[str] = (),
+    root_path: str = "/",
 ) -> None:
     """Serve an index of photos as a page and a JSON API.
 
@@ -496,20 +497,21 @@ def serve(
 
     Args:
         index: Index file.
-        host: Address to listen on; any but this computer's loopback needs a token.
+        host: Address to listen on, 0.0.0.0 or :: for all; any but this computer's loopback needs a token.
         port: TCP port; 0 takes a free one, which is logged.
-        token: Secret of 16 characters or more that every request must bring; open the page once as /?token=TOKEN. On
+        token: Secret of 16 characters or more that every request must bring; open the page once with ?token=TOKEN. On
             the command line, None is DISTILHASH_TOKEN, which other users do not see in the list of processes.
         hasher: Where the index's hasher is. None: where it was.
         int8: Take the int8 model of an exported hasher.
-        host_names: A further name by which browsers reach this computer.
+        host_names: A further name by which browsers reach this computer, as that of a proxy.
+        root_path: Path under which a proxy serves this, as /photos, where the proxy does not remove it.
 
     Raises:
         DistilhashError: an argument makes no sense, the index or its hasher is missing, or the port is taken.
     """
     from distilhash.server.serve import serve as run
 
-    run(index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_names)
+    run(index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_names, root_path=root_path)
 
 
 def known_names() -> dict[str, list[str]]:

@@ -342,13 +342,16 @@ def _serve(
     port: int = 8765,
     token: str | None = None,
     host_names: Annotated[UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="host-name")] = (),
+    root_path: str = "/",
     hasher: str | None = None,
     int8: bool = False,
     show: OmitArgPrefixes[Show] = Show(),
 ) -> None:
     kept = os.environ.pop(TOKEN, None)  # the processes that decode uploads do not inherit it
     token = kept if token is None else token
-    api.serve(index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_names)
+    api.serve(
+        index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_names, root_path=root_path
+    )
     log.info("ended")
 
 

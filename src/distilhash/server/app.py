@@ -31,7 +31,7 @@ from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo
 from distilhash.server.jobs import CROP, THUMBNAIL, VIEW
 from distilhash.server.library import MAX_ID, NEAR_DUPLICATE_BITS, Count, Id, Library, ListedPhoto, Neighbours
-from distilhash.server.security import FORM, MAX_UPLOAD_BYTES, RAW, error_response, read_upload
+from distilhash.server.security import FORM, MAX_UPLOAD_BYTES, RAW, error_response, upload
 from distilhash.server.workers import Workers
 
 DECODE_SECONDS, ENCODE_SECONDS = 10.0, 60.0
@@ -231,11 +231,13 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
     )
     async def search(request: Request, query: Annotated[HitsQuery, Query()]) -> Neighbours:
         """The nearest photos to an uploaded image."""
-        return await service.search(await read_upload(request, service.upload_slots), query.top, query.radius)
+        async with upload(request, service.upload_slots) as image:
+            return await service.search(image, query.top, query.radius)
 
     app = FastAPI(
         title="distilhash: search for similar photos",
         version=VERSION,
+        servers=[{"url": "."}],  # relative to the description, under whatever path a proxy serves it
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class PhotoItem(BaseModel, extra="forbid"):
-    """A photo. Its path starts at the indexed folder, and the addresses change when the file does."""
+    """A photo. Its path starts at the indexed folder. The relative addresses change when the file does."""
 
     id: Id
     name: str
@@ -174,8 +174,8 @@ def _fields(photo: Photo, roots: list[str]) -> dict[str, Any]:
         "id": photo.id,
         "name": _printable(os.path.basename(photo.path)),  # noqa: PTH119
         "path": _printable(relative),
-        "thumbnail": f"/api/photos/{photo.id}/thumbnail?version={version}",
-        "image": f"/api/photos/{photo.id}/image?version={version}",
+        "thumbnail": f"api/photos/{photo.id}/thumbnail?version={version}",
+        "image": f"api/photos/{photo.id}/image?version={version}",
     }
 
 

@@ -1,19 +1,22 @@
-"""What strangers may do: who may ask the service (SecurityMiddleware), and how much they may send (read_upload).
+"""What strangers may do: who may ask the service (SecurityMiddleware), and how much they may send (upload).
 
 The middleware runs before a request is parsed:
 
-- Host: only known names, so that a foreign page cannot reach the service through DNS rebinding.
-- Sec-Fetch-Site and Origin: requests that a browser sends for another page are refused.
-- Token, where one is set: ``Authorization: Bearer TOKEN``, or /?token=TOKEN once, which sets a session cookie.
+- Host: only known names, and the address that was connected to, so that a foreign page cannot reach the service through
+  DNS rebinding. No forwarded header replaces it: such a page could send one.
+- Sec-Fetch-Site and Origin: requests that a browser sends for another page are refused. A browser that says
+  "same-origin" knows the address before any proxy, and is believed; where it says nothing, Origin must be ours.
+- Token, where one is set: ``Authorization: Bearer TOKEN``, or ?token=TOKEN once, which sets a session cookie.
 - Every response carries headers that restrict what a browser does with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
@@ -37,7 +40,7 @@ HEADERS = {
 }
 
 MAX_UPLOAD_BYTES = 32 << 20
-UPLOAD_SECONDS = 30.0  # for the whole body
+UPLOAD_SECONDS, SLOT_SECONDS = 30.0, 30.0  # for the whole body; for those before it to be answered
 TOO_LARGE = f"an image may have {MAX_UPLOAD_BYTES >> 20} MiB at most"
 RAW, FORM = "application/octet-stream", "multipart/form-data"
 
@@ -49,10 +52,11 @@ class SecurityMiddleware:
         app: the application to protect.
         hosts: names in the Host header that are allowed besides the local ones, in lower case, IPv6 in brackets.
         token: what every request must bring; "" for none.
+        root_path: path before the application's own, where a proxy does not remove it, as "/photos"; "" for none.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Sequence[str] = (), token: str = "") -> None:
-        self._app, self._hosts, self._token = app, [*LOCAL_HOSTS, *hosts], token
+    def __init__(self, app: ASGIApp, *, hosts: Sequence[str] = (), token: str = "", root_path: str = "") -> None:
+        self._app, self._hosts, self._token, self._root_path = app, [*LOCAL_HOSTS, *hosts], token, root_path
         self._session = secrets.token_urlsafe(32)  # the cookie's value, so that no browser stores the token itself
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,15 +71,22 @@ class SecurityMiddleware:
             await send(message)
 
         async def admit(scope: Scope, receive: Receive, _: Send) -> None:
-            refusal = self._refuse_request(scope) or self._require_token(scope)
-            await (refusal or self._app)(scope, receive, send_with_headers)
+            if self._root_path and scope["path"] == self._root_path:  # relative addresses need the slash
+                query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+                answer: ASGIApp | None = RedirectResponse(f"{self._root_path.rpartition('/')[2]}/{query}", 308)
+            else:
+                if scope["path"].startswith(f"{self._root_path}/"):
+                    scope = {**scope, "path": scope["path"].removeprefix(self._root_path)}
+                answer = self._refuse_request(scope) or self._require_token(scope)
+            await (answer or self._app)(scope, receive, send_with_headers)
 
         async def refuse_host(message: Message) -> None:  # TrustedHostMiddleware's own answer is 400 in plain text
             if message["type"] == "http.response.start":
                 refusal = error_response(403, "unknown host name; allow it with --host-name")
                 await refusal(scope, receive, send_with_headers)
 
-        await TrustedHostMiddleware(admit, self._hosts, www_redirect=False)(scope, receive, refuse_host)
+        hosts = [*self._hosts, bracketed(scope["server"][0])]  # an IP address in Host cannot be rebound
+        await TrustedHostMiddleware(admit, hosts, www_redirect=False)(scope, receive, refuse_host)
 
     def _refuse_request(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
@@ -83,8 +94,8 @@ class SecurityMiddleware:
             return error_response(405, "only GET and POST are allowed", {"Allow": ", ".join(METHODS)})
         site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
         if scope["method"] == "POST":
-            foreign = site not in ("same-origin", "none")
-            foreign |= origin is not None and origin != f"{scope['scheme']}://{headers['host']}"
+            own = origin is None or origin == f"{scope['scheme']}://{headers['host']}"
+            foreign = site != "same-origin" and not (site == "none" and own)
         else:  # a link from elsewhere to the page itself is allowed
             foreign = site in ("cross-site", "same-site") and scope["path"] != "/"
         return error_response(403, "requests from other sites are not allowed") if foreign else None
@@ -101,11 +112,13 @@ class SecurityMiddleware:
             return None
         if scope["method"] == "GET" and scope["path"] == "/" and "token" in request.query_params:
             if _equal(request.query_params["token"], self._token):
-                response = RedirectResponse("/", 303)  # takes the token out of the address bar
-                response.set_cookie(cookie, self._session, httponly=True, samesite="lax", path="/")
+                response = RedirectResponse("./", 303)  # takes the token out of the address bar
+                # Without a path it is the page's own, under whatever path a proxy serves it.
+                secure = scope["scheme"] == "https"
+                response.set_cookie(cookie, self._session, httponly=True, samesite="lax", path=None, secure=secure)
                 return response
             return error_response(401, "wrong token", {"WWW-Authenticate": "Bearer"})
-        sentence = "a token is required: open /?token=TOKEN once, or send the header Authorization: Bearer TOKEN"
+        sentence = "a token is required: open the page with ?token=TOKEN, or send Authorization: Bearer TOKEN"
         return error_response(401, sentence, {"WWW-Authenticate": "Bearer"})
 
 
@@ -114,10 +127,18 @@ def error_response(status: int, sentence: str, headers: dict[str, str] | None = 
     return JSONResponse({"error": f"{sentence.removesuffix('.')}."}, status, headers)
 
 
-async def read_upload(request: Request, slots: asyncio.Semaphore) -> bytes:
+def bracketed(host: str) -> str:
+    """A host or address as in a Host header: IPv6 in brackets, IPv4 as such where a socket for both calls it IPv6."""
+    host = host.removeprefix("::ffff:") if "." in host else host
+    return f"[{host}]" if ":" in host else host
+
+
+@contextlib.asynccontextmanager
+async def upload(request: Request, slots: asyncio.Semaphore) -> AsyncIterator[bytes]:
     """The image in a request: its body, or the one file of a form, named "image".
 
-    ``slots`` bounds how many uploads are in memory at once. Raises HTTPException: 400, 408, 413 or 415.
+    ``slots`` bounds how many uploads are in memory at once: one is taken before the body is read, and given back when
+    the context ends. Raises HTTPException: 400, 408, 413, 415 or 503.
     """
     kind = request.headers.get("content-type", RAW).partition(";")[0].strip().lower()
     if kind not in (RAW, FORM) and not kind.startswith("image/"):
@@ -127,7 +148,19 @@ async def read_upload(request: Request, slots: asyncio.Semaphore) -> bytes:
     if int(request.headers.get("content-length", "0")) > MAX_UPLOAD_BYTES:
         raise HTTPException(413, TOO_LARGE)
     try:
-        async with asyncio.timeout(UPLOAD_SECONDS), slots:
+        async with asyncio.timeout(SLOT_SECONDS):
+            await slots.acquire()
+    except TimeoutError:
+        raise HTTPException(503, "too many images are being searched for; try again", {"Retry-After": "10"}) from None
+    try:
+        yield await _read_image(request, kind)
+    finally:
+        slots.release()
+
+
+async def _read_image(request: Request, kind: str) -> bytes:
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS):
             body = await read_body(request)
     except TimeoutError:
         raise HTTPException(408, f"the image did not arrive within {UPLOAD_SECONDS:g} seconds") from None

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 
 MIN_TOKEN = 16  # characters
 MAX_DECODERS = 4
+PROXIES = ["127.0.0.0/8", "::1", "::ffff:127.0.0.0/104"]  # on this computer: their X-Forwarded-Proto is believed
 ENCODER, DECODER = ("distilhash.server.jobs", "encode"), ("distilhash.server.jobs", "decode")
 
 
 def serve(
     index: str | Path, *, host: str, port: int, token: str | None, hasher: str | Path | None, int8: bool,
-    host_names: Sequence[str],
+    host_names: Sequence[str], root_path: str,
 ) -> None:  # fmt: skip
     """Serve an index of photos until Ctrl-C or SIGTERM; for the arguments see ``distilhash.api.serve``."""
     if token is not None and not (len(token) >= MIN_TOKEN and token.isascii() and token.isprintable()):
@@ -43,25 +45,26 @@ def serve(
         raise DistilhashError("an address that others can reach needs a token", host, fix)
     if not 0 <= port <= 65535:
         raise DistilhashError("a port is a number from 0 to 65535", port)
-    for name in host_names:
-        if "*" in name:  # TrustedHostMiddleware would allow every host, and with it DNS rebinding
-            raise DistilhashError("a host name cannot have a wildcard", name, "name each host with --host-name")
+    if not re.fullmatch(r"/?([\w.~-]+/)*[\w.~-]*", root_path):
+        raise DistilhashError("a root path has neither scheme nor host", root_path, "write --root-path /photos")
     _require_packages()
     from distilhash.server.library import Library
 
+    hosts = [_host_header(name) for name in (host, *host_names)]
     with contextlib.closing(Library(Path(index))) as library, _listen(host, port) as listener:
         places = [named(place, int8=int8) for place in hashers_of(library.about(), library.path, hasher)]
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_run(library, places, listener, host, token or "", host_names))
+            asyncio.run(_run(library, places, listener, host, hosts, token or "", root_path))
 
 
 async def _run(
-    library: Library, hashers: Sequence[Path], listener: socket.socket, host: str, token: str, host_names: Sequence[str]
-) -> None:
+    library: Library, hashers: Sequence[Path], listener: socket.socket, host: str, hosts: Sequence[str], token: str,
+    root_path: str,
+) -> None:  # fmt: skip
     import uvicorn
 
     from distilhash.server.app import Service, create_app
-    from distilhash.server.security import SecurityMiddleware
+    from distilhash.server.security import SecurityMiddleware, bracketed
     from distilhash.server.workers import Workers
 
     async with contextlib.AsyncExitStack() as stack:
@@ -73,14 +76,18 @@ async def _run(
         await decoders.start()
         name = hasher.name if model_file(hasher) is None else f"{hasher.parent.name}/{hasher.name}"
         service = Service(library, decoders, encoder, about["fingerprint"], name)
-        hosts = [_bracketed(name.lower().strip("[]").rstrip(".")) for name in (host, *host_names)]
+        root_path = f"/{root_path.strip('/')}".rstrip("/")
+        reached = _reached(listener) or [host]
+        hosts = [*hosts, *map(bracketed, reached)]
         # Around the whole application, so that the answer to an internal error carries the headers, too.
-        app = SecurityMiddleware(create_app(service, token=bool(token)), hosts=hosts, token=token)
+        inner = create_app(service, token=bool(token))
+        app = SecurityMiddleware(inner, hosts=hosts, token=token, root_path=root_path)
         config = uvicorn.Config(
             app, lifespan="off", ws="none", http="h11", access_log=False, log_level="warning", server_header=False,
-            proxy_headers=False, timeout_graceful_shutdown=1, limit_concurrency=512,
+            forwarded_allow_ips=PROXIES, timeout_graceful_shutdown=1, limit_concurrency=512,
         )  # fmt: skip
-        log.info("serving http://%s:%d/ (Ctrl-C ends it)", _bracketed(host), listener.getsockname()[1])
+        port = listener.getsockname()[1]
+        log.info("serving %s (Ctrl-C ends it)", " ".join(f"http://{bracketed(name)}:{port}/" for name in reached))
         await uvicorn.Server(config).serve(sockets=[listener])
 
 
@@ -107,10 +114,6 @@ async def _encoder_of(
     raise refused[0]
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises DistilhashError if the address is taken or not of this computer."""
     try:
@@ -125,6 +128,34 @@ def _listen(host: str, port: int) -> socket.socket:
         raise DistilhashError("cannot listen there", reason, "choose another --port; 0 takes a free one") from None
 
 
+def _host_header(name: str) -> str:
+    """A host as browsers write it. Raises DistilhashError for what is none."""
+    from distilhash.server.security import bracketed
+
+    try:
+        return bracketed(str(ipaddress.ip_address(name.strip("[]"))))
+    except ValueError:
+        if re.fullmatch(r"[A-Za-z0-9._-]+", name):  # a wildcard would admit every host, and with it DNS rebinding
+            return name.lower().rstrip(".")
+    fix = "write --host-name photos.example, once for each host"
+    raise DistilhashError("a host name is ASCII, without scheme, port or wildcard", name, fix)
+
+
+def _reached(listener: socket.socket) -> list[str]:
+    """The addresses of this computer, loopback first, if the socket listens on all of them; else none."""
+    import ifaddr
+
+    if not ipaddress.ip_address(listener.getsockname()[0]).is_unspecified:
+        return []
+    ips = [ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    found = [ipaddress.ip_address(ip if isinstance(ip, str) else ip[0]) for ip in ips]
+    six = listener.family == socket.AF_INET6
+    four = not six or not listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    # Browsers cannot name the interface that an IPv6 link-local address needs.
+    found = [ip for ip in found if (four if ip.version == 4 else six and not ip.is_link_local)]
+    return [str(ip) for ip in sorted(found, key=lambda ip: (not ip.is_loopback, ip.version, ip))]
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -135,6 +166,7 @@ def _is_loopback(host: str) -> bool:
 def _require_packages() -> None:
     try:
         import fastapi  # noqa: F401
+        import ifaddr  # noqa: F401
         import python_multipart  # noqa: F401  (starlette parses forms with it)
         import uvicorn  # noqa: F401
     except ImportError as error:

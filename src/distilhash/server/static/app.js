@@ -1,5 +1,6 @@
-// The page of distilhash serve. The URL is the state: /?photo=ID&radius=BITS, or / for all photos. An uploaded image has
-// no URL of its own: it is kept in this tab, and the history refers to it by number.
+// The page of distilhash serve. The URL is the state: ?photo=ID&radius=BITS, or no query for all photos. An uploaded image
+// has no URL of its own: it is kept in this tab, and the history refers to it by number. Every URL is relative, because a
+// proxy may serve the page under any path.
 
 import { drawHistogram, focusTile, nextTile, plural, showPlaceholders, tile, updateGrid, visibleTiles } from "./tiles.js";
 
@@ -55,7 +56,7 @@ async function loadPage() {
   loadingPage = true;
   const grid = element("all-grid");
   try {
-    const page = await fetchJson(`/api/photos?after=${next}&limit=60`);
+    const page = await fetchJson(`api/photos?after=${next}&limit=60`);
     if (next === -1) grid.replaceChildren();
     grid.append(...page.photos.map((photo) => tile(photo, 0)));
     next = page.next;
@@ -181,7 +182,7 @@ function addUpload([file]) {
   if (!file) return;
   const number = uploads.size + 1;
   uploads.set(number, file);
-  visit("/?image", { image: number });
+  visit("?image", { image: number });
 }
 
 async function showUpload(file, radius) {
@@ -190,7 +191,7 @@ async function showUpload(file, radius) {
     throw new Error(`An image may have ${status.most_upload_bytes >> 20} MiB at most; this one has ${file.size >> 20} MiB.`);
   }
   const request = (top) =>
-    fetchJson(`/api/search?top=${top}`, {
+    fetchJson(`api/search?top=${top}`, {
       method: "POST",
       body: file,
       headers: { "Content-Type": "application/octet-stream" },
@@ -240,7 +241,7 @@ async function render() {
   pending = new AbortController();
   const { signal } = pending;
   try {
-    status = await fetchJson("/api/status", { signal });
+    status = await fetchJson("api/status", { signal });
     const photos = plural(status.photos, "photo", "photos");
     element("about").textContent = `${photos} · ${status.bits}-bit codes of ${status.hasher}`;
     const query = new URLSearchParams(location.search);
@@ -248,12 +249,12 @@ async function render() {
     const file = uploads.get(history.state?.image);
     if (query.has("photo")) {
       const id = encodeURIComponent(query.get("photo"));
-      showQuery("Searching…", `/api/photos/${id}/thumbnail`, "", "", "");
-      await showHits((top) => fetchJson(`/api/photos/${id}/neighbours?top=${top}`, { signal }), radius, FIRST_HITS);
+      showQuery("Searching…", `api/photos/${id}/thumbnail`, "", "", "");
+      await showHits((top) => fetchJson(`api/photos/${id}/neighbours?top=${top}`, { signal }), radius, FIRST_HITS);
     } else if (query.has("image") && file) {
       await showUpload(file, radius);
     } else {
-      if (location.search) history.replaceState(null, "", "/");
+      if (location.search) history.replaceState(null, "", "./");
       await showAll();
     }
   } catch (error) {
@@ -262,7 +263,7 @@ async function render() {
 }
 
 function home() {
-  if (location.search) visit("/");
+  if (location.search) visit("./");
   else render();
 }
 

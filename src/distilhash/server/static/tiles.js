@@ -19,7 +19,7 @@ export function tile(photo, bits) {
   image.addEventListener("load", () => image.classList.add("there"));
   image.addEventListener("error", () => frame.classList.add("gone"));
   image.src = photo.thumbnail;
-  const link = create("a", { className: "tile", href: `/?photo=${photo.id}`, tabIndex: -1 }, frame);
+  const link = create("a", { className: "tile", href: `?photo=${photo.id}`, tabIndex: -1 }, frame);
   const item = create("li", {}, link);
   const description = [photo.name];
   const badge = badgeOf(photo, bits);
