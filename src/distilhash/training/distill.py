@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distilhash.checkpoint import save_model
-from distilhash.config import DistillConfig, as_dict
+from distilhash.config import DistillConfig, InputConfig, as_dict
 from distilhash.data.order import Batches
 from distilhash.data.prefetch import prefetch, readers
 from distilhash.data.sources import ImageSource
 from distilhash.data.transforms import Preprocess, make_views
-from distilhash.device import arithmetic, current, on, sent, settled_precision
+from distilhash.device import arithmetic, current, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
 from distilhash.models.student import Student
@@ -34,7 +34,7 @@ from distilhash.progress import progress
 from distilhash.training.optim import Optimizers
 from distilhash.training.run import RunDirectory, no_losses
 from distilhash.training.targets import TARGETS, Target, create_target
-from distilhash.training.teacher_features import compute_teacher_features
+from distilhash.training.teacher_features import compute_teacher_features, frozen, precision_of
 
 NEIGHBOURS = 10  # agreement counts how many of the teacher's 10 nearest images are also the student's
 
@@ -68,9 +68,10 @@ def distill(
     device = current()
     train, validation = split_validation(indices, config.validation_size, config.seed)
     cache_indices = indices if features_of is None else features_of
+    features = features or run.path / "teacher_features"
     cache_VND = compute_teacher_features(
-        images, cache_indices, teacher, features or run.path / "teacher_features", crop_mode=student.input,
-        views=config.cached_views, seed=config.seed, precision=config.precision, rebuild=rebuild_features,
+        images, cache_indices, teacher, features, crop_mode=student.input, views=config.cached_views,
+        seed=config.seed, precision=config.precision, rebuild=rebuild_features,
     )  # fmt: skip
     rows_of = _Rows(cache_indices)
     target = create_target(cache_VND[0], rows_of(train), config, device)
@@ -98,12 +99,15 @@ def distill(
     if step == 0:
         run.record(0, epoch=0, **agreement())
     student.train()
-    load = _loader(images, train, batches, student, teacher, config, target, cache_VND, rows_of)
+    seen = teacher.input.with_crop_of(student.input)
+    online = frozen(teacher, seen, precision_of(features)) if config.mode == "online" else None
+    load = _loader(images, train, batches, student, config, cache_VND, rows_of, seen)
     with progress("distil", steps * config.batch_size, done=step * config.batch_size) as shown:
-        for pixels_N3SS, target_NT in prefetch(load, range(step, steps), **readers(shared=device.type != "cpu")):
+        for pixels_N3SS, of_teacher in prefetch(load, range(step, steps), **readers(shared=device.type != "cpu")):
+            features_ND = of_teacher if online is None else online(of_teacher)
             with arithmetic(precision):
                 outputs_NT = projection_head(student(pixels_N3SS))
-            loss = target.loss(outputs_NT.float(), target_NT)
+            loss = target.loss(outputs_NT.float(), target.of(features_ND))
             value = optimizers.step(loss, step)
             step += 1
             losses_2 += torch.tensor([value, 1])
@@ -117,7 +121,7 @@ def distill(
     description = {
         "kind": "student", "architecture": student.architecture, "teacher": teacher.name,
         "teacher_fingerprint": teacher.fingerprint, "images": images.fingerprint, "unlabelled_images": len(indices),
-        "indices": fingerprint_of_indices(indices), "queries": queries, "precision": precision, "device": device.type,
+        "indices": fingerprint_of_indices(indices), "queries": queries, "precision": precision, "device": str(device),
         "settings": as_dict(config),
     }  # fmt: skip
     student.seen = images.digests[indices]
@@ -174,29 +178,27 @@ def _projection_head(student: Student, target: Target, seed: int) -> nn.Module:
 
 
 def _loader(
-    images: ImageSource, train: np.ndarray, batches: Batches, student: Student, teacher: Teacher,
-    config: DistillConfig, target: Target, cache_VND: np.ndarray, rows_of: _Rows,
+    images: ImageSource, train: np.ndarray, batches: Batches, student: Student, config: DistillConfig,
+    cache_VND: np.ndarray, rows_of: _Rows, seen: InputConfig,
 ) -> Callable[[int], tuple[Tensor, Tensor]]:  # fmt: skip
-    """What loads a step: the student's pixels (N, 3, S, S), and the target (N, T) of the very same views."""
+    """What loads a step: the student's pixels (N, 3, S, S), and of the very same views the teacher's features (N, D).
+
+    Online it is the teacher's pixels, read as for the cache: a JPEG comes at the size that each network needs.
+    """
     device = current()
-    student_pixels = Preprocess(student.input)
-    teacher_pixels = Preprocess(teacher.input.with_crop_of(student.input))
-    online = on(teacher, device) if config.mode == "online" else None
+    student_pixels, teacher_pixels = Preprocess(student.input), Preprocess(seen)
 
     def load(step: int) -> tuple[Tensor, Tensor]:
         epoch, batch = divmod(step, batches.steps)
         chosen = train[batches.positions(epoch, batch)]
         view = epoch % config.views
         views = make_views(chosen, view, config.seed) if view else None
-        if online is None:
-            pixels_N3SS = student_pixels.tensor(student_pixels.read(images, chosen, views))
-            features_ND = sent(torch.from_numpy(cache_VND[view, rows_of(chosen)]), device)
+        if config.mode == "online":
+            of_teacher = teacher_pixels.tensor(teacher_pixels.read(images, chosen, views))
         else:
-            decoded = images.read(chosen)
-            pixels_N3SS = student_pixels(decoded, views)
-            with torch.no_grad():  # autograd would refuse a target that inference mode made
-                features_ND = online(sent(teacher_pixels(decoded, views), device))
-        return sent(pixels_N3SS, device), target.of(features_ND)
+            of_teacher = torch.from_numpy(cache_VND[view, rows_of(chosen)])
+        pixels_N3SS = student_pixels.tensor(student_pixels.read(images, chosen, views))
+        return sent(pixels_N3SS, device), sent(of_teacher, device)
 
     return load
 

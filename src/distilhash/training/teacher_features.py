@@ -16,6 +16,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def compute_teacher_features(
         batch = _batch(seen, device)
         if precision == "auto":
             precision = fastest_precision(folded(teacher), (batch, 3, seen.size, seen.size))
-        network = on(folded(teacher, precision=precision), device)
+        features_of = frozen(teacher, seen, precision)
         mend = "give the teacher other weights" if precision == "float32" else "take --precision float32"
 
         def pixels_of(border: tuple[int, int]) -> Tensor:
@@ -98,11 +99,6 @@ def compute_teacher_features(
             chosen = indices[first : first + batch]
             augmented = make_views(chosen, view, seed) if view else None
             return sent(preprocess.tensor(preprocess.read(images, chosen, augmented)), device)
-
-        def features_of(pixels_N3SS: Tensor) -> np.ndarray:
-            with torch.inference_mode():
-                features_ND: np.ndarray = network(pixels_N3SS).cpu().numpy()
-            return features_ND
 
         # A batch never crosses a view, and a resumed pass has the borders of an uninterrupted one. On another device
         # batches have another size: one that is done in part is done again.
@@ -112,7 +108,8 @@ def compute_teacher_features(
         flushed = time.monotonic()
         computed = through(pixels_of, features_of, borders, shared=device.type != "cpu")
         with progress("teacher features", total, done=done) as shown:
-            for (view, first), features_ND in zip(borders, computed, strict=True):
+            for (view, first), of_teacher in zip(borders, computed, strict=True):
+                features_ND = of_teacher.cpu().numpy()
                 check(view * count + first, features_ND, mend)
                 rows[view * count + first :][: len(features_ND)] = features_ND
                 before, done = done, view * count + first + len(features_ND)
@@ -123,6 +120,29 @@ def compute_teacher_features(
                     flushed = time.monotonic()
         del rows
     return np.load(directory / FEATURES, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def frozen(teacher: Teacher, seen: InputConfig, precision: str) -> Callable[[Tensor], Tensor]:
+    """The function from pixels (N, 3, S, S) to features (N, D), folded, on the device of this process.
+
+    Args:
+        teacher: stays as and where it is.
+        seen: its input, by which the images of one forward pass are counted.
+        precision: "float32" or "bfloat16".
+    """
+    device = current()
+    network, batch = on(folded(teacher, precision=precision), device), _batch(seen, device)
+
+    def features_of(pixels_N3SS: Tensor) -> Tensor:
+        with torch.no_grad():  # autograd would refuse a target that inference mode made
+            return torch.cat([network(part) for part in pixels_N3SS.split(batch)])
+
+    return features_of
+
+
+def precision_of(directory: Path) -> str:
+    """What the teacher ran in for the features of a cache."""
+    return str(read_json(directory / "cache.json", "feature cache").get("precision", "float32"))
 
 
 def _batch(seen: InputConfig, device: torch.device) -> int:
