@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": ("demo", "--output", "run", "--quiet"),
     "distill": ("distill", "photos", *DISTILL),
     "hash": ("hash", "photos", *HASH),
+    "fit": ("fit", "photos", "--output", "run", "--quiet"),
     "hash cifar10": ("hash", "cifar10", *HASH),
     "encode": ("encode", "hasher", "photos"),
     "profile": ("profile", "--size", "32", "v1"),

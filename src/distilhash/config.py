@@ -42,6 +42,7 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(ge=1)]
+Batch = Annotated[int, Bounds(ge=2)]  # BatchNorm has no variance of one image, and a pairwise loss no pair
 Positive = Annotated[float, Bounds(gt=0)]
 NotNegative = Annotated[float, Bounds(ge=0)]
 Seed = Annotated[int, Bounds(ge=0, lt=2**63)]  # what every generator takes
@@ -151,7 +152,7 @@ class DistillConfig(Config):
     """Target of the student: raw (the paper's MSE of features), standardised or prototypes."""
     epochs: Count = 8
     """Passes over the unlabelled images."""
-    batch_size: Count = 128
+    batch_size: Batch = 128
     """Images in a step."""
     optimizer: Optimizer = "muon"
     """muon or adamw (with a one-cycle schedule), or published (Adam with a constant rate)."""
@@ -194,7 +195,7 @@ class HashConfig(Config):
     """Length of a code, bits."""
     epochs: Count = 6
     """Passes over the labelled training images."""
-    batch_size: Count = 64
+    batch_size: Batch = 64
     """Images in a step."""
     optimizer: Optimizer = "muon"
     """muon or adamw (with a one-cycle schedule), or published (RMSprop with a constant rate)."""
@@ -232,7 +233,7 @@ class FitConfig(Config):
     """Passes over the photos in distillation. None: 40,000 photos in all, in 8 to 40 epochs."""
     views: Count = 2
     """Number of augmented views of each photo that the teacher sees; the first is the photo itself."""
-    batch_size: Count = 64
+    batch_size: Batch = 64
     """Photos in a step."""
     clusters: Annotated[int, Bounds(ge=2)] = 16
     """pseudo: number of clusters; fewer where there are few photos."""
