@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
+from distilhash import api
 from distilhash.errors import DistilhashError
 from distilhash.evaluation.profile import count_macs, count_parameters, latency, profile
 from distilhash.models import create_hasher, create_student
@@ -52,6 +53,17 @@ def test_published_networks(build, parameters, macs):
     module = build()
     assert f"{count_parameters(module) / 1e6:.3f}" == parameters
     assert f"{count_macs(module, 224) / 1e9:.3f}" == macs
+
+
+def test_a_teacher_is_counted_without_its_weights(monkeypatch):
+    def fetched(name, fetch):
+        raise AssertionError(f"{name} is fetched")
+
+    monkeypatch.setattr("distilhash.models.teacher._fetched", fetched)
+    names = ["torchvision/resnet50", "pip/efficientnet_lite0", "timm/mobilenetv3_small_050"]
+    found = api.profile(names, size=32, seconds=0.001)
+    assert f"{found[0]['parameters'] / 1e6:.3f}" == "23.639"
+    assert [row["network"] for row in found] == names
 
 
 def test_macs_are_the_loops_of_each_layer():

@@ -77,8 +77,9 @@ class Recipe:
 
 
 def create_teacher(
-    name: str, weights: str | Path | None = None, size: int | None = None, *, trainable: bool = False
-) -> Teacher:
+    name: str, weights: str | Path | None = None, size: int | None = None, *, trainable: bool = False,
+    pretrained: bool = True,
+) -> Teacher:  # fmt: skip
     """A pretrained teacher.
 
     Args:
@@ -87,6 +88,7 @@ def create_teacher(
             are downloaded where they are not on this machine.
         size: side of the input, pixels. None: the teacher's own.
         trainable: for fine-tuning.
+        pretrained: False leaves its weights at random where no file gives them: enough to count and time it.
 
     Raises:
         DistilhashError: an unknown name, weights of another network, no download, or a size that cannot be.
@@ -95,19 +97,21 @@ def create_teacher(
         raise DistilhashError("the size of a teacher's input is a positive whole number of pixels", repr(size))
     state = None if weights is None else read_state(weights)
     if name.startswith("timm/"):
-        network, feature_dim, input = _timm_network(name, size, pretrained=state is None)
+        network, feature_dim, input = _timm_network(name, size, pretrained=pretrained and state is None)
         if state is not None:
             load_checked(network, _without(state, *_timm_classifiers(network)), name)
     else:
         recipe = _recipe(name)
         feature_dim, input = recipe.feature_dim, dataclasses.replace(recipe.input, size=size or recipe.input.size)
-        with torch.device("meta"):  # no time goes into initial weights that the pretrained ones replace
-            network = recipe.network()
-        if state is None:
+        if state is None and pretrained:
             state = _fetched(name, recipe.pretrained)
-        if "_conv_stem.weight" in state:
-            state = _in_timm_names(state, network, name)
-        load_checked(network, _without(state, recipe.classifier), name, assign=True)
+        # No time goes into initial weights that are replaced.
+        with torch.device("cpu" if state is None else "meta"):
+            network = recipe.network()
+        if state is not None:
+            if "_conv_stem.weight" in state:
+                state = _in_timm_names(state, network, name)
+            load_checked(network, _without(state, recipe.classifier), name, assign=True)
     teacher = Teacher(network, name, feature_dim, input, trainable)
     if size is not None or name.startswith("timm/"):
         _check_runs(teacher)
