@@ -1,7 +1,14 @@
-"""A GPU of PyTorch's fake tensors, for machines without one."""
+"""A GPU of PyTorch's fake tensors, for machines without one.
+
+What it can find: a tensor, weight or moment left on another device than the one that was named, also on the other one
+of two GPUs; a batch that is not moved; a read of the numbers of a tensor that is still on the GPU. What it cannot:
+anything that depends on numbers (they are not there), on time or memory, or on CUDA itself, such as a kernel that does
+not exist, which GPU a driver takes as its current one, or whether pinned memory is worth it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from types import SimpleNamespace
 
@@ -53,6 +60,7 @@ class Gpu:
         self.saved: list[tuple[nn.Module, dict]] = []
         self.optimizers: list[Optimizers] = []
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
         choose("cuda:0")
         monkeypatch.setattr(nn.Module, "to", moved)
         monkeypatch.setattr(device, "copy", SimpleNamespace(deepcopy=copied))
@@ -108,7 +116,7 @@ class Gpu:
             left = {name for name, value in state.items() if value.device != GPU} - {"losses"}
             assert all(name.endswith(".step") and not fused for name in left), left  # PyTorch keeps counts itself
         (module, description), *_ = self.saved
-        assert description["device"] == "cuda"
+        assert description["device"] == "cuda:0"
         trained = module.head if getattr(module, "freeze_backbone", False) else module
         assert all(tensor.device == GPU for tensor in trained.state_dict().values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import numpy as np
@@ -29,8 +30,9 @@ def nothing_chosen(monkeypatch):
     monkeypatch.setitem(device._wanted, "device", None)
 
 
-def seen(monkeypatch, gpus: int = 0, mps: bool = False) -> None:
-    """A machine with so many GPUs."""
+def seen(monkeypatch, gpus: int = 0, mps: bool = False, current: int = 0) -> None:
+    """A machine with so many GPUs, of which PyTorch takes ``current`` where none is named."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
@@ -41,12 +43,13 @@ def seen(monkeypatch, gpus: int = 0, mps: bool = False) -> None:
     [
         ({}, None, "cpu"),
         ({}, "auto", "cpu"),
-        ({"gpus": 2}, "auto", "cuda"),
-        ({"gpus": 2, "mps": True}, None, "cuda"),
-        ({"mps": True}, "auto", "mps"),
+        ({"gpus": 2}, "auto", "cuda:0"),
+        ({"gpus": 2, "current": 1}, "cuda", "cuda:1"),
+        ({"gpus": 2, "mps": True}, None, "cuda:0"),
+        ({"mps": True}, "auto", "mps:0"),
         ({"gpus": 2}, "cpu", "cpu"),
         ({"gpus": 2}, "cuda:1", "cuda:1"),
-        ({"mps": True}, "mps", "mps"),
+        ({"mps": True}, "mps", "mps:0"),
     ],
     ids=str,
 )
@@ -71,6 +74,7 @@ def test_the_flag_goes_before_the_environment(monkeypatch):
     [
         ("cuda", 0, "cuda, 0 of that kind"), ("cuda:2", 2, "cuda:2, 2 of that kind"), ("mps", 1, "mps, 0 of that kind"),
         ("tpu", 1, "'tpu'"), ("cuda:-1", 1, "'cuda:-1'"), ("cuda\n", 1, "'cuda\\n'"),
+        ("cuda:1", 1, "cuda:1, 1 of that kind"), ("cuda:01", 2, "'cuda:01'"), ("cuda:\u0661", 2, "'cuda:\u0661'"),
     ],
     ids=repr,
 )  # fmt: skip
@@ -110,16 +114,23 @@ def test_the_command_line_names_a_device(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("supported", [True, False])
 def test_a_gpu_is_asked_whether_it_has_bfloat16(monkeypatch, supported):
-    seen(monkeypatch, gpus=1)
+    seen(monkeypatch, gpus=2)
+    choose("cuda:1")
     asked = []
+
+    @contextlib.contextmanager
+    def entered(gpu):
+        asked.append(gpu)
+        yield
 
     def is_bf16_supported(including_emulation=True):
         asked.append(including_emulation)
         return supported
 
+    monkeypatch.setattr(torch.cuda, "device", entered)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
     assert device.usable_precision("bfloat16") == ("bfloat16" if supported else "float32")
-    assert asked == [False]
+    assert asked == [torch.device("cuda:1"), False]
 
 
 @pytest.mark.parametrize(("train", "config", "load"), [(distil_tiny, DISTILL, "student"), (hash_tiny, HASH, "hasher")])

@@ -37,6 +37,14 @@ def test_tensors_of_two_devices_refuse_each_other_here(gpu):
         network(torch.zeros(1, 3, 8, 8))
 
 
+def test_a_network_on_one_gpu_is_copied_to_the_other(gpu):
+    network = moved(nn.Conv2d(3, 4, 3), GPU)
+    assert device.on(network, GPU) is network
+    other = torch.device("cuda:1")
+    assert next(device.on(network, other).parameters()).device == other
+    assert next(network.parameters()).device == GPU
+
+
 def cached(images, indices, *arguments, views=1, **options):
     """Features of a teacher, as their cache gives them."""
     return np.random.default_rng(0).normal(size=(views, len(indices), 24)).astype(np.float32)
@@ -54,6 +62,7 @@ def cached(images, indices, *arguments, views=1, **options):
 )
 def test_distillation_leaves_no_tensor_behind(tmp_path, monkeypatch, gpu, changes):
     monkeypatch.setattr(distill, "compute_teacher_features", cached)
+    monkeypatch.setattr(distill, "precision_of", lambda directory: "float32")
     distil_tiny(tmp_path / "run", dataclasses.replace(DISTILL, **changes))
     gpu.check(9)
 

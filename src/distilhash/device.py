@@ -50,7 +50,7 @@ def choose(name: str | None) -> None:
 
 
 def current() -> torch.device:
-    """The device of this process.
+    """The device of this process, with its number where there may be several, as tensors name it.
 
     Raises:
         DistilhashError: the name is unknown, or PyTorch does not see the device.
@@ -60,30 +60,35 @@ def current() -> torch.device:
     name = _wanted["device"] or os.environ.get(VARIABLE) or "auto"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
+    if not re.fullmatch(r"cpu|mps|cuda(:(0|[1-9][0-9]{0,2}))?", name):
         raise unknown_name("device", name, DEVICES)
     device = torch.device(name)
     seen = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= seen:
         raise DistilhashError("PyTorch does not see this device", f"{name}, {seen} of that kind", 'choose "auto"')
     if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         # By default cuDNN rounds the operands of float32 convolutions to 10 bits; float32 is what was asked for.
         # The older of two settings: with the newer one, torch.export refuses what convolutions and RNNs do differently.
         torch.backends.cudnn.allow_tf32 = False
-    return device
+    return torch.device("mps", 0) if device.type == "mps" else device
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on that device, in its own order of memory; a GPU fetches it while the caller goes on."""
+    import torch
+
     if device.type == "cuda":
-        tensor = tensor.pin_memory()
+        with torch.cuda.device(device):  # else the first GPU gives some of its memory, too
+            tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def on(module: M, device: torch.device) -> M:
     """The module where it lives on that device already, else a copy there: the caller's own stays where it is."""
     here = next(module.parameters(), None)
-    if here is None or here.device.type == device.type:
+    if here is None or here.device == device:
         return module
     return copy.deepcopy(module).to(device)
 
@@ -155,8 +160,12 @@ def native_bfloat16() -> bool:
     """Whether the device may multiply bfloat16 itself."""
     import torch
 
-    if current().type != "cpu":
-        return current().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    device = current()
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # the question is of the current one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # PyTorch without oneDNN
