@@ -20,7 +20,7 @@ is missing or damaged.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -41,6 +41,11 @@ from distilhash.errors import DistilhashError, unknown_name
 from distilhash.progress import log
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from distilhash.codes import CodeTable
+    from distilhash.data.sources import ImageSource
     from distilhash.models import Backbone, Hasher
 
 DEMO_OUTPUT, DISTILL_OUTPUT, HASH_OUTPUT = Path("runs/demo"), Path("runs/distill"), Path("runs/hash")
@@ -281,23 +286,32 @@ def encode(
     Returns:
         "codes" (the file), "images" (how many) and "bits".
     """
-    from distilhash.data.loading import PARTS
-    from distilhash.deploy.runtime import encode_exported, is_exported
+    import numpy as np
+
+    from distilhash.data.loading import PARTS, open_readable, part_of
+    from distilhash.deploy.runtime import INT8, ExportedHasher, model_file
 
     precisions = get_args(get_type_hints(HashConfig)["precision"])[1:]
     if part not in PARTS:
         raise unknown_name("part", part, PARTS)
     if precision not in (None, *precisions):
         raise unknown_name("precision", str(precision), precisions)
-    where: dict[str, Any] = {"part": part, "protocol": protocol, "split_seed": split_seed, "split": split}
-    if is_exported(hasher):
+    model = model_file(hasher, int8=int8)
+    encode_images: Callable[[ImageSource, NDArray[np.int64]], CodeTable]
+    if model is not None:
         if precision is not None:
             fix = "or take --int8"
             raise DistilhashError("an exported hasher runs in the precision it was exported in", precision, fix)
-        return encode_exported(hasher, images, output, int8=int8, threads=threads, **where)
-    if int8 or threads is not None:
+        encode_images = ExportedHasher.open(model.parent, int8=model.name == INT8, threads=threads).encode
+    elif int8 or threads is not None:
         raise DistilhashError("int8 and threads are for an exported hasher", hasher, "export it: distilhash export")
-    return _encode_with_torch(Path(hasher), images, Path(output), precision=precision, **where)
+    else:
+        encode_images = _encoder_with_torch(hasher, precision)
+    source = open_readable(images, labelled=part != "all" or None)
+    indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher))
+    table = encode_images(source, indices)
+    table.save(output)
+    return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
 
 
 def evaluate(
@@ -325,7 +339,7 @@ def profile(
     """Count parameters and multiply-adds of networks, and time them.
 
     Args:
-        networks: Names of students or teachers, which get a hash head, or run directories.
+        networks: Names of students or teachers, which get random weights and a hash head, or run directories.
         bits: Length of the code of such a head, bits.
         size: Side of the input, pixels. None: the network's own.
         seconds: Duration of each timing, seconds.
@@ -547,34 +561,25 @@ def known_names() -> dict[str, list[str]]:
     }
 
 
-def _encode_with_torch(
-    hasher: Path,
-    images: str | Path,
-    output: Path,
-    *,
-    part: str,
-    protocol: str,
-    split_seed: int,
-    split: Path | None,
-    precision: str | None,
-) -> dict[str, Any]:
+def _encoder_with_torch(
+    hasher: str | Path, precision: str | None
+) -> Callable[[ImageSource, NDArray[np.int64]], CodeTable]:
+    """What encodes images with a hasher that was not exported."""
     from distilhash.checkpoint import load_hasher
-    from distilhash.data.loading import count_seen, open_readable, part_of
+    from distilhash.data.loading import count_seen
     from distilhash.device import current, usable_precision
-    from distilhash.inference import encode as encode_images
+    from distilhash.inference import encode
     from distilhash.models.backbone import fingerprint_of
 
-    device = current()
     network, _ = load_hasher(hasher)
-    source = open_readable(images, labelled=part != "all")
-    indices = part_of(source, images, part, protocol, split_seed, split, beside=hasher)
     precision = precision or usable_precision(network.precision)
-    made: dict[str, Any] = {"hasher": fingerprint_of(network), "precision": precision, "device": device.type}
-    if network.seen is not None:
-        made["images_seen_in_training"] = count_seen(source, indices, network.seen)
-    table = encode_images(source, indices, network, precision=precision, provenance=made)
-    table.save(output)
-    return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
+    made: dict[str, Any] = {"hasher": fingerprint_of(network), "precision": precision, "device": str(current())}
+
+    def encode_images(source: ImageSource, indices: NDArray[np.int64]) -> CodeTable:
+        seen = {} if network.seen is None else {"images_seen_in_training": count_seen(source, indices, network.seen)}
+        return encode(source, indices, network, precision=precision, provenance=made | seen)
+
+    return encode_images
 
 
 def _network(name: str, bits: int, size: int | None) -> Backbone | Hasher:
@@ -587,7 +592,7 @@ def _network(name: str, bits: int, size: int | None) -> Backbone | Hasher:
     if name in STUDENTS:
         return create_hasher(create_student(name, size or InputConfig().size), num_bits=bits)
     if is_teacher(name):
-        return create_hasher(create_teacher(name, size=size), num_bits=bits)
+        return create_hasher(create_teacher(name, size=size, pretrained=False), num_bits=bits)
     if Path(name).exists():
         return load_model(name)[0]
     raise unknown_name("network", name, [*STUDENTS, *TEACHERS, "timm/NAME", "a run directory"])

@@ -199,9 +199,9 @@ def _encode(
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
     show: OmitArgPrefixes[Compute] = Compute(),
 ) -> Result:
-    from distilhash.deploy.runtime import is_exported
+    from distilhash.deploy.runtime import model_file
 
-    if show.device and is_exported(hasher):
+    if show.device and model_file(hasher) is not None:
         raise DistilhashError("an exported hasher runs on the processor", f"--device {show.device}", "leave it out")
     return Result(
         api.encode(
@@ -567,7 +567,7 @@ def _table(result: dict[str, Any] | list[dict[str, Any]]) -> Table | str:
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 

@@ -5,8 +5,9 @@ entry is +1, most significant bit of the first byte first (the order of ``np.pac
 zeros. A uint8 array is always read as packed; every other dtype as -1/+1.
 
 A CodeTable on disk is one safetensors file: the tensors ``packed``, ``names_utf8`` and ``name_ends`` (all names in one
-run of bytes, and where each ends), ``labels`` where there are any, and a header with the number of bits and the
-provenance. NumPy only: no torch is imported. One file, because all of it is this one format in memory and on disk.
+run of bytes, and where each ends), ``labels`` and ``digests`` where there are any, and a header with the number of
+bits, the names of the classes and the provenance. NumPy only: no torch is imported. One file, because all of it is this
+one format in memory and on disk.
 
 Shapes: N images, Q queries, B database images, K bits, P = ceil(K / 8) bytes, W = ceil(K / 64) words, C classes.
 """
@@ -17,8 +18,9 @@ import dataclasses
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors
@@ -30,7 +32,8 @@ from distilhash.files import write_atomically
 
 FORMAT = "distilhash.codes"
 VERSION = 1
-TENSORS = {"packed", "names_utf8", "name_ends", "labels"}
+TENSORS = {"packed", "names_utf8", "name_ends", "labels", "digests"}
+DIGEST = 16  # bytes
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint64]
@@ -149,15 +152,36 @@ def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:
     return packed
 
 
+class Images(Protocol):
+    """What a table keeps of a source of images, besides their codes."""
+
+    names: list[str]
+    class_names: list[str]
+
+    @property
+    def labels(self) -> NDArray[Any] | None:
+        """As in CodeTable."""
+
+    @property
+    def digests(self) -> Bytes:
+        """As in CodeTable."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the whole source, for the provenance."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class CodeTable:
-    """The codes of a set of images with names, labels where known, and provenance; refused where they do not fit."""
+    """The codes of a set of images, and what is known of these; refused where the parts do not fit."""
 
     packed: Bytes  # (N, P)
     num_bits: int  # K
     names: list[str]  # N, in the order of the codes
     labels: NDArray[Any] | None = None  # (N,) integer classes, or (N, C) uint8 of 0/1
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON data: what made the codes, from what
+    digests: Bytes | None = None  # (N, 16) a hash of each image's content, by which evaluation knows it again
+    class_names: Sequence[str] = ()  # C, of the labels' numbers or columns; none where the classes have no names
 
     def __post_init__(self) -> None:
         """Check that the parts fit."""
@@ -168,10 +192,33 @@ class CodeTable:
             if not classes and not (labels.ndim == 2 and labels.dtype == np.uint8 and (labels <= 1).all()):
                 given = f"{labels.dtype} {labels.shape}"
                 raise DistilhashError("labels must be (N,) integer classes or (N, C) uint8 of 0/1", given)
-        for kind, column in (("name", self.names), ("label", labels)):
+        if self.digests is not None and (self.digests.dtype != np.uint8 or self.digests.shape[1:] != (DIGEST,)):
+            given = f"{self.digests.dtype} {self.digests.shape}"
+            raise DistilhashError(f"digests must be (N, {DIGEST}) uint8", given)
+        for kind, column in (("name", self.names), ("label", labels), ("digest", self.digests)):
             if column is not None and len(column) != len(self):
                 given = f"{len(column)} {kind}s, {len(self)} codes"
                 raise DistilhashError(f"a code table needs one {kind} a code", given)
+        names = self.class_names
+        if len(names) and labels is not None and labels.size:
+            classes = np.arange(labels.shape[1]) if labels.ndim == 2 else labels
+            if len(set(names)) < len(names) or classes.min() < 0 or classes.max() >= len(names):
+                given = f"{len(set(names))} different names, classes {classes.min()} to {classes.max()}"
+                raise DistilhashError("every class of a code table needs a name of its own", given)
+
+    @classmethod
+    def of(
+        cls, packed: Bytes, num_bits: int, images: Images, indices: NDArray[np.int64], provenance: dict[str, Any]
+    ) -> CodeTable:
+        """The codes (N, P) of ``images[indices]`` with all that the source knows of these images."""
+        labels = images.labels
+        return cls(
+            packed, num_bits, [images.names[index] for index in indices.tolist()],
+            labels=None if labels is None else labels[indices],
+            provenance={"images": images.fingerprint, **provenance},
+            digests=images.digests[indices],
+            class_names=() if labels is None else images.class_names,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Number of images."""
@@ -186,9 +233,11 @@ class CodeTable:
             "names_utf8": np.frombuffer(b"".join(encoded), np.uint8),
             "name_ends": np.cumsum([len(name) for name in encoded], dtype=np.int64),
         }
-        if self.labels is not None:
-            tensors["labels"] = np.ascontiguousarray(self.labels)
+        for name, column in (("labels", self.labels), ("digests", self.digests)):
+            if column is not None:
+                tensors[name] = np.ascontiguousarray(column)
         header = {"format": FORMAT, "version": str(VERSION), "num_bits": str(self.num_bits)}
+        header["class_names"] = json.dumps(list(self.class_names))
         header["provenance"] = json.dumps(self.provenance)
         # One key: safetensors writes several in random order, and equal tables must be equal files.
         metadata = {"distilhash": json.dumps(header, sort_keys=True)}
@@ -210,8 +259,14 @@ class CodeTable:
             provenance = json.loads(header["provenance"])
             if not isinstance(provenance, dict):
                 raise ValueError("its provenance is not an object")
+            class_names = json.loads(header.get("class_names", "[]"))  # tables of earlier versions have none
+            if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
+                raise ValueError("its class names are not a list of texts")
             names = _split_names(tensors["names_utf8"], tensors["name_ends"])
-            return cls(tensors["packed"], int(header["num_bits"]), names, tensors.get("labels"), provenance)
+            return cls(
+                tensors["packed"], int(header["num_bits"]), names, tensors.get("labels"), provenance,
+                tensors.get("digests"), class_names,
+            )  # fmt: skip
         except KeyError as error:
             cause = f"{error.args[0]} is missing"
         # AttributeError: a tensor of float8, which NumPy lacks.

@@ -38,12 +38,12 @@ def encode(
     Raises:
         UnreadableImage: an image cannot be decoded.
     """
-    packed = []
+    packed = [np.empty((0, -(-hasher.num_bits // 8)), np.uint8)]
     with progress("encode", len(indices)) as shown:
         for outputs_nK in outputs(images, indices, hasher, precision=precision):
             packed.append(pack(outputs_nK))
             shown.add(len(outputs_nK))
-    return _table(np.concatenate(packed), images, indices, hasher.num_bits, provenance or {})
+    return CodeTable.of(np.concatenate(packed), hasher.num_bits, images, indices, provenance or {})
 
 
 def outputs(
@@ -68,7 +68,7 @@ def encode_features(
     with torch.inference_mode():
         features = torch.from_numpy(np.array(features_ND)).to(hasher.head.weight.device)
         outputs_NK = hasher.head(torch.relu(features)).cpu().numpy()
-    return _table(pack(outputs_NK), images, indices, hasher.num_bits, provenance or {})
+    return CodeTable.of(pack(outputs_NK), hasher.num_bits, images, indices, provenance or {})
 
 
 def _through(
@@ -94,12 +94,3 @@ def _through(
 
     blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
     return through(batch_of, outputs_of, blocks, shared=shared)
-
-
-def _table(
-    packed: np.ndarray, images: ImageSource, indices: np.ndarray, num_bits: int, provenance: dict[str, Any]
-) -> CodeTable:
-    names = [images.names[int(index)] for index in indices]
-    labels = None if images.labels is None else np.asarray(images.labels)[indices]
-    provenance = {"images": images.fingerprint, **provenance}
-    return CodeTable(packed=packed, num_bits=num_bits, names=names, labels=labels, provenance=provenance)

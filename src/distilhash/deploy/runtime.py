@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from distilhash.codes import CodeTable, pack
 from distilhash.config import InputConfig, from_dict
-from distilhash.data.loading import open_readable, part_of
 from distilhash.data.prefetch import BATCH_PIXELS, cores, prefetch
 from distilhash.data.sources import Fingerprinted, ImageSource, digests_of
 from distilhash.data.transforms import Preprocess
@@ -70,13 +69,14 @@ class ExportedHasher:
         input: the preprocessing of images.
         num_bits: K.
         threads: batches that run at once.
+        precision: "float32" or "int8".
         fingerprint: of the function from images to codes, for code tables; int8 has one of its own.
         model_fingerprint: of the weights that run: two exports of one hasher may have been calibrated differently.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, config: ExportedConfig, model: str, threads: int) -> None:
         self.input, self.num_bits, self.threads = config.input, config.bits, threads
-        kind = "fp32" if model == FLOAT else "int8"
+        kind, self.precision = ("fp32", "float32") if model == FLOAT else ("int8", "int8")
         self.fingerprint = config.hasher if model == FLOAT else f"{config.hasher}-int8"
         self.model_fingerprint = f"{config.hasher}-{kind}-{config.files[model]['sha256'][:16]}"
         self._session = session
@@ -129,39 +129,12 @@ class ExportedHasher:
         source = _Given(images) if isinstance(images, Sequence | np.ndarray) else images
         chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
         packed = [np.empty((0, -(-self.num_bits // 8)), np.uint8)]
-        with progress("encoding", len(chosen)) as counter:
+        with progress("encode", len(chosen)) as counter:
             for outputs_nK in self.outputs(source, chosen):
                 packed.append(pack(outputs_nK))
                 counter.add(len(outputs_nK))
-        return CodeTable(
-            packed=np.concatenate(packed),
-            num_bits=self.num_bits,
-            names=[source.names[int(index)] for index in chosen],
-            labels=None if source.labels is None else np.asarray(source.labels)[chosen],
-            provenance={"images": source.fingerprint, "hasher": self.fingerprint},
-        )
-
-
-def encode_exported(
-    directory: str | Path, images: str | Path, output: str | Path, *, int8: bool = False, threads: int | None = None,
-    part: str = "all", protocol: str = "cifar10", split_seed: int = 0, split: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Write the code table of images, or of one part of their split; says where it is, its images and its bits.
-
-    Args:
-        directory, int8, threads: as ExportedHasher.open.
-        images: "cifar10" or a folder.
-        output: the code table's file.
-        part: all, query, train, validation or database.
-        protocol, split_seed: of the split, where one is drawn.
-        split: a split's file; None: the one beside the hasher, else a drawn one.
-    """
-    hasher = ExportedHasher.open(directory, int8=int8, threads=threads)
-    source = open_readable(images, labelled=part != "all")
-    chosen = part_of(source, images, part, protocol, split_seed, split, beside=Path(directory))
-    table = hasher.encode(source, chosen)
-    table.save(Path(output))
-    return {"codes": str(output), "images": len(chosen), "bits": table.num_bits}
+        made = {"hasher": self.fingerprint, "precision": self.precision, "device": "cpu"}
+        return CodeTable.of(np.concatenate(packed), self.num_bits, source, chosen, made)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,7 @@ class Retrieval:
     database_words: NDArray[np.uint64]  # (W, B): each row of words is contiguous
     num_bits: int
     relevant: Callable[[int], NDArray[np.intp]]  # query -> indices of its relevant database images
+    own: Callable[[int], NDArray[np.intp]] | None = None  # query -> indices of itself, which its ranking leaves out
 
     @classmethod
     def checked(
@@ -93,10 +94,14 @@ class Retrieval:
             for row, query in enumerate(block):
                 distance_B = self._distances(self.query_words[query], buffers)
                 relevant = self.relevant(query)
+                own = np.empty(0, np.intp) if self.own is None else self.own(query)
                 counts.items[row] = _histogram(distance_B, bins, buffers)
+                if len(own):
+                    relevant = np.setdiff1d(relevant, own)
+                    counts.items[row] -= np.bincount(distance_B[own], minlength=bins)
                 counts.hits[row] = _histogram(distance_B[relevant], bins, buffers)
                 if len(cut_D):
-                    counts.stable_hits[row], counts.stable_sums[row] = _stable(distance_B, relevant, cut_D)
+                    counts.stable_hits[row], counts.stable_sums[row] = _stable(distance_B, relevant, own, cut_D)
             yield counts
 
     def _distances(self, words_W: NDArray[np.uint64], buffers: _Buffers) -> NDArray[Any]:
@@ -137,12 +142,17 @@ def _histogram(distance_n: NDArray[Any], bins: int, buffers: _Buffers) -> Intege
 
 
 def _stable(
-    distance_B: NDArray[Any], relevant: NDArray[np.intp], cut_D: Integers
+    distance_B: NDArray[Any], relevant: NDArray[np.intp], own: NDArray[np.intp], cut_D: Integers
 ) -> tuple[Integers, NDArray[np.float64]]:
     """One row of the last two of Counts."""
     is_relevant_B = np.zeros(len(distance_B), bool)
     is_relevant_B[relevant] = True
-    ranks = np.flatnonzero(is_relevant_B[np.argsort(distance_B, kind="stable")]) + 1
+    order = np.argsort(distance_B, kind="stable")
+    if len(own):
+        is_own_B = np.zeros(len(distance_B), bool)
+        is_own_B[own] = True
+        order = order[~is_own_B[order]]
+    ranks = np.flatnonzero(is_relevant_B[order]) + 1
     sums = np.append(0, np.cumsum(np.arange(1, len(ranks) + 1) / ranks))
     hits_D = np.searchsorted(ranks, cut_D, side="right")
     return hits_D, sums[hits_D]

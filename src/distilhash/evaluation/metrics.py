@@ -16,6 +16,7 @@ Shapes: Q queries, q queries of a block, B database images, K bits, C classes, T
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +25,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from distilhash.codes import CodeTable
 from distilhash.errors import DistilhashError, unknown_name
-from distilhash.evaluation.counts import Counts, Retrieval
+from distilhash.evaluation.counts import Counts, Retrieval, relevance
 from distilhash.evaluation.ties import expected_average_precision, stable_average_precision
 from distilhash.files import write_json
+from distilhash.progress import log
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 RANKS = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000)  # of the curve of precision at N
+SHOWN = 5  # classes that an error names of each side
 NAMES = {"ties": ("expected", "stable"), "denominator": ("found", "relevant")}
 
 
@@ -168,24 +171,30 @@ def precision_at(
 def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = None) -> dict[str, Any]:
     """Retrieval metrics of the queries in the database.
 
+    No query finds itself: where images of the database have a query's content, its ranking is of all the others. Two
+    tables that are one are therefore evaluated leave-one-out.
+
     Args:
-        query, database: labelled codes of one hasher, with no image in both.
+        query, database: labelled codes of one hasher. Their classes are matched by name where they have names.
         at: K of ``map_at_K`` and ``stable_map_at_K``, which divide by the relevant images found within K; None: only
             the metrics over all ranks.
 
     Returns:
         The metrics by the names of their definitions. ``relevant_share`` is what a random ranking scores;
         ``map_at_all`` is the expectation over all orders of ties, ``stable_map_at_all`` breaks ties by database order.
-        ``curve`` holds precision and recall by Hamming radius, and precision of the first n images.
+        ``curve`` holds precision and recall by Hamming radius, and precision of the first n images. What was done:
+        ``leave_one_out`` (whether every query is in the database, too), ``queries_in_database`` (how many are),
+        ``queries_without_relevant`` (which count as 0), and the names of classes that one side alone has images of.
 
     Raises:
-        DistilhashError: a table has no labels, the tables differ in bits or hashers, or they share images.
+        DistilhashError: a table has no labels, the tables differ in bits or hashers or have no class in common, or
+            they do not tell their images apart.
     """
     if query.labels is None or database.labels is None:
         raise DistilhashError(
             "evaluation needs labels",
             "a code table without labels",
-            "encode labelled images: a CIFAR-10 split or a folder with class subfolders",
+            "encode labelled images: CIFAR-10, or a folder with class subfolders or list files",
         )
     bits, again = query.num_bits, "encode both with one hasher"
     if bits != database.num_bits:
@@ -193,19 +202,23 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
     makers = [table.provenance.get("hasher") for table in (query, database)]
     if None not in makers and makers[0] != makers[1]:
         raise DistilhashError("the code tables come from different hashers", " and ".join(map(str, makers)), again)
-    shared = set(query.names) & set(database.names)
-    if shared:
-        found = f"{len(shared)} of them, such as {min(shared)}"
-        raise DistilhashError("query images are in the database", found, "encode disjoint parts")
-    retrieval = Retrieval.checked(query.packed, database.packed, query.labels, database.labels, bits)
+    labels, one_sided = _labels_by_name(query, database)
+    retrieval = Retrieval.checked(query.packed, database.packed, *labels, bits)
     num_queries, num_database = retrieval.num_queries, retrieval.num_database
+    query_ids, database_ids = _identities(query, database)
+    own_Q = np.bincount(database_ids, minlength=query_ids.max() + 1)[query_ids]
+    if own_Q.any():
+        retrieval = dataclasses.replace(retrieval, own=relevance(query_ids, database_ids))
+    if own_Q.min() == num_database:
+        raise DistilhashError("the database holds no image but the query itself", f"{num_database} images")
     depths = {"all": num_database} | ({} if at is None else {str(at): _depth(at, num_database)})
-    rank_R = np.array([rank for rank in RANKS if rank <= num_database])
+    rank_R = np.array([rank for rank in RANKS if rank <= num_database - own_Q.max()])
     expected, stable = dict.fromkeys(depths, 0.0), dict.fromkeys(depths, 0.0)
-    relevant, ball_2T, hits_R = 0, np.zeros((2, bits + 1)), np.zeros(len(rank_R))
+    relevant, without, ball_2T, hits_R = 0, 0, np.zeros((2, bits + 1)), np.zeros(len(rank_R))
     for counts in retrieval.blocks(np.array(list(depths.values()))):
         relevant_q = counts.hits.sum(axis=1)
         relevant += int(relevant_q.sum())
+        without += int((relevant_q == 0).sum())
         ball_2T += _ball_sums(counts)
         hits_R += _expected_hits(counts, rank_R).sum(axis=0)
         for column, (name, depth) in enumerate(depths.items()):
@@ -217,7 +230,11 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
         "queries": num_queries,
         "database": num_database,
         "bits": bits,
-        "relevant_share": relevant / (num_queries * num_database),
+        "leave_one_out": bool(own_Q.all()),
+        "queries_in_database": int((own_Q > 0).sum()),
+        "queries_without_relevant": without,
+        **one_sided,
+        "relevant_share": relevant / (num_queries * num_database - int(own_Q.sum())),
         "precision_at_radius_2": float(precision_T[min(2, bits)]),  # a ball wider than a code holds all
         **{f"map_at_{name}": total / num_queries for name, total in expected.items()},
         **{f"stable_map_at_{name}": total / num_queries for name, total in stable.items()},
@@ -239,10 +256,68 @@ def evaluate_files(query: Path, database: Path, *, at: int | None = None, output
         output: a JSON file for the metrics and the curve.
     """
     metrics = evaluate_tables(CodeTable.load(query), CodeTable.load(database), at=at)
+    if metrics["queries_in_database"]:
+        log.info("%s of the queries are in the database, too; none is among its own results",
+                 f"{metrics['queries_in_database']:,} of {metrics['queries']:,}")  # fmt: skip
+    if metrics["queries_without_relevant"]:
+        log.warning("%s queries have no relevant image and count as 0", f"{metrics['queries_without_relevant']:,}")
+    for side in ("query", "database"):
+        if metrics[f"only_in_{side}"]:
+            log.warning("only the %s has images of: %s", side, ", ".join(metrics[f"only_in_{side}"]))
     if output is not None:
         write_json(output, metrics)
     del metrics["curve"]
     return metrics
+
+
+def _identities(query: CodeTable, database: CodeTable) -> tuple[Integers, Integers]:
+    """A number for each image, (Q,) and (B,): equal numbers, the same image."""
+    num_queries = len(query)
+    if query.digests is not None and database.digests is not None:
+        digests = np.ascontiguousarray(np.concatenate([query.digests, database.digests]))
+        ids = np.unique(digests.view("V16").ravel(), return_inverse=True)[1]
+        return ids[:num_queries], ids[num_queries:]
+    ids = np.arange(num_queries + len(database))
+    shared = set(query.names) & set(database.names)
+    if not shared:
+        return ids[:num_queries], ids[num_queries:]
+    if query.names != database.names or not np.array_equal(query.packed, database.packed):
+        found = f"{len(shared)} names are in both, such as {min(shared)}"
+        fix = "write both again with: distilhash encode, which keeps a hash of each image"
+        raise DistilhashError("the code tables do not say whether they hold the same images", found, fix)
+    return ids[:num_queries], ids[:num_queries]
+
+
+def _labels_by_name(query: CodeTable, database: CodeTable) -> tuple[list[NDArray[Any]], dict[str, list[str]]]:
+    """The labels of both sides with numbers that mean the same class, and the classes that one side alone has."""
+    tables = {"query": query, "database": database}
+    labels = [np.asarray(table.labels) for table in tables.values()]
+    unnamed = [side for side, table in tables.items() if not len(table.class_names)]
+    if len(unnamed) == 2:
+        return labels, {f"only_in_{side}": [] for side in tables}
+    if unnamed:
+        fix = "write both again with: distilhash encode"
+        raise DistilhashError("one of the code tables does not name its classes", unnamed[0], fix)
+    names = list(dict.fromkeys([*query.class_names, *database.class_names]))
+    place = {name: number for number, name in enumerate(names)}
+    several = any(column.ndim == 2 for column in labels)
+    used: list[set[str]] = []
+    for i, table in enumerate(tables.values()):
+        place_C = np.array([place[name] for name in table.class_names])
+        if labels[i].ndim == 2:
+            spread = np.zeros((len(table), len(names)), np.uint8)
+            spread[:, place_C[: labels[i].shape[1]]] = labels[i]
+            labels[i], numbers = spread, np.flatnonzero(spread.any(axis=0))
+        else:
+            labels[i], numbers = place_C[labels[i]], np.unique(place_C[labels[i]])
+            if several:
+                labels[i] = np.eye(len(names), dtype=np.uint8)[labels[i]]
+        used.append({names[number] for number in numbers})
+    if not used[0] & used[1]:
+        given = " and ".join(", ".join(sorted(side)[:SHOWN]) for side in used)
+        raise DistilhashError("the code tables have no class in common", given, "name the classes of both alike")
+    alone = used[0] - used[1], used[1] - used[0]
+    return labels, {f"only_in_{side}": sorted(classes) for side, classes in zip(tables, alone, strict=True)}
 
 
 def _depth(at: int | None, num_database: int) -> int:

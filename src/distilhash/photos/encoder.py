@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from distilhash.codes import Bytes, pack
@@ -223,13 +224,14 @@ class Encoder(NamedTuple):
     path: str
     num_bits: int
     fingerprint: str  # of the network with its weights: other codes, other fingerprint
-    run: Callable[[PhotoFiles], Bytes]
+    outputs: Callable[[PhotoFiles, NDArray[np.int64]], Iterator[NDArray[np.float32]]]  # (n, K), batch after batch
 
     def encode(self, paths: Sequence[str]) -> Encoded:
         """The codes of these files, in their order."""
         files = PhotoFiles(paths)
-        packed = self.run(files) if paths else np.empty((0, -(-self.num_bits // 8)), np.uint8)
-        return Encoded(packed, files.failures)
+        none = np.empty((0, -(-self.num_bits // 8)), np.uint8)
+        packed = [pack(outputs_nK) for outputs_nK in self.outputs(files, np.arange(len(files)))]
+        return Encoded(np.concatenate([none, *packed]), files.failures)
 
 
 def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
@@ -238,8 +240,7 @@ def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
     path = str(place.absolute())
     if model_file(place) is not None:
         exported = ExportedHasher.open(place.parent, int8=place.name == INT8)
-        bits, fingerprint = exported.num_bits, exported.model_fingerprint
-        return Encoder(path, bits, fingerprint, lambda files: exported.encode(files).packed)
+        return Encoder(path, exported.num_bits, exported.model_fingerprint, exported.outputs)
 
     import torch
 
@@ -249,9 +250,6 @@ def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
 
     network, _ = load_hasher(place)
 
-    def run(files: PhotoFiles) -> Bytes:
-        # float32 on the CPU: on every machine a photo keeps its code, so an index may move.
-        blocks = outputs(files, np.arange(len(files)), network, precision="float32", device=torch.device("cpu"))
-        return np.concatenate([pack(outputs_nK) for outputs_nK in blocks])
-
-    return Encoder(path, network.num_bits, fingerprint_of(network), run)
+    # float32 on the CPU: on every machine a photo keeps its code, so an index may move.
+    on_cpu = partial(outputs, hasher=network, precision="float32", device=torch.device("cpu"))
+    return Encoder(path, network.num_bits, fingerprint_of(network), on_cpu)
