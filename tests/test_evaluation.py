@@ -98,9 +98,7 @@ def test_leave_one_out_of_many_images_is_a_loop_over_the_others():
         rest = CodeTable(
             whole.packed[kept], 5, [str(i) for i in kept], labels[kept], digests=digests[kept], class_names=NAMES
         )
-        asked = CodeTable(
-            whole.packed[[q]], 5, ["q"], labels[[q]], digests=digests[[q]] ^ 255, class_names=NAMES
-        )
+        asked = CodeTable(whole.packed[[q]], 5, ["q"], labels[[q]], digests=digests[[q]] ^ 255, class_names=NAMES)
         one = CodeTable(whole.packed[[q]], 5, ["q"], labels[[q]], digests=digests[[q]], class_names=NAMES)
         inside, outside = evaluate_tables(one, whole, at=50), evaluate_tables(asked, rest, at=50)
         for name in ("map_at_all", "map_at_50", "stable_map_at_all", "precision_at_radius_2", "relevant_share"):
@@ -124,7 +122,7 @@ def test_a_query_alone_in_the_database_is_refused():
 
 def test_tables_without_digests_are_told_apart_by_names_or_refused():
     bare = [table(contents, digests=False) for contents in ([1, 2, 3, 4], [5, 6, 7, 8])]
-    with pytest.raises(DistilhashError, match="4 names .* 0.jpg"):
+    with pytest.raises(DistilhashError, match=r"4 names .* 0\.jpg"):
         evaluate_tables(*bare)
     with pytest.raises(DistilhashError, match="4 names"):
         evaluate_tables(table([1, 2, 3, 4]), bare[1])
@@ -146,12 +144,9 @@ def test_classes_are_matched_by_name(several):
     tables = []
     for side, (names, sets) in enumerate(zip(classes, held, strict=True)):
         labels = np.array([[name in chosen for name in names] for chosen in sets], np.uint8)
-        tables.append(
-            CodeTable(
-                pack(rng.choice([-1, 1], (len(sets), 3))), 3, [f"{side}{i}" for i in range(len(sets))],
-                labels if side in several else labels.argmax(axis=1), class_names=names,
-            )  # fmt: skip
-        )
+        labels = labels if side in several else labels.argmax(axis=1)
+        codes, file_names = rng.choice([-1, 1], (len(sets), 3)), [f"{side}{i}" for i in range(len(sets))]
+        tables.append(CodeTable(pack(codes), 3, file_names, labels, class_names=names))
     found = evaluate_tables(*tables, at=100)
     expected = naive([-1, -2, -3], range(6), *tables, lambda q, d: bool(held[0][q] & held[1][d]), 100)
     del expected["first"]
@@ -182,7 +177,7 @@ def test_a_table_keeps_digests_and_class_names_and_older_files_have_none(tmp_pat
     read = CodeTable.load(tmp_path / "codes")
     assert np.array_equal(read.digests, made.digests) and tuple(read.class_names) == NAMES
     with safetensors.safe_open(tmp_path / "codes", framework="np") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys() if name != "digests"}
+        tensors = {name: file.get_tensor(name) for name in file if name != "digests"}
         header = json.loads(file.metadata()["distilhash"])
     for names in ('["a"', '"abc"', "[1, 2, 3]", '["bee"]'):
         held = {"distilhash": json.dumps(header | {"class_names": names})}

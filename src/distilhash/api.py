@@ -286,8 +286,6 @@ def encode(
     Returns:
         "codes" (the file), "images" (how many) and "bits".
     """
-    import numpy as np
-
     from distilhash.data.loading import PARTS, open_readable, part_of
     from distilhash.deploy.runtime import INT8, ExportedHasher, model_file
 

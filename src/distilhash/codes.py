@@ -201,9 +201,9 @@ class CodeTable:
                 raise DistilhashError(f"a code table needs one {kind} a code", given)
         names = self.class_names
         if len(names) and labels is not None and labels.size:
-            classes = np.arange(labels.shape[1]) if labels.ndim == 2 else labels
-            if len(set(names)) < len(names) or classes.min() < 0 or classes.max() >= len(names):
-                given = f"{len(set(names))} different names, classes {classes.min()} to {classes.max()}"
+            low, high = (0, labels.shape[1] - 1) if labels.ndim == 2 else (labels.min(), labels.max())
+            if len(set(names)) < len(names) or low < 0 or high >= len(names):
+                given = f"{len(set(names))} different names, classes {low} to {high}"
                 raise DistilhashError("every class of a code table needs a name of its own", given)
 
     @classmethod

@@ -67,7 +67,7 @@ def current() -> torch.device:
     if (device.index or 0) >= seen:
         raise DistilhashError("PyTorch does not see this device", f"{name}, {seen} of that kind", 'choose "auto"')
     if device.type == "cuda":
-        if device.index is None:
+        if name == "cuda":
             device = torch.device("cuda", torch.cuda.current_device())
         # By default cuDNN rounds the operands of float32 convolutions to 10 bits; float32 is what was asked for.
         # The older of two settings: with the newer one, torch.export refuses what convolutions and RNNs do differently.
@@ -163,7 +163,7 @@ def native_bfloat16() -> bool:
     device = current()
     if device.type == "cuda":
         with torch.cuda.device(device):  # the question is of the current one
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     try:

@@ -202,8 +202,8 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
     makers = [table.provenance.get("hasher") for table in (query, database)]
     if None not in makers and makers[0] != makers[1]:
         raise DistilhashError("the code tables come from different hashers", " and ".join(map(str, makers)), again)
-    labels, one_sided = _labels_by_name(query, database)
-    retrieval = Retrieval.checked(query.packed, database.packed, *labels, bits)
+    query_labels, database_labels, one_sided = _labels_by_name(query, database)
+    retrieval = Retrieval.checked(query.packed, database.packed, query_labels, database_labels, bits)
     num_queries, num_database = retrieval.num_queries, retrieval.num_database
     query_ids, database_ids = _identities(query, database)
     own_Q = np.bincount(database_ids, minlength=query_ids.max() + 1)[query_ids]
@@ -288,13 +288,13 @@ def _identities(query: CodeTable, database: CodeTable) -> tuple[Integers, Intege
     return ids[:num_queries], ids[:num_queries]
 
 
-def _labels_by_name(query: CodeTable, database: CodeTable) -> tuple[list[NDArray[Any]], dict[str, list[str]]]:
+def _labels_by_name(query: CodeTable, database: CodeTable) -> tuple[NDArray[Any], NDArray[Any], dict[str, list[str]]]:
     """The labels of both sides with numbers that mean the same class, and the classes that one side alone has."""
     tables = {"query": query, "database": database}
     labels = [np.asarray(table.labels) for table in tables.values()]
     unnamed = [side for side, table in tables.items() if not len(table.class_names)]
     if len(unnamed) == 2:
-        return labels, {f"only_in_{side}": [] for side in tables}
+        return labels[0], labels[1], {f"only_in_{side}": [] for side in tables}
     if unnamed:
         fix = "write both again with: distilhash encode"
         raise DistilhashError("one of the code tables does not name its classes", unnamed[0], fix)
@@ -317,7 +317,11 @@ def _labels_by_name(query: CodeTable, database: CodeTable) -> tuple[list[NDArray
         given = " and ".join(", ".join(sorted(side)[:SHOWN]) for side in used)
         raise DistilhashError("the code tables have no class in common", given, "name the classes of both alike")
     alone = used[0] - used[1], used[1] - used[0]
-    return labels, {f"only_in_{side}": sorted(classes) for side, classes in zip(tables, alone, strict=True)}
+    return (
+        labels[0],
+        labels[1],
+        {f"only_in_{side}": sorted(classes) for side, classes in zip(tables, alone, strict=True)},
+    )
 
 
 def _depth(at: int | None, num_database: int) -> int:

@@ -77,8 +77,10 @@ def reproduce(
             f" --frameworks {key.framework} --bits {key.bits} --seeds {key.seed}"
         ),
     )  # fmt: skip
-    settings = {"stage": "reproduce", "table": table, "budget": config.budget, "protocol": config.protocol,
-                "images": images.fingerprint, "preset": as_dict(preset)}  # fmt: skip
+    settings: dict[str, Any] = {
+        "stage": "reproduce", "table": table, "budget": config.budget, "protocol": config.protocol,
+        "images": images.fingerprint, "preset": as_dict(preset),
+    }  # fmt: skip
     if config.best_on_test:  # measured as each hasher is trained, so that it can neither begin nor end in mid-run
         settings["best_on_test"] = True
     return comparison.run(output, settings, resume=resume, overwrite=overwrite)

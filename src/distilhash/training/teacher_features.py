@@ -135,7 +135,7 @@ def frozen(teacher: Teacher, seen: InputConfig, precision: str) -> Callable[[Ten
 
     def features_of(pixels_N3SS: Tensor) -> Tensor:
         with torch.no_grad():  # autograd would refuse a target that inference mode made
-            return torch.cat([network(part) for part in pixels_N3SS.split(batch)])
+            return torch.cat([network(part) for part in torch.split(pixels_N3SS, batch)])
 
     return features_of
 
