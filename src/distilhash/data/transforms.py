@@ -107,22 +107,8 @@ class Preprocess:
         return cropped if views is None else self._augmented(cropped, views)
 
     def read(self, source: ImageSource, indices: NDArray[np.int64], views: Views | None = None) -> Pixels:
-        """The cropped images of a source: uint8 (n, S, S, 3).
-
-        Files are decoded and cropped one after the other: a thread holds one image at its full size and no more.
-
-        Raises:
-            UnreadableImage: a file cannot be decoded.
-        """
-        if not source.decodes:
-            return self.crop(source.read(indices), views)
-        cropped = np.empty((len(indices), self.config.size, self.config.size, 3), np.uint8)
-        if views is not None:
-            _check_views(views, len(indices))
-        for i in range(len(indices)):
-            image = source.read(indices[i : i + 1])
-            cropped[i : i + 1] = self.crop(image, None if views is None else views[np.array([i])])
-        return cropped
+        """The cropped images of a source, uint8 (n, S, S, 3): see read_for()."""
+        return read_for([self], source, indices, views)[0]
 
     def tensor(self, cropped: Pixels) -> Tensor:
         """(pixel / 255 - mean) / std of uint8 (n, S, S, 3): float32 (n, 3, S, S) in channels-last memory."""
@@ -189,6 +175,29 @@ class Preprocess:
         mirrored = np.arange(size * 3).reshape(size, 3)[::-1].ravel()
         rows[views.flip] = np.take(rows[views.flip], mirrored, axis=2)
         return cropped
+
+
+def read_for(
+    pipelines: Sequence[Preprocess], source: ImageSource, indices: NDArray[np.int64], views: Views | None = None
+) -> list[Pixels]:
+    """What each of some pipelines crops of the same views of a source's images: uint8 (n, S, S, 3).
+
+    Files are decoded once and cropped one after the other: a thread holds one image at its full size and no more.
+
+    Raises:
+        UnreadableImage: a file cannot be decoded.
+    """
+    if not source.decodes:
+        images = source.read(indices)
+        return [pipeline.crop(images, views) for pipeline in pipelines]
+    if views is not None:
+        _check_views(views, len(indices))
+    cropped = [np.empty((len(indices), *[pipeline.config.size] * 2, 3), np.uint8) for pipeline in pipelines]
+    for i in range(len(indices)):
+        image = source.read(indices[i : i + 1])
+        for pipeline, crops in zip(pipelines, cropped, strict=True):
+            crops[i : i + 1] = pipeline.crop(image, None if views is None else views[np.array([i])])
+    return cropped
 
 
 def _corners(offset: NDArray[np.float64], sides: tuple[int, int], size: int) -> NDArray[np.int64]:

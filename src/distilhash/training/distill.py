@@ -24,7 +24,7 @@ from distilhash.config import DistillConfig, InputConfig, as_dict
 from distilhash.data.order import Batches
 from distilhash.data.prefetch import prefetch, readers
 from distilhash.data.sources import ImageSource
-from distilhash.data.transforms import Preprocess, make_views
+from distilhash.data.transforms import Preprocess, make_views, read_for
 from distilhash.device import arithmetic, current, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
@@ -183,22 +183,22 @@ def _loader(
 ) -> Callable[[int], tuple[Tensor, Tensor]]:  # fmt: skip
     """What loads a step: the student's pixels (N, 3, S, S), and of the very same views the teacher's features (N, D).
 
-    Online it is the teacher's pixels, read as for the cache: a JPEG comes at the size that each network needs.
+    Online it is the teacher's pixels, cropped as for the cache.
     """
     device = current()
-    student_pixels, teacher_pixels = Preprocess(student.input), Preprocess(seen)
+    pipelines = [Preprocess(student.input), *([Preprocess(seen)] if config.mode == "online" else [])]
 
     def load(step: int) -> tuple[Tensor, Tensor]:
         epoch, batch = divmod(step, batches.steps)
         chosen = train[batches.positions(epoch, batch)]
         view = epoch % config.views
         views = make_views(chosen, view, config.seed) if view else None
-        if config.mode == "online":
-            of_teacher = teacher_pixels.tensor(teacher_pixels.read(images, chosen, views))
-        else:
-            of_teacher = torch.from_numpy(cache_VND[view, rows_of(chosen)])
-        pixels_N3SS = student_pixels.tensor(student_pixels.read(images, chosen, views))
-        return sent(pixels_N3SS, device), sent(of_teacher, device)
+        cropped = read_for(pipelines, images, chosen, views)
+        tensors = [pipeline.tensor(crops) for pipeline, crops in zip(pipelines, cropped, strict=True)]
+        if config.mode == "cached":
+            tensors.append(torch.from_numpy(cache_VND[view, rows_of(chosen)]))
+        pixels_N3SS, of_teacher = (sent(tensor, device) for tensor in tensors)
+        return pixels_N3SS, of_teacher
 
     return load
 
