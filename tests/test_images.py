@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import distilhash
+from distilhash.config import ScanConfig
 from distilhash.data import ArraySource, FolderSource, Subset, UnreadableImage, find_unreadable, open_images, readable
+from distilhash.data.decode import EXTENSIONS
+from distilhash.data.folders import told_others, walk
 from distilhash.data.loading import open_readable, part_of, split_of
 from distilhash.errors import DistilhashError
 
@@ -99,6 +103,92 @@ def test_folder_order_and_labels(tmp_path: Path) -> None:
     images = plain.read([1, 6])
     assert [image.size for image in images] == [(6, 4)] * 2
     assert images[0].getpixel((0, 0)) == (100,) * 3 and images[1].getpixel((0, 0)) == (0,) * 3
+
+
+TREE = ("b/1.png", "a/2.jpg", "a/b/3.gif", "raw/4.png", "a/raw/5.png", "a/b.raw/6.png", "A/7.PNG")
+KEPT = {
+    (): TREE,
+    ("raw",): ("b/1.png", "a/2.jpg", "a/b/3.gif", "a/b.raw/6.png", "A/7.PNG"),
+    ("raw/",): ("b/1.png", "a/2.jpg", "a/b/3.gif", "a/b.raw/6.png", "A/7.PNG"),
+    ("/raw",): ("b/1.png", "a/2.jpg", "a/b/3.gif", "a/raw/5.png", "a/b.raw/6.png", "A/7.PNG"),
+    ("**/raw",): ("b/1.png", "a/2.jpg", "a/b/3.gif", "a/b.raw/6.png", "A/7.PNG"),
+    ("a/raw",): ("b/1.png", "a/2.jpg", "a/b/3.gif", "raw/4.png", "a/b.raw/6.png", "A/7.PNG"),
+    ("*.gif", "[12].*"): ("raw/4.png", "a/raw/5.png", "a/b.raw/6.png", "A/7.PNG"),
+    ("a/*",): ("b/1.png", "raw/4.png", "A/7.PNG"),
+    ("*raw*/?.png",): ("b/1.png", "a/2.jpg", "a/b/3.gif", "A/7.PNG"),
+}
+
+
+REFUSED = ("a/*",), ("*raw*/?.png",), ("*.gif", "[12].*")  # a class folder is left without images
+
+
+@pytest.mark.parametrize("patterns", KEPT)
+def test_what_is_excluded_is_the_same_for_all(tmp_path: Path, patterns: tuple[str, ...]) -> None:
+    for number, name in enumerate(TREE):
+        picture(tmp_path / name, number)
+    picture(tmp_path / "@eaDir/1.png")
+    picture(tmp_path / "a/#recycle/1.png")
+    scan, kept = ScanConfig(exclude=patterns), sorted(KEPT[patterns])
+    assert open_images(tmp_path, scan=scan).names == kept
+    assert sorted(os.path.relpath(file.path, tmp_path) for file in walk([f"{tmp_path}/"], scan).files) == kept
+    counted = [part["images"] for part in distilhash.check(tmp_path, scan=scan)["parts"]]
+    assert counted == [len(kept)] or (not counted and patterns in REFUSED)
+    everything = open_images(tmp_path, scan=ScanConfig(exclude=patterns, hidden=True)).names
+    assert set(everything) >= set(kept) and len(everything) <= len(TREE) + 2
+    assert len(walk([str(tmp_path / "@eaDir")], scan).files) == ("[12].*" not in patterns), "a folder that is named"
+
+
+def test_a_class_that_is_excluded_is_no_empty_one(tmp_path: Path) -> None:
+    for name in ("a/1", "b/1", "c/1"):
+        picture(tmp_path / f"{name}.png")
+    assert open_images(tmp_path, labelled=True, scan=ScanConfig(exclude=("b",))).class_names == ["a", "c"]
+
+
+@pytest.mark.parametrize("patterns", ["raw", ("",), ("a", "/")])
+def test_patterns_that_would_match_nothing_or_all(patterns: tuple[str, ...]) -> None:
+    with pytest.raises(DistilhashError, match="exclude"):
+        ScanConfig(exclude=patterns)
+
+
+def test_files_are_images_by_ending_or_else_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.new("RGB", (8, 8), "red")
+    kinds = {
+        "JPEG": "jpg jpeg jpe jfif", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif tiff",
+        "PPM": "ppm pnm", "AVIF": "avif", "JPEG2000": "jp2 j2k jpx", "HEIF": "heic heif hif",
+    }  # fmt: skip
+    names = [f"x.{ending.upper()}" for endings in kinds.values() for ending in endings.split()]
+    for kind, endings in kinds.items():
+        for ending in endings.split():
+            image.save(tmp_path / f"x.{ending.upper()}", kind)
+        for name in (kind, f"at 10.15.33 {kind}", f"Dr. {kind}", f"{kind}.2019"):
+            image.save(tmp_path / name, kind)
+            names.append(name)
+    image.convert("L").save(tmp_path / "grey", "PPM")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "x.pfm")
+    others = {
+        "a.mp4": b"", "b.mp4": b"", "c.MP4": b"", "a.txt": b"", "empty": b"", "README": b"BMW is no bitmap",
+        "Makefile": b"P1 is no bitmap", "x.eps": b"%!PS-Adobe", "paper": b"%PDF-1.4",
+        "page": b"%!PS-Adobe-3.0 EPSF-3.0\n", "photo.jpg.bak": (tmp_path / "x.JPG").read_bytes(),
+    }  # fmt: skip
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe")
+    opened = []
+    real = open
+    monkeypatch.setattr(
+        "builtins.open", lambda file, *rest, **more: opened.append(str(file)) or real(file, *rest, **more)
+    )
+    found = walk([str(tmp_path)])
+    monkeypatch.undo()
+    assert sorted(Path(file.path).name for file in found.files) == sorted([*names, "grey", "x.pfm"])
+    assert found.others == {".mp4": 3, ".txt": 1, ".eps": 1, ".bak": 1, "": 6}
+    assert not [path for path in opened if Path(path).suffix.lower() in EXTENSIONS], "known endings are not opened"
+    assert "3 .mp4" in told_others(found.others) and "12" in told_others(found.others)
+    source = open_images(tmp_path)
+    assert readable(source)[1].unreadable == []
+    checked = distilhash.check(tmp_path)
+    assert checked["other_files"] == found.others and any("3 .mp4" in note for note in checked["notes"])
 
 
 def test_folder_fingerprint_follows_names_content_and_labels_alone(tmp_path: Path) -> None:
@@ -245,9 +335,11 @@ def test_a_folder_that_cannot_be_listed_is_named_and_left_out(
 
     monkeypatch.setattr("distilhash.data.folders.os.scandir", scandir)
     with caplog.at_level(logging.WARNING, "distilhash"):
-        assert FolderSource(tmp_path).names == ["b/2.png"]
+        assert open_images(tmp_path).names == ["b/2.png"]
     assert str(tmp_path / "a") in caplog.text and "Permission denied" in caplog.text
-    with pytest.raises(DistilhashError):
+    found = distilhash.check(tmp_path)
+    assert found["unlistable"] == [{"folder": str(tmp_path / "a"), "reason": "Permission denied"}]
+    with pytest.raises(DistilhashError, match="Permission denied"):
         FolderSource(tmp_path / "a")
 
 

@@ -44,6 +44,24 @@ def test_lists_become_one_source_and_a_split(tmp_path: Path) -> None:
     assert split.validation.size == 1 and split.fit.size == 1
 
 
+def test_images_without_an_ending_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("0001", "a b", "two 1"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / name, "PNG")
+    for name, line in (
+        ("train", "images/0001 1 0 1"),
+        ("database", "images/a b\t0 0 1"),
+        ("test", "images/0001 1 0 1"),
+    ):
+        (tmp_path / f"{name}.txt").write_text(f"{line}\n")
+    source = ListSource(tmp_path)
+    assert source.names == ["images/0001", "images/a b"] and source.labels is not None
+    assert source.labels.tolist() == [[1, 0, 1], [0, 0, 1]] and len(source.read([0, 1])) == 2
+    (tmp_path / "train.txt").write_text("film.mp4 1 0 1\n")
+    with pytest.raises(DistilhashError, match="begin with the path of an image"):
+        ListSource(tmp_path)
+
+
 def test_one_hot_lines_become_classes(tmp_path: Path) -> None:
     source = ListSource(
         dataset(tmp_path, "images/0 of 6.png 0 0 1\n", "images/1 of 6.png 1 0 0\n", "images/2 of 6.png 0 1 0\n")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distilhash.config import ScanConfig
 from distilhash.data.folders import FoundFile, walk
 from distilhash.errors import DistilhashError
 from distilhash.photos import update as photos
@@ -182,7 +183,9 @@ def test_what_programs_hide_is_passed_over(folder, index):
         picture(folder / "a" / hidden / "x.png", 1)
     picture(folder / "._0.png", 1)
     assert counts(updated(index, folder)[0]) == {"unchanged": 6}
-    assert counts(updated(index, folder, hidden=True)[0]) == {"added": 7, "unchanged": 6}
+    (folder / "film.mp4").write_bytes(b"")
+    assert updated(index, folder, scan=ScanConfig(exclude=["a"]))[0].other_files == {".mp4": 1}
+    assert counts(updated(index, folder, scan=ScanConfig(hidden=True))[0]) == {"added": 7, "unchanged": 6}
 
 
 def test_loops_of_links_end_and_each_file_comes_once(folder, index, tmp_path):
@@ -414,7 +417,7 @@ def test_verify_tries_again_what_failed(folder, index):
 
 def test_what_the_scan_leaves_out_now_is_kept_and_told(folder, index):
     picture(folder / ".hidden" / "x.png", 1)
-    updated(index, folder, hidden=True)
+    updated(index, folder, scan=ScanConfig(hidden=True))
     summary, _ = updated(index, folder)
     assert (counts(summary), summary.missing) == ({"unchanged": 6}, [])
     assert summary.passed_over == [str(folder / ".hidden" / "x.png")]

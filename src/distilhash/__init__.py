@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         HashConfig,
         InputConfig,
         ReproduceConfig,
+        ScanConfig,
         StudentConfig,
         TeacherConfig,
     )
@@ -49,8 +50,8 @@ _COMMANDS = [
 # Without hash: `from distilhash import *` would replace Python's own.
 __all__ = [
     "DemoConfig", "DistilhashError", "DistillConfig", "ExportConfig", "FitConfig", "HashConfig", "Index", "InputConfig",
-    "ReproduceConfig", "StudentConfig", "TeacherConfig", "check", "code", "demo", "distill", "encode", "evaluate",
-    "export", "fit", "index", "profile", "reproduce", "search", "serve",
+    "ReproduceConfig", "ScanConfig", "StudentConfig", "TeacherConfig", "check", "code", "demo", "distill", "encode",
+    "evaluate", "export", "fit", "index", "profile", "reproduce", "search", "serve",
 ]  # fmt: skip
 
 

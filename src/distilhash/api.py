@@ -10,6 +10,7 @@ Arguments that several functions share:
   (train.txt, database.txt and test.txt).
 * ``protocol``: published split of CIFAR-10, "cifar10", "cifar10-1" or "cifar10-2"; other images ignore it.
 * ``split_seed``: random seed of a split that is drawn; ``split``: the split.json of an earlier run instead.
+* ``scan``: which files below a folder are read; None: all but hidden ones.
 * ``resume``: go on with the run in the output directory; ``overwrite``: replace it. With neither, an existing run is
   refused; settings other than those it began with are refused, too.
 
@@ -33,6 +34,7 @@ from distilhash.config import (
     InputConfig,
     Protocol,
     ReproduceConfig,
+    ScanConfig,
     StudentConfig,
     TeacherConfig,
     as_dict,
@@ -107,6 +109,7 @@ def distill(
     protocol: str = "cifar10",
     split_seed: int = 0,
     split: Path | None = None,
+    scan: ScanConfig | None = None,
     features: Path | None = None,
     rebuild_features: bool = False,
     unlabelled: bool = False,
@@ -138,7 +141,7 @@ def distill(
     from distilhash.training.run import RunDirectory
 
     teacher, student, config = teacher or TeacherConfig(), student or StudentConfig(), config or DistillConfig()
-    source = open_readable(images, labelled=False if unlabelled else None, certain=not unlabelled)
+    source = open_readable(images, labelled=False if unlabelled else None, certain=not unlabelled, scan=scan)
     chosen = None if unlabelled else split_of(source, images, protocol, split_seed, split, needed=True)
     indices = np.arange(len(source)) if chosen is None else chosen.unlabelled
     stage.check(config, len(indices))
@@ -173,6 +176,7 @@ def hash(
     protocol: str = "cifar10",
     split_seed: int = 0,
     split: Path | None = None,
+    scan: ScanConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -199,7 +203,7 @@ def hash(
     from distilhash.training.run import RunDirectory
 
     config, student, teacher = config or HashConfig(), student or StudentConfig(), teacher or TeacherConfig()
-    source = open_readable(images, labelled=True)
+    source = open_readable(images, labelled=True, scan=scan)
     chosen = split_of(source, images, protocol, split_seed, split, needed=True)
     assert chosen is not None
     stage.check(source, len(chosen.train), config)
@@ -236,6 +240,7 @@ def fit(
     config: FitConfig | None = None,
     teacher: TeacherConfig | None = None,
     student: StudentConfig | None = None,
+    scan: ScanConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -255,7 +260,7 @@ def fit(
     from distilhash.training import fit as stage
 
     return stage.fit(
-        photos, output, config=config, teacher=teacher, student=student, resume=resume, overwrite=overwrite,
+        photos, output, config=config, teacher=teacher, student=student, scan=scan, resume=resume, overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -268,6 +273,7 @@ def encode(
     protocol: str = "cifar10",
     split_seed: int = 0,
     split: Path | None = None,
+    scan: ScanConfig | None = None,
     precision: str | None = None,
     int8: bool = False,
     threads: int | None = None,
@@ -305,7 +311,7 @@ def encode(
         raise DistilhashError("int8 and threads are for an exported hasher", hasher, "export it: distilhash export")
     else:
         encode_images = _encoder_with_torch(hasher, precision)
-    source = open_readable(images, labelled=part != "all" or None)
+    source = open_readable(images, labelled=part != "all" or None, scan=scan)
     indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher))
     table = encode_images(source, indices)
     table.save(output)
@@ -363,6 +369,7 @@ def export(
     protocol: str = "cifar10",
     split_seed: int = 0,
     split: Path | None = None,
+    scan: ScanConfig | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a hasher as ONNX in float32 and int8.
@@ -382,11 +389,11 @@ def export(
 
     return export_hasher(
         hasher, output, images, config=config, protocol=protocol, split_seed=split_seed, split=split,
-        overwrite=overwrite,
+        scan=scan, overwrite=overwrite,
     )  # fmt: skip
 
 
-def check(images: str | Path) -> dict[str, Any]:
+def check(images: str | Path, *, scan: ScanConfig | None = None) -> dict[str, Any]:
     """Count what a folder holds and lacks before training.
 
     Args:
@@ -394,11 +401,11 @@ def check(images: str | Path) -> dict[str, Any]:
 
     Returns:
         "ready" (whether training could begin), "parts" (images, missing, unreadable and without a label, of each list
-        or of the folder), "overlaps", "missing", "unreadable", "problems" and "notes".
+        or of the folder), "overlaps", "missing", "unreadable", "unlistable", "other_files", "problems" and "notes".
     """
     from distilhash.data.check import inspect_images
 
-    return inspect_images(images)
+    return inspect_images(images, scan)
 
 
 def index(
@@ -407,7 +414,7 @@ def index(
     hasher: str | Path | None = None,
     *,
     int8: bool = False,
-    hidden: bool = False,
+    scan: ScanConfig | None = None,
     verify: bool = False,
     prune: bool = False,
     forget: Sequence[str | Path] = (),
@@ -421,7 +428,6 @@ def index(
         hasher: Run or model directory of a hasher, or an exported one. None: the index's own, or a default hasher
             fitted to the photos.
         int8: Take the int8 model of an exported hasher; the index remembers it.
-        hidden: Also files and folders that file managers hide.
         verify: Read the content of every file, also where size and date are as they were, and try again what could not
             be read.
         prune: Drop photos whose files are missing or left out; not below a folder of the index that is absent, empty
@@ -437,7 +443,7 @@ def index(
     from distilhash.photos import search as photos
 
     return photos.index(
-        folders, index, hasher, int8=int8, hidden=hidden, verify=verify, prune=prune, forgotten=forget, rebuild=rebuild
+        folders, index, hasher, int8=int8, scan=scan, verify=verify, prune=prune, forgotten=forget, rebuild=rebuild
     )
 
 

@@ -47,6 +47,7 @@ from distilhash.config import (
     HashConfig,
     Protocol,
     ReproduceConfig,
+    ScanConfig,
     StudentConfig,
     TeacherConfig,
 )
@@ -61,6 +62,8 @@ CONFIG = (
     tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.SuppressFixed,
     tyro.conf.HelptextFromCommentsOff,
 )  # fmt: skip
+
+Scan = OmitArgPrefixes[UseAppendAction[ScanConfig]]
 
 _rerun = tyro.conf.create_mutex_group(required=False, title="existing run")
 
@@ -148,12 +151,13 @@ def _distill(
     config: OmitArgPrefixes[DistillConfig] = DistillConfig(),
     teacher: TeacherConfig = TeacherConfig(),
     student: StudentConfig = StudentConfig(),
+    scan: Scan = ScanConfig(),
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
     show: OmitArgPrefixes[Run] = Run(),
 ) -> Result:
     model = api.distill(
         images, output, teacher=teacher, student=student, config=config, features=features,
-        rebuild_features=rebuild_features, unlabelled=unlabelled, **vars(splitting), **show.directory,
+        rebuild_features=rebuild_features, unlabelled=unlabelled, scan=scan, **vars(splitting), **show.directory,
     )  # fmt: skip
     return Result({"student": str(model)})
 
@@ -166,11 +170,20 @@ def _hash(
     config: OmitArgPrefixes[HashConfig] = HashConfig(),
     student: StudentConfig = StudentConfig(),
     teacher: TeacherConfig = TeacherConfig(),
+    scan: Scan = ScanConfig(),
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
     show: OmitArgPrefixes[Run] = Run(),
 ) -> Result:
     model = api.hash(
-        images, output, backbone, config=config, student=student, teacher=teacher, **vars(splitting), **show.directory
+        images,
+        output,
+        backbone,
+        config=config,
+        student=student,
+        teacher=teacher,
+        scan=scan,
+        **vars(splitting),
+        **show.directory,
     )
     return Result({"hasher": str(model)})
 
@@ -182,9 +195,10 @@ def _fit(
     config: OmitArgPrefixes[FitConfig] = FitConfig(),
     teacher: TeacherConfig = TeacherConfig(),
     student: StudentConfig = PHOTO_STUDENT,
+    scan: Scan = ScanConfig(),
     show: OmitArgPrefixes[Run] = Run(),
 ) -> Result:
-    return Result(api.fit(photos, output, config=config, teacher=teacher, student=student, **show.directory))
+    return Result(api.fit(photos, output, config=config, teacher=teacher, student=student, scan=scan, **show.directory))
 
 
 def _encode(
@@ -196,6 +210,7 @@ def _encode(
     precision: Literal["float32", "bfloat16"] | None = None,
     int8: bool = False,
     threads: int | None = None,
+    scan: Scan = ScanConfig(),
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
     show: OmitArgPrefixes[Compute] = Compute(),
 ) -> Result:
@@ -205,9 +220,10 @@ def _encode(
         raise DistilhashError("an exported hasher runs on the processor", f"--device {show.device}", "leave it out")
     return Result(
         api.encode(
-            hasher, images, output, part=part, precision=precision, int8=int8, threads=threads, **vars(splitting)
+            hasher, images, output, part=part, precision=precision, int8=int8, threads=threads, scan=scan,
+            **vars(splitting),
         )
-    )
+    )  # fmt: skip
 
 
 def _evaluate(
@@ -239,15 +255,16 @@ def _export(
     output: Path = api.EXPORT_OUTPUT,
     overwrite: bool = False,
     config: OmitArgPrefixes[ExportConfig] = ExportConfig(),
+    scan: Scan = ScanConfig(),
     splitting: OmitArgPrefixes[Splitting] = Splitting(),
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
-    report = api.export(hasher, output, images, config=config, overwrite=overwrite, **vars(splitting))
+    report = api.export(hasher, output, images, config=config, overwrite=overwrite, scan=scan, **vars(splitting))
     return Result(report, f"{report['verdict']}\n\nThe report: {output / 'README.md'}")
 
 
-def _check(images: Positional[str], *, show: OmitArgPrefixes[Show] = Show()) -> Result:
-    found = api.check(images)
+def _check(images: Positional[str], *, scan: Scan = ScanConfig(), show: OmitArgPrefixes[Show] = Show()) -> Result:
+    found = api.check(images, scan=scan)
     lines = [f"{name}: {count:,} images" for name, count in found["overlaps"].items() if count]
     lines += [f"missing: {path}" for path in found["missing"]]
     lines += [f"unreadable: {bad['image']} ({bad['reason']})" for bad in found["unreadable"]]
@@ -272,15 +289,15 @@ def _index(
     index: Path = api.INDEX,
     hasher: str | None = None,
     int8: bool = False,
-    hidden: bool = False,
     verify: bool = False,
     prune: bool = False,
     forget: UseAppendAction[tuple[str, ...]] = (),
     rebuild: bool = False,
+    scan: Scan = ScanConfig(),
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
     done = api.index(
-        folders, index, hasher, int8=int8, hidden=hidden, verify=verify, prune=prune, forget=forget, rebuild=rebuild
+        folders, index, hasher, int8=int8, scan=scan, verify=verify, prune=prune, forget=forget, rebuild=rebuild
     )
     for key, what in (
         ("unreadable", "cannot be listed, and keep their photos"), ("failures", "cannot be read"),
@@ -293,7 +310,7 @@ def _index(
             first = "; ".join(map(_printable, shown))
             log.warning("%s", f"{len(rows):,} {what}: {first}{'; ...' if len(rows) > SHOWN else ''}")
     counted = {key: len(value) if isinstance(value, list) else value for key, value in done.items()}
-    told = ("unreadable", "failures", "rebuild_pays")
+    told = ("unreadable", "failures", "other_files", "rebuild_pays")
     return Result(done, _table({key: value for key, value in counted.items() if key not in told}))
 
 

@@ -113,6 +113,22 @@ class InputConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScanConfig(Config):
+    """Which files below a folder are read. What a list file names is read in any case."""
+
+    exclude: tuple[str, ...] = ()
+    """Pass over files and folders of this name, or of this path below the folder; wildcards are *, ? and [...]."""
+    hidden: bool = False
+    """Also hidden files, and folders that programs keep for themselves, such as @eaDir, __MACOSX and node_modules."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would match nothing, or every letter of a single pattern."""
+        given: object = self.exclude
+        if isinstance(given, str) or not all(pattern.strip("/") for pattern in self.exclude):
+            raise DistilhashError("exclude takes a sequence of patterns, none of them empty", repr(given))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherConfig(Config):
     """A frozen pretrained network whose features are the target of distillation."""
 

@@ -15,8 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distilhash.config import ScanConfig
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.folders import FolderSource, Listed, checked_folder, list_files, listed_files, read_lists
+from distilhash.data.folders import (
+    FolderSource,
+    Listed,
+    Walk,
+    checked_folder,
+    list_files,
+    listed_files,
+    read_lists,
+    told_others,
+    walk,
+)
 from distilhash.data.loading import LISTED, split_of
 from distilhash.data.sources import DIGEST_BYTES, FileSource, Labels, Subset, find_unreadable, keys_of
 from distilhash.data.splits import list_split
@@ -28,26 +39,27 @@ NUS_WIDE_COUNTS = {"train": 10_500, "test": 2_100}
 NUS_WIDE_PAGE = "https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html"
 
 
-def inspect_images(images: str | Path) -> dict[str, Any]:
+def inspect_images(images: str | Path, scan: ScanConfig | None = None) -> dict[str, Any]:
     """What a folder (or "cifar10") holds, as JSON data.
 
     Returns:
         ``ready``: whether training could begin. ``parts``: for each list file, or for the whole folder, images named,
         missing, unreadable and without a label. ``overlaps``: images that two lists share. ``copies``: images whose
         content another image has, by what that means. ``problems``: sentences, each a reason why training could not
-        begin or its numbers would be wrong. ``notes``: what is worth knowing all the same.
+        begin or its numbers would be wrong. ``notes``: what is worth knowing all the same. ``unlistable``: folders with
+        the reason. ``other_files``: number of files that are no images, by their ending.
 
     Raises:
         DistilhashError: there is no folder.
     """
     found: dict[str, Any] = {"parts": [], "label_columns": 0, "overlaps": {}, "copies": {}}
-    found |= {"missing": [], "unreadable": [], "problems": [], "notes": []}
+    found |= {"missing": [], "unreadable": [], "problems": [], "notes": [], "unlistable": [], "other_files": {}}
     if images == "cifar10":
         source = load_cifar10()
         found |= {"kind": "cifar10", "parts": [_part("all", len(source))], "label_columns": len(source.class_names)}
     else:
         root = checked_folder(images)
-        found |= _check_lists(root) if list_files(root) else _check_folder(root)
+        found |= _check_lists(root) if list_files(root) else _check_folder(root, scan)
     return found | {
         "images": str(images),
         "ready": not found["problems"],
@@ -105,13 +117,15 @@ def _check_lists(root: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _check_folder(root: Path) -> dict[str, Any]:
+def _check_folder(root: Path, scan: ScanConfig | None) -> dict[str, Any]:
     try:
-        source = FolderSource(root, None, certain=True)
+        source = FolderSource(root, None, certain=True, scan=scan)
     except DistilhashError as error:
-        return {"kind": "folder", "problems": [str(error)]}
+        return {"kind": "folder", "problems": [str(error)], **_left_out(walk([str(root)], scan))}
     report = find_unreadable(source)
-    kind, notes, problems = "class folders", list[str](), list[str]()
+    kind, problems = "class folders", list[str]()
+    notes = [f"the folder {folder} cannot be listed: {reason}" for folder, reason in source.found.unreadable]
+    notes += [told_others(source.found.others)] * bool(source.found.others)
     if source.labels is None:
         kind = "folder without labels"
         notes.append("to distil only, as there are no labels")
@@ -131,7 +145,7 @@ def _check_folder(root: Path) -> dict[str, Any]:
         problems = _refusal(lambda: split_of(kept, root, "", 0, None, needed=True))
     return found | {
         "kind": kind, "label_columns": len(source.class_names), "problems": problems, "unreadable": report.unreadable,
-        "notes": notes + copied,
+        "notes": notes + copied, **_left_out(source.found),
     }  # fmt: skip
 
 
@@ -170,6 +184,11 @@ def _copies(
         said = pairs("images are copies of one with other labels", differ, first_N[differ])
         notes += [said] if said else []
     return counts, problems, notes
+
+
+def _left_out(found: Walk) -> dict[str, Any]:
+    unlistable = [{"folder": folder, "reason": reason} for folder, reason in found.unreadable]
+    return {"unlistable": unlistable, "other_files": dict(found.others)}
 
 
 def _overlaps(listed: Listed) -> tuple[dict[str, int], list[str]]:

@@ -206,7 +206,7 @@ def _bytes_needed(image: ImageFile.ImageFile, stream: BinaryIO, name: str, shown
     needed, advice = pixels * _PIXEL_BYTES.get(image.format or "", 8), "; save it as JPEG, or smaller"
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         needed, most, advice = _coefficient_bytes(image, stream), MAX_JPEG_PIXELS, ""
-        fewest = LARGE_PIXELS if pixels > MAX_PIXELS else pixels
+        fewest = min(MAX_PIXELS if pixels <= MAX_PIXELS else LARGE_PIXELS, max(MAX_BYTES - needed, 0) // 4)
         factor = next((factor for factor in (1, 2, 4) if pixels <= factor**2 * fewest), 8)
         if shown_side is not None:
             factor = max(factor, min(image.size) // shown_side)
@@ -254,7 +254,7 @@ def _low_bytes(image: Image.Image, stream: BinaryIO, raw_mode: str) -> Image.Ima
     swapped = "RGBA" if kind == "LA" else f"{kind};16{'L' if big else 'B'}"
     low.tile = [t._replace(args=(swapped, *t.args[1:]) if isinstance(t.args, tuple) else swapped) for t in low.tile]
     low.load()
-    return low.getchannel("G").convert("RGB") if kind == "LA" else low  # where the second of four bytes went
+    return low.getchannel("G") if kind == "LA" else low  # where the second of four bytes went
 
 
 def _orientation(image: Image.Image) -> int:
@@ -316,7 +316,8 @@ def _conversion(image: Image.Image, low: Image.Image | None, bands: Sequence[Box
         part = coloured(box).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", part.size, background), part).convert("RGB")
 
-    on_white, on_black = (_contrast(over(background, band) for band in bands) for background in ("white", "black"))
+    some = bands[:: 1 + len(bands) // 64]
+    on_white, on_black = (_contrast(over(background, band) for band in some) for background in ("white", "black"))
     return functools.partial(over, "black" if 3 * on_white < on_black else "white")
 
 
@@ -324,7 +325,8 @@ def _values(image: Image.Image, low: Image.Image | None, box: Box) -> NDArray[np
     """The numbers of a part of an image of more than 8 bits: (h, w) of grey, (h, w, 3) of high and low bytes."""
     values = np.asarray(image.crop(box))
     if low is not None:
-        return np.asarray(low.crop(box))[..., :3] + 256.0 * values[..., :3]
+        low_bytes = np.asarray(low.crop(box))
+        return (low_bytes[..., None] if low.mode == "L" else low_bytes[..., :3]) + 256.0 * values[..., :3]
     tags = getattr(image, "tag_v2", {})
     if image.mode == "I" and tags and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:  # which Pillow reads as if it were signed
         values = values.view(np.uint32)

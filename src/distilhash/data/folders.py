@@ -1,7 +1,7 @@
 """Images that are files, below a folder or named by list files; one file, as photos and training find them by one walk.
 
-The walk lists and stats alone, and opens no file. Links are followed and each real folder is visited once, so a loop of
-links ends.
+The walk lists and stats, and opens only files without an ending, which their first bytes tell. Links are followed and
+each real folder is visited once, so a loop of links ends.
 
 A folder is read as what its folders say: classes; or the parts of a split (train, val and test, or query, gallery and
 train), with the classes below them; or nothing, where all images lie in it directly. Whatever is in doubt is told, and
@@ -16,17 +16,20 @@ Shapes: N images, C classes.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distilhash.data.decode import EXTENSIONS
+from distilhash.config import ScanConfig
+from distilhash.data.decode import EXTENSIONS, SIGNATURE_BYTES, is_image
 from distilhash.data.sources import FileSource
 from distilhash.errors import DistilhashError
 from distilhash.progress import log
@@ -38,11 +41,18 @@ PART_FOLDERS = {
     "test": "test", "testing": "test", "query": "test", "queries": "test", "gallery": "database",
     "database": "database",
 }  # fmt: skip
-# What programs keep for themselves: thumbnails, version control, bins.
-SKIPPED = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "node_modules", "lost+found"})
+# What programs keep for themselves, in lower case: thumbnails, snapshots, bins.
+SKIPPED = frozenset({
+    "__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin",
+    "system volume information", "node_modules", "lost+found",
+})  # fmt: skip
+KINDS = 6  # endings that are told of files that are no images
 
-# The path ends at the last image ending of the line, so that it may hold spaces.
+# Without a space and with a letter: in "10.15.33" and "Dr. Smith" there is none.
+_ENDING = re.compile(r"\.(?=.*[a-z])\S{1,12}")
+# The path ends at the last image ending of the line, so that it may hold spaces; or, without an ending, at the labels.
 _LINE = re.compile(rf"(.*(?:{'|'.join(re.escape(e) for e in sorted(EXTENSIONS))}))(?:\s+(.*))?", re.IGNORECASE)
+_PLAIN_LINE = re.compile(r"(?![01]\s)(.*?\S)\s+([01](?:\s+[01])*)")
 
 
 class FoundFile(NamedTuple):
@@ -53,8 +63,10 @@ class FoundFile(NamedTuple):
     changed_ns: int  # time of last change, nanoseconds modulo 2**64, as an int64: any date is one
 
     @classmethod
-    def of(cls, path: str, status: os.stat_result) -> FoundFile:
+    def of(cls, path: str, status: os.stat_result | None) -> FoundFile:
         """The file at a path, as its status says."""
+        if status is None:
+            return cls(path, -1, 0)
         return cls(path, status.st_size, (status.st_mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63))
 
 
@@ -63,14 +75,17 @@ class Walk(NamedTuple):
 
     files: list[FoundFile]  # root by root, folder by folder, by name
     unreadable: list[tuple[str, str]]  # (folder, reason)
+    others: Counter[str]  # number of other files by their ending, in lower case; "" where there is none
 
 
-def walk(roots: Iterable[str], hidden: bool = False) -> Walk:
-    """Find the images below these folders, also in folders that is_skipped() where ``hidden``."""
+def walk(roots: Iterable[str], scan: ScanConfig | None = None) -> Walk:
+    """Find the images below these folders."""
     files: list[FoundFile] = []
     unreadable: list[tuple[str, str]] = []
+    others: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
     for root in roots:
+        passes = passing_over(root, scan or ScanConfig())
         folders, links = [root], list[str]()
         while folders or links:
             if not folders:  # links last, so that an image gets the name of the place where it really lies
@@ -88,23 +103,46 @@ def walk(roots: Iterable[str], hidden: bool = False) -> Walk:
                 continue
             below = list[str]()
             for entry in entries:
-                if not hidden and is_skipped(entry.name):
+                if passes(entry.path):
                     continue
                 status = _status(entry.path)
                 if status is not None and stat.S_ISDIR(status.st_mode):
                     (links if entry.is_symlink() else below).append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 (a Path a file is slow)
-                    if status is None:
-                        files.append(FoundFile(entry.path, -1, 0))
-                    elif stat.S_ISREG(status.st_mode):
+                elif status is None or stat.S_ISREG(status.st_mode):
+                    ending = _ending(entry.name)
+                    if ending in EXTENSIONS or (not ending and _begins_as_image(entry.path)):
                         files.append(FoundFile.of(entry.path, status))
+                    else:
+                        others[ending] += 1
             folders += reversed(below)
-    return Walk(files, unreadable)
+    return Walk(files, unreadable, others)
 
 
-def is_skipped(name: str) -> bool:
-    """Whether a file or folder of this name is left out."""
-    return name.startswith(".") or name.lower() in SKIPPED
+def told_others(others: Mapping[str, int]) -> str:
+    """How many files are no images, by ending, in one line; empty where there are none."""
+    shown = Counter(others).most_common(KINDS)
+    kinds = [f"{count:,} {ending or 'without an ending'}" for ending, count in shown]
+    total = sum(others.values())
+    rest = total - sum(count for _, count in shown)
+    kinds += [f"{rest:,} of other kinds"] * (rest > 0)
+    return f"files that are no images: {total:,} ({', '.join(kinds)})" if total else ""
+
+
+def passing_over(root: str, scan: ScanConfig) -> Callable[[str], bool]:
+    """Whether a path below this root is left out, with all below it; of the folders above it nothing is asked."""
+    patterns = [fnmatch.translate(pattern.rstrip("/")) for pattern in scan.exclude]
+    excluded = re.compile("|".join(patterns)) if patterns else None
+    start = len(os.path.join(root, ""))  # noqa: PTH118
+
+    def passes(path: str) -> bool:
+        name = os.path.basename(path)  # noqa: PTH119 (a Path a file is slow)
+        if not scan.hidden and (name.startswith(".") or name.lower() in SKIPPED):
+            return True
+        below = path[start:].replace(os.sep, "/")
+        # "/raw" is the one directly in the root; "**/raw" any, as everywhere.
+        return excluded is not None and any(map(excluded.fullmatch, (name, below, f"/{below}")))
+
+    return passes
 
 
 def is_below(path: str, folders: Iterable[str]) -> bool:
@@ -120,31 +158,50 @@ def _status(path: str) -> os.stat_result | None:
         return None
 
 
+def _ending(name: str) -> str:
+    """What follows the last dot, with it and in lower case; empty where that is no ending."""
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
+    return ending if ending in EXTENSIONS or _ENDING.fullmatch(ending) else ""
+
+
+def _begins_as_image(path: str) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return is_image(file.read(SIGNATURE_BYTES))
+    except OSError:
+        return False
+
+
 class FolderSource(FileSource):
     """The images of a folder and of all folders below it, in the order of their relative paths.
 
-    A folder below it that cannot be listed is logged and left out. ``lists`` gives the indices of each part's images
-    where the folders are the parts of a split, as in ListSource.
+    A folder below it that cannot be listed is left out, and is in ``found``. ``lists`` gives the indices of each part's
+    images where the folders are the parts of a split, as in ListSource.
 
     Args:
         root: the folder.
         labelled: are the folders its classes, or parts with classes? None: where they can be, and a warning says why
             not.
         certain: with None, images in folders that are neither are an error; so only a flat folder has no labels.
+        scan: which files below it are read.
 
     Raises:
         DistilhashError: the folder has no images, or is no labelled one.
     """
 
-    def __init__(self, root: str | Path, labelled: bool | None = False, *, certain: bool = False) -> None:
+    def __init__(
+        self, root: str | Path, labelled: bool | None = False, *, certain: bool = False, scan: ScanConfig | None = None
+    ) -> None:
         root = checked_folder(root)
-        found = walk([str(root)])
-        for folder, reason in found.unreadable:
-            log.warning("a folder cannot be listed and is left out: %s (%s)", folder, reason)
+        scan = scan or ScanConfig()
+        found = walk([str(root)], scan)
         if not found.files:
+            why = [f"{folder} cannot be listed: {reason}" for folder, reason in found.unreadable[:1]]
+            why += [told_others(found.others)] * bool(found.others)
             endings = f"known endings: {' '.join(sorted(EXTENSIONS))}"
-            raise DistilhashError("a folder holds no images", str(root), endings)
+            raise DistilhashError("a folder holds no images", "; ".join([str(root), *why]), endings)
         paths = sorted((_name(root, file.path), file.path) for file in found.files)
+        self.found = found._replace(files=[])
         super().__init__([path for _, path in paths], [name for name, _ in paths], None, [])
         self.lists: dict[str, NDArray[np.int64]] = {}
         if labelled is False:
@@ -153,7 +210,7 @@ class FolderSource(FileSource):
             self.lists = _parts_of(root, self.names)
             level = 1 if self.lists else 0  # of the folders that are classes
             if labelled or any(name.count("/") > level for name in self.names):
-                self.labels, self.class_names = _classes_of(root, self.names, level)
+                self.labels, self.class_names = _classes_of(root, self.names, level, scan)
         except DistilhashError as error:
             if labelled or (certain and not self.lists):  # parts say enough to leave the queries out
                 raise
@@ -286,6 +343,8 @@ def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
         where = f"line {number} of {file}"
         match = _LINE.fullmatch(line)
         if match is None:
+            match = _PLAIN_LINE.fullmatch(line)
+        if match is None or _ending(match[1]) not in ("", *EXTENSIONS):
             raise DistilhashError("a list line must begin with the path of an image", f"{line[:80]!r} in {where}")
         labels = (match[2] or "").split()
         if not labels:
@@ -343,7 +402,7 @@ def _parts_of(root: Path, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     return lists
 
 
-def _classes_of(root: Path, names: Sequence[str], level: int) -> tuple[NDArray[np.int64], list[str]]:
+def _classes_of(root: Path, names: Sequence[str], level: int, scan: ScanConfig) -> tuple[NDArray[np.int64], list[str]]:
     """(N,) classes and their names: the folders just below the root, or below its parts, which is level 1."""
     loose = [name for name in names if name.count("/") <= level]
     if loose:
@@ -354,7 +413,8 @@ def _classes_of(root: Path, names: Sequence[str], level: int) -> tuple[NDArray[n
         )
     class_names, classes_N = np.unique([name.split("/")[level] for name in names], return_inverse=True)
     if level == 0:
-        folders = (path for path in root.iterdir() if os.path.isdir(path) and not is_skipped(path.name))  # noqa: PTH112
+        passes = passing_over(str(root), scan)
+        folders = (path for path in root.iterdir() if os.path.isdir(path) and not passes(str(path)))  # noqa: PTH112
         empty = sorted({_escaped(path.name) for path in folders}.difference(class_names.tolist()))
         if empty:
             where = f"{', '.join(empty[:3])} in {root}"

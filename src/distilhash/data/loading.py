@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distilhash.config import ScanConfig
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.folders import LISTS, FolderSource, ListSource, checked_folder, list_files
+from distilhash.data.folders import LISTS, FolderSource, ListSource, checked_folder, list_files, told_others
 from distilhash.data.sources import ImageSource, Subset, keys_of, readable
 from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
 from distilhash.errors import DistilhashError, unknown_name
@@ -22,12 +23,14 @@ PARTS = ("all", "query", "database", "train", "validation")
 LISTED = 10  # unreadable images that the report names
 
 
-def open_images(where: str | Path, labelled: bool | None = False, *, certain: bool = False) -> ImageSource:
-    """Open the images that ``where`` names.
+def open_images(
+    where: str | Path, labelled: bool | None = False, *, certain: bool = False, scan: ScanConfig | None = None
+) -> ImageSource:
+    """Open the images that ``where`` names; what a scan leaves out is logged.
 
     Args:
         where: "cifar10", a folder with train.txt, database.txt and test.txt, or any other folder.
-        labelled, certain: as in FolderSource.
+        labelled, certain, scan: as in FolderSource.
 
     Raises:
         DistilhashError: there are none, or not of this form.
@@ -40,13 +43,20 @@ def open_images(where: str | Path, labelled: bool | None = False, *, certain: bo
         return ListSource(root)
     if found and labelled is None:
         log.warning("no labels are read: beside %s there is no other list file in %s", ", ".join(found), root)
-        return FolderSource(root)
-    return FolderSource(root, labelled, certain=certain)
+        labelled = False
+    source = FolderSource(root, labelled, certain=certain, scan=scan)
+    for folder, reason in source.found.unreadable:
+        log.warning("a folder cannot be listed and is left out: %s (%s)", folder, reason)
+    if source.found.others:
+        log.info("%s", told_others(source.found.others))
+    return source
 
 
-def open_readable(images: str | Path, *, labelled: bool | None, certain: bool = False) -> ImageSource:
+def open_readable(
+    images: str | Path, *, labelled: bool | None, certain: bool = False, scan: ScanConfig | None = None
+) -> ImageSource:
     """Open images as open_images() does, without those that cannot be read, which are logged."""
-    source, report = readable(open_images(images, labelled, certain=certain))
+    source, report = readable(open_images(images, labelled, certain=certain, scan=scan))
     if report.unreadable:
         log.warning("%s", report.summary(LISTED))
     return source

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from distilhash.checkpoint import load_hasher
 from distilhash.codes import pack
-from distilhash.config import ExportConfig, as_dict
+from distilhash.config import ExportConfig, ScanConfig, as_dict
 from distilhash.data.loading import count_seen, open_readable, split_beside, split_of
 from distilhash.data.order import CALIBRATION, shuffled
 from distilhash.data.sources import ImageSource
@@ -49,7 +49,8 @@ BATCHES = (1, 32)  # that are timed, images
 
 def export_hasher(
     hasher: str | Path, output: str | Path, images: str | Path, *, config: ExportConfig | None = None,
-    protocol: str = "cifar10", split_seed: int = 0, split: Path | None = None, overwrite: bool = False,
+    protocol: str = "cifar10", split_seed: int = 0, split: Path | None = None, scan: ScanConfig | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a hasher as ONNX, calibrated and compared on images.
 
@@ -59,6 +60,7 @@ def export_hasher(
     Args:
         hasher: a run directory or a model directory.
         images: "cifar10" or a folder.
+        scan: which files of a folder are read.
         protocol, split_seed: of the split, where one is drawn.
         split: a split's file; None: the one beside the hasher, else a drawn one where the images have classes.
         overwrite: replace an exported hasher that stands at ``output``.
@@ -77,7 +79,7 @@ def export_hasher(
     for name in ("onnx", "onnxruntime", "onnxscript"):  # missing ones are told before anything is computed
         package(name)
     network, description = load_hasher(hasher)
-    source = open_readable(images, labelled=None)
+    source = open_readable(images, labelled=None, scan=scan)
     chosen, beside = None, split_beside(Path(hasher))
     if split is None and beside is not None:
         try:

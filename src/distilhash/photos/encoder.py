@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from distilhash.codes import Bytes, pack
+from distilhash.config import ScanConfig
 from distilhash.data.decode import UnreadableImage
 from distilhash.data.folders import walk
 from distilhash.data.order import SPLITS, shuffled
@@ -85,12 +86,12 @@ def encoder_of(store: PhotoStore, hasher: str | Path | None = None, *, int8: boo
     raise refused[0]
 
 
-def default_hasher(store: PhotoStore, roots: Sequence[str], *, hidden: bool = False) -> Path:
+def default_hasher(store: PhotoStore, roots: Sequence[str], *, scan: ScanConfig | None = None) -> Path:
     """The default hasher fitted to the photos below these folders, where it does not replace one that is in use.
 
     Args:
         store: the index; its file need not exist yet.
-        hidden: also sample hidden files.
+        scan: which files below the folders are read.
 
     Raises:
         DistilhashError: the teacher is not installed, or no photo can be read.
@@ -100,7 +101,7 @@ def default_hasher(store: PhotoStore, roots: Sequence[str], *, hidden: bool = Fa
         place = default_place(rebuild_file(store.path))
     elif _is_hasher(place):  # of an index that was interrupted before its first photos
         return place
-    _fit(place, roots, hidden)
+    _fit(place, roots, scan)
     return place
 
 
@@ -145,7 +146,7 @@ def _is_hasher(place: Path) -> bool:
     return any(os.path.isfile(file) for file in files)  # noqa: PTH113
 
 
-def _fit(place: Path, roots: Sequence[str], hidden: bool) -> None:
+def _fit(place: Path, roots: Sequence[str], scan: ScanConfig | None) -> None:
     # PyTorch is imported here: an index made with an exported hasher is updated without it.
     from distilhash.checkpoint import save_model
     from distilhash.inference import head_inputs
@@ -156,7 +157,7 @@ def _fit(place: Path, roots: Sequence[str], hidden: bool) -> None:
         teacher = create_teacher(DEFAULT_TEACHER)
     except DistilhashError as error:
         raise DistilhashError(error.what, error.got, f"{error.fix}, or name a hasher with --hasher") from error
-    found = sorted(file.path for file in walk(roots, hidden).files)
+    found = sorted(file.path for file in walk(roots, scan).files)
     photos = PhotoFiles([found[i] for i in shuffled(np.arange(len(found)), 0, SPLITS)[:SAMPLE]])
     if found:
         log.info(

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from distilhash.codes import Bytes, hamming
+from distilhash.config import ScanConfig
 from distilhash.data.decode import UnreadableImage
+from distilhash.data.folders import told_others
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import PhotoStore, rebuild_file
 from distilhash.photos.encoder import (
@@ -39,7 +41,7 @@ GROUPED_FROM = 4  # times as many hits are searched as groups are wanted
 
 
 def index(
-    folders: Sequence[str | Path], index: str | Path, hasher: str | Path | None, *, int8: bool, hidden: bool,
+    folders: Sequence[str | Path], index: str | Path, hasher: str | Path | None, *, int8: bool, scan: ScanConfig | None,
     verify: bool, prune: bool, forgotten: Sequence[str | Path], rebuild: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Bring an index file up to date with folders of photos; its codes, and the fields of ``update.Summary``."""
@@ -49,17 +51,19 @@ def index(
     with contextlib.closing(PhotoStore(Path(index))) as store:
         dropped = forget(store, forgotten) if forgotten else 0
         if roots or not forgotten:
-            encoder = _encoder_for(store, roots, hasher, int8=int8, hidden=hidden, rebuild=rebuild)
+            encoder = _encoder_for(store, roots, hasher, int8=int8, scan=scan, rebuild=rebuild)
             place, new = default_place(store.path), default_place(rebuild_file(store.path))
             final = encoder._replace(path=str(place)) if encoder.path == str(new) else encoder
             summary = update(
-                store, roots, final, hidden=hidden, verify=verify, prune=prune, rebuild=rebuild or final is not encoder
+                store, roots, final, scan=scan, verify=verify, prune=prune, rebuild=rebuild or final is not encoder
             )
             if final is not encoder:
                 settle_default(store)
             fitted = fitted_to(place) if final.path == str(place) else None
         summary.deleted += dropped
         codes = len(store.codes()[0])
+    if summary.other_files:
+        log.info("%s", told_others(summary.other_files))
     pays = fitted is not None and rebuild_pays(fitted, codes)
     if pays:
         log.warning(
@@ -70,8 +74,9 @@ def index(
 
 
 def _encoder_for(
-    store: PhotoStore, roots: list[str], hasher: str | Path | None, *, int8: bool, hidden: bool, rebuild: bool
-) -> Encoder:
+    store: PhotoStore, roots: list[str], hasher: str | Path | None, *, int8: bool, scan: ScanConfig | None,
+    rebuild: bool,
+) -> Encoder:  # fmt: skip
     """The hasher that is named, or that made the index, or else the default one."""
     if hasher is not None:
         return open_encoder(hasher, int8=int8)
@@ -81,7 +86,7 @@ def _encoder_for(
     everything = sorted({*roots, *store.roots()})
     if not everything:
         raise DistilhashError("there is no folder to index", store.path, "name one")
-    return open_encoder(default_hasher(store, everything, hidden=hidden))
+    return open_encoder(default_hasher(store, everything, scan=scan))
 
 
 def search(

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distilhash.config import ScanConfig
 from distilhash.data.folders import FoundFile, is_below, walk
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import WAITING, Photo, PhotoStore, is_missing, rebuild_file
@@ -54,17 +55,18 @@ class Summary:
     unreadable: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # (folder, reason)
     missing: list[str] = dataclasses.field(default_factory=list)  # kept, though their files are gone
     passed_over: list[str] = dataclasses.field(default_factory=list)  # kept, though the scan leaves their files out
+    other_files: dict[str, int] = dataclasses.field(default_factory=dict)  # files that are no images, by their ending
 
 
 def update(
-    store: PhotoStore, folders: Iterable[str | Path], encoder: Encoder, *, hidden: bool = False, verify: bool = False,
-    prune: bool = False, rebuild: bool = False,
+    store: PhotoStore, folders: Iterable[str | Path], encoder: Encoder, *, scan: ScanConfig | None = None,
+    verify: bool = False, prune: bool = False, rebuild: bool = False,
 ) -> Summary:  # fmt: skip
     """Index every photo below the folders, and list those that are missing there.
 
     Args:
         folders: none: all folders of the index.
-        hidden: also index files and folders that programs hide.
+        scan: which files below the folders are photos of the index.
         verify: read the content of every file, and try again those that failed.
         prune: drop photos that are missing or that the scan leaves out.
         rebuild: where the codes are of another hasher, encode all folders of the index again.
@@ -85,12 +87,12 @@ def update(
         raise store.other_hasher(got, encoder.path)
     if not of_another:
         _describe(store, roots, encoder)
-        summary = _updated(store, roots, encoder, hidden, verify, prune)
+        summary = _updated(store, roots, encoder, scan, verify, prune)
         _delete_rebuild(store, encoder)
         return summary
     with contextlib.closing(_begun_rebuild(store, encoder)) as rebuilt:
         _describe(rebuilt, roots, encoder)
-        summary = _updated(rebuilt, rebuilt.roots(), encoder, hidden, verify, prune)
+        summary = _updated(rebuilt, rebuilt.roots(), encoder, scan, verify, prune)
     store.take_over(rebuilt.path)
     _delete_rebuild(store, encoder)
     return summary
@@ -184,17 +186,24 @@ def _unlink(path: Path) -> None:
 
 
 def _updated(
-    store: PhotoStore, roots: Sequence[str], encoder: Encoder, hidden: bool, verify: bool, prune: bool
+    store: PhotoStore, roots: Sequence[str], encoder: Encoder, scan: ScanConfig | None, verify: bool, prune: bool
 ) -> Summary:
     known = {photo.path: photo for photo in store.photos()}
-    files, unreadable = walk(roots, hidden)
+    files, unreadable, others = walk(roots, scan)
     # A link that leads nowhere any more is a missing file: what it led to may lie on a disk that is not mounted.
     files = [file for file in files if file.size >= 0 or not _has_code(known.get(file.path))]
     absent = [root for root in store.roots() if not os.path.isdir(root)]  # noqa: PTH112
     unreadable += [(root, "No such file or directory") for root in absent if root not in roots]
     empty = [root for root in roots if root not in absent and _is_empty(root)]
     unreadable += [(root, "it is empty") for root in empty if any(is_below(path, [root]) for path in known)]
-    work = _Update(store, encoder, known, {file.path for file in files}, verify, Summary(unreadable=unreadable))
+    work = _Update(
+        store,
+        encoder,
+        known,
+        {file.path for file in files},
+        verify,
+        Summary(unreadable=unreadable, other_files=dict(others)),
+    )
     waiting = [file for file in files if not work.is_unchanged(file)]
     if waiting:
         work.encode(waiting)

@@ -24,6 +24,7 @@ from distilhash.config import (
     FitConfig,
     HashConfig,
     InputConfig,
+    ScanConfig,
     StudentConfig,
     TeacherConfig,
     as_dict,
@@ -71,7 +72,8 @@ def fit_plan(config: FitConfig, count: int, student: StudentConfig) -> FitPlan:
 
 def fit(
     photos: str | Path, output: str | Path, *, config: FitConfig | None = None, teacher: TeacherConfig | None = None,
-    student: StudentConfig | None = None, resume: bool = False, overwrite: bool = False,
+    student: StudentConfig | None = None, scan: ScanConfig | None = None, resume: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Make a hasher of a folder of photos; no label is read. Arguments and result are those of ``api.fit``.
 
@@ -79,7 +81,7 @@ def fit(
         DistilhashError: an unknown teacher or student, no readable photos, or a run that is there.
     """
     config, teacher, student = config or FitConfig(), teacher or TeacherConfig(), student or PHOTO_STUDENT
-    images = open_readable(photos, labelled=False)
+    images = open_readable(photos, labelled=False, scan=scan)
     plan = fit_plan(config, len(images), student)
     current()
     teacher_network = open_teacher(teacher)
