@@ -252,6 +252,11 @@ def test_overwrite_deletes_no_foreign_folder(here, capsys):
     )
 
 
+def test_a_student_that_does_not_say_what_it_saw(here, capsys):
+    assert cli.main([*COMMANDS["hash"], "--backbone", "student"]) == 0
+    assert "student does not say" in capsys.readouterr().err
+
+
 def test_a_split_of_other_images_is_refused(here, capsys):
     assert cli.main(["hash", "photos", *HASH]) == 0
     shutil.copytree(here / "photos", here / "fewer", symlinks=False)
@@ -260,6 +265,7 @@ def test_a_split_of_other_images_is_refused(here, capsys):
     assert "run/split.json" in said and "1 images missing, such as class0/00.png" in said
     said = refused(capsys, "encode", "run", "fewer", "--part", "query", "--quiet")
     assert "1 images missing, such as class0/00.png" in said
+    assert "run/split.json" in refused(capsys, *COMMANDS["distill"], "--unlabelled", "--split", "run/split.json")
     assert refused(capsys, *COMMANDS["distill"], "--split", "lost.json") == (
         "a split file cannot be read; got lost.json: No such file or directory."
     )

@@ -200,6 +200,7 @@ def test_queries_that_the_student_saw_are_counted_whatever_their_names_and_root(
     table = tmp_path / "query.safetensors"
     assert run("encode", tmp_path / "run", tmp_path / "other", "--part", "query", "--output", table).code == 0
     assert CodeTable.load(table).provenance["images_seen_in_training"] == seen
+    assert run_json("evaluate", table, table)["queries_seen_in_training"] == seen
 
 
 def test_a_touch_changes_nothing_and_a_change_is_told_by_name(pipeline, photos, tmp_path):

@@ -16,8 +16,10 @@ from distilhash import cli
 from distilhash.checkpoint import save_model, save_tensors
 from distilhash.codes import CodeTable, pack, unpack
 from distilhash.config import ExportConfig, InputConfig
+from distilhash.data.folders import FolderSource
 from distilhash.data.loading import open_readable, split_of
 from distilhash.data.sources import ArraySource
+from distilhash.data.splits import holdout_split
 from distilhash.data.transforms import Preprocess
 from distilhash.deploy.export import verdict
 from distilhash.deploy.quantize import ExportNetwork
@@ -50,6 +52,7 @@ def built(tmp_path_factory):
         coarse = RNG.integers(0, 256, (5, 5, 3), np.uint8)
         picture(root / "photos" / f"class{number % 3}" / f"{number:02d}.png", coarse.repeat(8, 0).repeat(9, 1))
     network = hasher()
+    network.seen = FolderSource(root / "photos").digests[:40]
     description = {"kind": "hasher", "architecture": network.backbone.architecture, "bits": 24}
     save_model(root / "hasher" / "model", network, description)
     seen = []
@@ -145,6 +148,8 @@ def test_encoding_does_not_import_torch(built, tmp_path):
     found, plain = CodeTable.load(tmp_path / "codes"), CodeTable.load(tmp_path / "plain")
     assert found.names == plain.names and found.labels.tolist() == plain.labels.tolist()
     assert found.provenance["hasher"] == plain.provenance["hasher"]
+    seen = [table.provenance["images_seen_in_training"] for table in (found, plain)]
+    assert seen == [sum(name in FolderSource(root / "photos").names[:40] for name in found.names)] * 2
     assert np.mean(unpack(found.packed, 24) == unpack(plain.packed, 24)) > 0.999
     images = [open_readable(root / "photos", labelled=False).read([i])[0] for i in range(5)]
     exported = ExportedHasher.open(root / "exported")
@@ -174,7 +179,12 @@ def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):
         content = (root / "exported" / name).read_bytes()
         monkeypatch.setattr(exporting, function, lambda *given, content=content: content)
     small = ["--calibration-images", "4", "--compared-images", "4", "--database-images", "9", "--seconds", "0.01"]
+    shutil.copytree(root / "hasher", tmp_path / "own")
+    split = holdout_split(np.arange(90) % 3)
+    split.save(tmp_path / "own" / "split.json")  # of it nobody knows which images it is of
+    words[1] = str(tmp_path / "own")
     assert cli.main([*words, *small, "--overwrite", "--json"]) == 0
+    shutil.rmtree(tmp_path / "own")
     assert json.loads(capsys.readouterr().out)["map_at_all"]["database"] == 9
     assert names_in(tmp_path) == ["out"]
     assert ExportedHasher.open(tmp_path / "out").num_bits == 24

@@ -141,6 +141,9 @@ def distill(
     from distilhash.training.run import RunDirectory
 
     teacher, student, config = teacher or TeacherConfig(), student or StudentConfig(), config or DistillConfig()
+    if unlabelled and split is not None:
+        what = "--unlabelled leaves no queries out, and --split says which"
+        raise DistilhashError(what, split, "name one of the two")
     source = open_readable(images, labelled=False if unlabelled else None, certain=not unlabelled, scan=scan)
     chosen = None if unlabelled else split_of(source, images, protocol, split_seed, split, needed=True)
     indices = np.arange(len(source)) if chosen is None else chosen.unlabelled
@@ -194,7 +197,8 @@ def hash(
     Returns:
         The hasher's model directory.
     """
-    from distilhash.data.loading import count_seen, open_readable, split_of
+    from distilhash.data.loading import open_readable, split_of
+    from distilhash.data.sources import count_seen
     from distilhash.files import fingerprint_of_indices
     from distilhash.inference import head_inputs
     from distilhash.models import is_teacher, new_hasher
@@ -570,7 +574,7 @@ def _encoder_with_torch(
 ) -> Callable[[ImageSource, NDArray[np.int64]], CodeTable]:
     """What encodes images with a hasher that was not exported."""
     from distilhash.checkpoint import load_hasher
-    from distilhash.data.loading import count_seen
+    from distilhash.data.sources import count_seen
     from distilhash.device import current, usable_precision
     from distilhash.inference import encode
     from distilhash.models.backbone import fingerprint_of

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distilhash.config import ScanConfig
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.folders import LISTS, FolderSource, ListSource, checked_folder, list_files, told_others
-from distilhash.data.sources import ImageSource, Subset, keys_of, readable
+from distilhash.data.sources import ImageSource, Subset, count_seen, readable
 from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.progress import log
@@ -97,19 +97,15 @@ def split_of(
                 raise
             log.warning("no split is drawn: %s", error)
             return None
-    parts = {part: source.digests[getattr(split, part)] for part in ("train", "database")}
-    copies = {part: count_seen(source, split.query, digests) for part, digests in parts.items()}
+    copies = {"train": 0, "database": 0}
+    if source.decodes:  # no two images of CIFAR-10 are the same
+        copies = {part: count_seen(source, split.query, source.digests[getattr(split, part)]) for part in copies}
     if any(copies.values()):
         log.warning(
             "of %s queries %s have a copy in train and %s in the database: numbers on them will be optimistic",
             f"{len(split.query):,}", *(f"{count:,}" for count in copies.values()),
         )  # fmt: skip
     return split
-
-
-def count_seen(source: ImageSource, indices: NDArray[np.int64], seen: NDArray[np.uint8]) -> int:
-    """How many of these images are among those with the digests ``seen`` (M, 16), under whatever name."""
-    return int(np.isin(keys_of(source.digests[indices]), keys_of(seen)).sum())
 
 
 def split_beside(hasher: Path) -> Path | None:

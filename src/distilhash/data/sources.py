@@ -248,6 +248,11 @@ def keys_of(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     return keys
 
 
+def count_seen(source: ImageSource, indices: NDArray[np.int64], seen: NDArray[np.uint8]) -> int:
+    """How many of these images are among those with the digests ``seen`` (M, 16), under whatever name."""
+    return int(np.isin(keys_of(source.digests[indices]), keys_of(seen)).sum())
+
+
 def digests_of(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """(N, 16): the digest of each array's shape and pixels."""
     hashes = (hashlib.blake2b(str(i.shape).encode() + i.tobytes(), digest_size=DIGEST_BYTES) for i in images)

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from distilhash.checkpoint import load_hasher
 from distilhash.codes import pack
 from distilhash.config import ExportConfig, ScanConfig, as_dict
-from distilhash.data.loading import count_seen, open_readable, split_beside, split_of
+from distilhash.data.loading import open_readable, split_beside, split_of
 from distilhash.data.order import CALIBRATION, shuffled
-from distilhash.data.sources import ImageSource
+from distilhash.data.sources import ImageSource, count_seen
 from distilhash.data.splits import Split
 from distilhash.data.transforms import Preprocess
 from distilhash.deploy.quantize import to_int8, to_onnx
-from distilhash.deploy.runtime import FLOAT, FORMAT, INT8, ExportedHasher, is_exported, package, session_of
+from distilhash.deploy.runtime import FLOAT, FORMAT, INT8, SEEN, ExportedHasher, is_exported, package, session_of
 from distilhash.errors import DistilhashError
 from distilhash.evaluation.metrics import mean_average_precision
 from distilhash.files import restore_directory, write_directory_atomically, write_json
@@ -109,6 +109,8 @@ def export_hasher(
         shutil.rmtree(work)
         for name, data in files.items():
             (folder / name).write_bytes(data)
+        if network.seen is not None:
+            np.save(folder / SEEN, network.seen, allow_pickle=False)
         write_json(folder / "config.json", {
             "format": FORMAT,
             "input": as_dict(network.input),

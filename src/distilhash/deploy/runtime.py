@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from distilhash.codes import CodeTable, pack
 from distilhash.config import InputConfig, from_dict
 from distilhash.data.prefetch import BATCH_PIXELS, cores, prefetch
-from distilhash.data.sources import Fingerprinted, ImageSource, digests_of
+from distilhash.data.sources import DIGEST_BYTES, Fingerprinted, ImageSource, count_seen, digests_of
 from distilhash.data.transforms import Preprocess
 from distilhash.errors import DistilhashError
 from distilhash.files import read_json
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 FORMAT = "distilhash.export/1"
 FLOAT, INT8 = "model.onnx", "model.int8.onnx"
+SEEN = "images_seen.npy"
 MAX_BYTES = 1 << 30  # of a model file; the largest teacher has 0.4 GB
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SIDE, MAX_BITS = 4096, 1 << 16
@@ -79,6 +80,7 @@ class ExportedHasher:
         kind, self.precision = ("fp32", "float32") if model == FLOAT else ("int8", "int8")
         self.fingerprint = config.hasher if model == FLOAT else f"{config.hasher}-int8"
         self.model_fingerprint = f"{config.hasher}-{kind}-{config.files[model]['sha256'][:16]}"
+        self.seen: NDArray[np.uint8] | None = None  # digests (M, 16) of what it was trained on, where they are known
         self._session = session
 
     @classmethod
@@ -96,7 +98,10 @@ class ExportedHasher:
         if threads is not None and threads < 1:
             raise DistilhashError("a hasher runs on at least one thread", threads)
         config, model = ExportedConfig.load(Path(directory)), INT8 if int8 else FLOAT
-        return cls(session_of(checked_model(Path(directory) / model, config)), config, model, threads or cores())
+        hasher = cls(session_of(checked_model(Path(directory) / model, config)), config, model, threads or cores())
+        if (Path(directory) / SEEN).is_file():
+            hasher.seen = _seen(Path(directory) / SEEN)
+        return hasher
 
     def outputs(self, images: ImageSource, indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
         """Outputs (n, K) of ``images[indices]``, batch after batch, in that order.
@@ -133,7 +138,9 @@ class ExportedHasher:
             for outputs_nK in self.outputs(source, chosen):
                 packed.append(pack(outputs_nK))
                 counter.add(len(outputs_nK))
-        made = {"hasher": self.fingerprint, "precision": self.precision, "device": "cpu"}
+        made: dict[str, Any] = {"hasher": self.fingerprint, "precision": self.precision, "device": "cpu"}
+        if self.seen is not None:
+            made["images_seen_in_training"] = count_seen(source, chosen, self.seen)
         return CodeTable.of(np.concatenate(packed), self.num_bits, source, chosen, made)
 
 
@@ -256,6 +263,18 @@ def _whole(value: Any, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:  # type() because True is an int, too
         raise ValueError(f"{value!r} is not a whole number from {least} to {most}")
     return value
+
+
+def _seen(file: Path) -> NDArray[np.uint8]:
+    """The digests in a file that anyone may have edited."""
+    try:
+        seen = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DistilhashError("an exported hasher is damaged", f"{file}: {error}", _AGAIN) from error
+    if seen.dtype != np.uint8 or seen.ndim != 2 or seen.shape[1] != DIGEST_BYTES:
+        got = f"{file}: {seen.dtype} {seen.shape}"
+        raise DistilhashError("an exported hasher is damaged", got, _AGAIN)
+    return np.asarray(seen)
 
 
 class _Given(Fingerprinted):

@@ -184,7 +184,8 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
         ``map_at_all`` is the expectation over all orders of ties, ``stable_map_at_all`` breaks ties by database order.
         ``curve`` holds precision and recall by Hamming radius, and precision of the first n images. What was done:
         ``leave_one_out`` (whether every query is in the database, too), ``queries_in_database`` (how many are),
-        ``queries_without_relevant`` (which count as 0), and the names of classes that one side alone has images of.
+        ``queries_without_relevant`` (which count as 0), ``queries_seen_in_training`` (by the hasher, or None where that
+        is not known), and the names of classes that one side alone has images of.
 
     Raises:
         DistilhashError: a table has no labels, the tables differ in bits or hashers or have no class in common, or
@@ -233,6 +234,7 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
         "leave_one_out": bool(own_Q.all()),
         "queries_in_database": int((own_Q > 0).sum()),
         "queries_without_relevant": without,
+        "queries_seen_in_training": query.provenance.get("images_seen_in_training"),
         **one_sided,
         "relevant_share": relevant / (num_queries * num_database - int(own_Q.sum())),
         "precision_at_radius_2": float(precision_T[min(2, bits)]),  # a ball wider than a code holds all
@@ -261,6 +263,8 @@ def evaluate_files(query: Path, database: Path, *, at: int | None = None, output
                  f"{metrics['queries_in_database']:,} of {metrics['queries']:,}")  # fmt: skip
     if metrics["queries_without_relevant"]:
         log.warning("%s queries have no relevant image and count as 0", f"{metrics['queries_without_relevant']:,}")
+    if metrics["queries_seen_in_training"]:
+        log.warning("%s queries were seen in training: the numbers are optimistic", metrics["queries_seen_in_training"])
     for side in ("query", "database"):
         if metrics[f"only_in_{side}"]:
             log.warning("only the %s has images of: %s", side, ", ".join(metrics[f"only_in_{side}"]))
