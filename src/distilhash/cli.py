@@ -586,7 +586,7 @@ def _value(value: Any) -> str:
         return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _printable(path: str) -> str:
