@@ -223,5 +223,12 @@ def test_folders_of_ones_own_are_evaluated(two_folders, capsys):
     assert found["relevant_share"] == pytest.approx((3 * 3 + 2 * 4 + 3) / (5 * 10 + 9))
     assert cli.main(["evaluate", "gallery.codes", "gallery.codes", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    shutil.rmtree("queries/cat")  # queries of one class
+    assert cli.main(["encode", "hasher", "queries", "--output", "one.codes"]) == 0
+    assert cli.main(["evaluate", "one.codes", "gallery.codes"]) == 0
+    out = capsys.readouterr().out
+    facts = dict(line.split(None, 1) for line in out[out.index("queries") :].splitlines())
+    assert (facts["only_in_query"], facts["only_in_database"]) == ("none", "ant, cat")
+    assert float(facts["relevant_share"]) == pytest.approx((4 + 4 + 3) / 29, abs=1e-4)
     assert found["leave_one_out"] and found["queries_in_database"] == 10
     assert found["relevant_share"] == pytest.approx((3 * 2 + 3 * 2 + 4 * 3) / 90)

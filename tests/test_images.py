@@ -345,7 +345,9 @@ def test_a_folder_that_cannot_be_listed_is_named_and_left_out(
 
 def test_labels_where_there_can_be_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "a/1.png")
-    assert FolderSource(tmp_path, None).labels is None
+    assert FolderSource(tmp_path, None).labels.tolist() == [0]
+    with pytest.raises(DistilhashError, match="'a'"):
+        FolderSource(tmp_path, None, certain=True)
     picture(tmp_path / "b/1.png")
     monkeypatch.chdir(tmp_path)
     for root in (tmp_path, "."):

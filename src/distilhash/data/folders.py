@@ -210,7 +210,8 @@ class FolderSource(FileSource):
             self.lists = _parts_of(root, self.names)
             level = 1 if self.lists else 0  # of the folders that are classes
             if labelled or any(name.count("/") > level for name in self.names):
-                self.labels, self.class_names = _classes_of(root, self.names, level, scan)
+                least = 2 if labelled or certain else 1  # a gallery's queries may all be of one class
+                self.labels, self.class_names = _classes_of(root, self.names, level, scan, least)
         except DistilhashError as error:
             if labelled or (certain and not self.lists):  # parts say enough to leave the queries out
                 raise
@@ -402,7 +403,9 @@ def _parts_of(root: Path, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     return lists
 
 
-def _classes_of(root: Path, names: Sequence[str], level: int, scan: ScanConfig) -> tuple[NDArray[np.int64], list[str]]:
+def _classes_of(
+    root: Path, names: Sequence[str], level: int, scan: ScanConfig, least: int
+) -> tuple[NDArray[np.int64], list[str]]:
     """(N,) classes and their names: the folders just below the root, or below its parts, which is level 1."""
     loose = [name for name in names if name.count("/") <= level]
     if loose:
@@ -419,7 +422,7 @@ def _classes_of(root: Path, names: Sequence[str], level: int, scan: ScanConfig) 
         if empty:
             where = f"{', '.join(empty[:3])} in {root}"
             raise DistilhashError("a class folder holds no images", where, "fill it or take it away")
-    if len(class_names) < 2:
+    if len(class_names) < least:
         raise DistilhashError(
             "a labelled folder needs images in two class folders or more", f"only {str(class_names[0])!r} in {root}",
             "name the folder inside, if that holds the classes, or distil with --unlabelled",

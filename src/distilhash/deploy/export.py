@@ -157,7 +157,7 @@ def _report(
         "threads": 1,
         "machine": f"{platform.system()} {platform.machine()}",
     }
-    if split is not None and source.labels is not None:
+    if split is not None and source.labels is not None and len(source.class_names) > 1:  # of one class it is always 1
         database = shuffled(split.database, config.seed, CALIBRATION)[: config.database_images]
         labels = np.asarray(source.labels)
         log.info("measuring mAP, %s queries in %s images", f"{len(split.query):,}", f"{len(database):,}")

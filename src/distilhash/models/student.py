@@ -1,10 +1,10 @@
 """The compact students: the published blocks, at any input size.
 
 Reddy, Dubey, Sanodiya, Karn, "Context Unaware Knowledge Distillation for Image Retrieval" (arXiv 2207.09070). The code
-they published (satoru2001/CUKDFIR at d9a60ee) has a 7x7/2 stem of 64 channels, a 3x3/2 max-pool, then basic residual blocks
-[2, 3, 5, 3, 2] at strides 1, 2, 2, 2, 2, and flattens the last map. At 224 pixels that map is 4x4: v1 has 2048 features
-(the width of ResNet50) and 3,305,920 parameters, v2 has 4096 (AlexNet) and 4,798,144. The names of the tensors are the
-published ones, and so are the outputs, within 1e-4.
+they published (satoru2001/CUKDFIR at d9a60ee) has a 7x7/2 stem of 64 channels, a 3x3/2 max-pool, then basic residual
+blocks [2, 3, 5, 3, 2] at strides 1, 2, 2, 2, 2, and flattens the last map. At 224 pixels that map is 4x4: v1 has 2048
+features (the width of ResNet50) and 3,305,920 parameters, v2 has 4096 (AlexNet) and 4,798,144. The names of the tensors
+are the published ones, and so are the outputs, within 1e-4.
 
 Shapes: N images, S pixels (the side of the input), C channels in, O channels out, D features.
 """
