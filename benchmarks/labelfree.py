@@ -110,7 +110,8 @@ class Bench:
 
     def pseudo_hasher(self):
         options, database = self.options, self.split.database
-        classes = pseudo_classes(self.teacher_features()["database"], options.clusters, self.hash.seed)
+        features = self.teacher_features()["database"]
+        classes = pseudo_classes(features, np.arange(len(features)), options.clusters, self.hash.seed)
         settings = {"stage": "labelfree", "clusters": options.clusters, "epochs": options.epochs, "bits": options.bits}
         run = RunDirectory(options.place, settings, resume=True)
         if not run.finished:

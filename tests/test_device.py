@@ -85,8 +85,8 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, name, gpus, fact):
         current()
     assert refused.value.got == fact
     for check in (
-        lambda: distill.check(DISTILL, 120),
-        lambda: hashing.check(tiny_images(), 120, HASH),
+        lambda: distill.check(DISTILL, tiny_images(), np.arange(120)),
+        lambda: hashing.check(tiny_images(), np.arange(120), HASH),
     ):  # before a directory is made, or deleted
         with pytest.raises(DistilhashError, match=r"device"):
             check()

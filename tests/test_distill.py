@@ -283,3 +283,16 @@ def test_the_comparison_trains_on_no_query(tmp_path, monkeypatch):
     assert spy.seen["hash"] <= set(split.train)
     assert spy.seen["teacher_features"] == set(split.unlabelled) | set(split.query)  # for the frozen teacher's codes
     assert spy.seen["something else"] >= set(split.query)  # encoding, and the pictures of the report
+
+
+def test_only_the_student_sees_augmented_views(tmp_path, monkeypatch):
+    """The targets are those of the plain views, and every epoch shows a photo anew."""
+    seen = []
+    real = module.augmented
+    monkeypatch.setattr(module, "augmented", lambda *given: seen.append(given[1:]) or real(*given))
+    for name, augment in (("plain", False), ("augmented", True)):
+        distil_tiny(tmp_path / name, settings(augment=augment, views=2))
+    rows = [np.load(tmp_path / name / "teacher_features" / "features.npy") for name in ("plain", "augmented")]
+    assert np.array_equal(*rows)
+    assert [(epoch, seed) for _, epoch, seed in seen] == [(epoch, 0) for epoch in (0, 1, 2) for _ in range(3)]
+    assert losses_of(tmp_path / "plain") != losses_of(tmp_path / "augmented")

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import distilhash
 from distilhash import cli
 from distilhash.checkpoint import load_hasher
 from distilhash.config import FitConfig, StudentConfig
+from distilhash.data.transforms import Preprocess
 from distilhash.inference import encode
 from distilhash.models import Student, Teacher, create_teacher
 from distilhash.models.backbone import fingerprint_of
@@ -25,14 +27,14 @@ from distilhash.training.run import RunDirectory
 from mistakes import picture, refused
 from test_labelfree import Unlabelled
 from test_resume import Interrupted, content
-from tiny import tiny_images, tiny_teacher
+from tiny import tiny_hasher, tiny_images
 
 BITS = 16
 FIT = ("--bits", BITS, "--epochs", 1, "--views", 1, "--batch-size", 16, "--clusters", 4, "--hash-epochs", 1,
        "--precision", "float32", "--teacher-size", 32, "--student-size", 32, "--student-stem", "small")  # fmt: skip
+SMALL = StudentConfig(size=32, stem="small")
 CONFIG = FitConfig(bits=BITS, epochs=1, views=1, batch_size=32, clusters=4, hash_epochs=1, precision="float32",
                    checkpoint_seconds=0)  # fmt: skip
-PLAN = fitting.fit_plan(CONFIG, 120, StudentConfig(size=32, stem="small"))
 
 
 def answer(capsys, *words: object):
@@ -42,12 +44,18 @@ def answer(capsys, *words: object):
     return json.loads(out), err
 
 
-def test_fit_distils_and_hashes(here, capsys, monkeypatch):
-    monkeypatch.setattr(fitting, "FEW", 60)  # of 72
-    found, err = answer(capsys, "fit", "photos", "--output", "run", *FIT)
+def test_fit_distils_and_hashes(here, capsys):
+    words = ("fit", "photos", "--output", "run", *FIT, "--backbone", "student")
+    found, err = answer(capsys, *words)
     assert (found["backbone"], found["method"]) == ("a distilled v1", "itq")
     assert (found["photos"], found["bits"], found["hasher"]) == (72, BITS, "run/model")
-    assert 0 <= found["overlap_at_10"] <= 1
+    assert found["validation_photos"] == 14
+    for name, path in (("student", "run/hash-itq"), ("teacher", "run/hash-teacher")):
+        row = found[name]
+        assert 0 <= row["overlap_at_10"] <= 1 and 1 <= row["distinct_codes"] <= 14
+        (profiled,), _ = answer(capsys, "profile", path, "--seconds", 0.001)
+        assert (row["parameters"], row["macs"]) == (profiled["parameters"], profiled["macs"])
+    assert f"{found['teacher']['overlap_at_10']:.0%}" in found["verdict"]
     assert "too few" not in err
     hasher, about = load_hasher("run")
     assert isinstance(hasher.backbone, Student)
@@ -55,8 +63,10 @@ def test_fit_distils_and_hashes(here, capsys, monkeypatch):
     (row,) = distilhash.code("run", ["photos/class0/00.png"])
     assert len(row["code"]) == BITS // 4
     before = content(Path("run"))
-    assert answer(capsys, "fit", "photos", "--output", "run", *FIT, "--resume")[0] == found
+    assert answer(capsys, *words, "--resume")[0] == found
     assert content(Path("run")) == before
+    assert cli.main([*map(str, words), "--resume", "--quiet"]) == 0
+    assert found["verdict"] in capsys.readouterr().out
     assert refused(capsys, "fit", "photos", "--output", "run", *FIT, "--quiet").startswith(
         "the run directory exists; got run; "
     )
@@ -64,20 +74,21 @@ def test_fit_distils_and_hashes(here, capsys, monkeypatch):
 
 def test_few_photos_are_hashed_with_the_teacher(here, capsys):
     found, err = answer(capsys, "fit", "photos", "--output", "run", *FIT, "--method", "pseudo")
-    assert "72 photos are too few to distil a student on (fewer than 500)" in err
+    assert "72 different photos are too few" in err and "72 different photos are too few" in found["verdict"]
     assert (found["backbone"], found["method"]) == ("the frozen pip/efficientnet_lite0", "itq")
-    assert "overlap_at_10" not in found
+    assert "student" not in found
     assert isinstance(load_hasher("run")[0].backbone, Teacher)
 
 
 @pytest.mark.parametrize("method", ["itq", "pseudo"])
 def test_no_label_is_read_and_a_stopped_fit_ends_in_the_same_bytes(tmp_path, monkeypatch, method):
-    monkeypatch.setattr(fitting, "FEW", 60)
-    images, config = Unlabelled(tiny_images()), FitConfig(**{**vars(CONFIG), "method": method})
+    monkeypatch.setattr(fitting, "EDITED", 3)
+    images, config = Unlabelled(tiny_images()), FitConfig(**{**vars(CONFIG), "method": method, "backbone": "student"})
+    plan, teacher = fitting.fit_plan(config, 120, SMALL), create_teacher("pip/efficientnet_lite0", size=32)
 
     def work(place: Path):
         run = RunDirectory(place, {"stage": "fit"}, resume=True)
-        return fitting.fit_images(images, tiny_teacher(), PLAN, config, run)
+        return fitting.fit_images(images, teacher, plan, config, run)
 
     def stopped(*_: object, **__: object) -> None:
         raise Interrupted
@@ -87,8 +98,8 @@ def test_no_label_is_read_and_a_stopped_fit_ends_in_the_same_bytes(tmp_path, mon
     if method == "pseudo":
         assert about["clusters"] <= 4 and about["labelled_images"] == 0
     # Before the student is written, before it is hashed, and before what it was hashed to is written.
-    hashed = {"itq": [(fitting, "itq_hasher")], "pseudo": [(fitting, "pseudo_classes"), (hashing, "save_model")]}
-    for owner, name in [(distillation, "save_model"), *hashed[method], (fitting, "save_model")]:
+    hashed = {"itq": [(fitting, "head_inputs")], "pseudo": [(fitting, "pseudo_classes"), (hashing, "save_model")]}
+    for owner, name in [(distillation, "save_model"), *hashed[method], (fitting, "verdict"), (fitting, "save_model")]:
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
             patch.setattr(owner, name, stopped)
             work(tmp_path / "run")
@@ -97,6 +108,99 @@ def test_no_label_is_read_and_a_stopped_fit_ends_in_the_same_bytes(tmp_path, mon
     assert content(tmp_path / "run") == content(tmp_path / "whole")
     codes = encode(tiny_images(), np.arange(120), hasher).packed
     assert len(np.unique(codes, axis=0)) > 1
+
+
+def test_a_hasher_is_measured_as_a_naive_loop_would(monkeypatch):
+    monkeypatch.setattr(fitting, "EDITED", 7)
+    images, validation, hasher = tiny_images(), np.arange(5, 40), tiny_hasher(128).eval()
+    near = np.stack([np.random.default_rng(i).permutation([j for j in range(35) if j != i])[:10] for i in range(35)])
+    found = fitting.measure(hasher, images, validation, near)
+
+    def codes(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return hasher(Preprocess(hasher.input)(pixels)).numpy() > 0
+
+    pixels = images.images[validation]
+    plain = codes(pixels)
+    overlap, nearest = [], []
+    for i in range(35):
+        distance = {j: int((plain[i] != plain[j]).sum()) for j in range(35) if j != i}
+        tenth = sorted(distance.values())[9]
+        nearest.append(min(distance.values()))
+        within = [j for j in distance if distance[j] < tenth]
+        tied = [j for j in distance if distance[j] == tenth]
+        chance = (10 - len(within)) / len(tied)  # of a tied one to be among the ten
+        overlap.append((len(set(near[i]) & set(within)) + chance * len(set(near[i]) & set(tied))) / 10)
+    brighter = np.minimum(np.floor(pixels[:7] * 1.2), 255).astype(np.uint8)
+    moved = [(codes(edited) != plain[:7]).sum(axis=1).mean() for edited in (brighter, pixels[:7, :, ::-1])]
+    assert found["overlap_at_10"] == pytest.approx(np.mean(overlap))
+    assert [found["brighter_bits"], found["mirrored_bits"], found["nearest_bits"]] == pytest.approx(
+        [*moved, np.mean(nearest)]
+    )
+    assert found["moved"] == pytest.approx(np.mean(moved) / np.mean(nearest))
+    assert found["distinct_codes"] == len({tuple(row) for row in plain})
+    torch.nn.init.zeros_(hasher.head.weight)  # all photos get one code
+    found = fitting.measure(hasher, images, validation, near)
+    assert found["moved"] is None and found["distinct_codes"] == 1
+    assert found["overlap_at_10"] == pytest.approx(10 / 34)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "wanted", "used"),
+    [
+        ((0.081, 1.4), (0.447, 0.2), "auto", "teacher"),  # photos as they are
+        ((0.46, 0.2), (0.447, 0.2), "auto", "student"),
+        ((0.41, 0.2), (0.447, 0.2), "auto", "student"),  # nearly as good, and much smaller
+        ((0.39, 0.2), (0.447, 0.2), "auto", "teacher"),
+        ((0.46, 0.7), (0.447, 0.2), "auto", "teacher"),  # edited copies are taken for other photos
+        ((0.46, 0.7), (0.447, 0.8), "auto", "student"),
+        ((0.46, None), (0.447, 0.8), "auto", "teacher"),  # one code for all
+        ((0.081, 1.4), (0.447, 0.2), "student", "student"),
+    ],
+)
+def test_the_better_hasher_is_used(student, teacher, wanted, used):
+    def row(overlap, moved):
+        return {"overlap_at_10": overlap, "moved": moved, "parameters": 3_000_000, "macs": 40_000_000}
+
+    better, sentence = fitting.verdict(row(*student), row(*teacher), wanted)
+    assert better == used
+    for overlap, _ in (student, teacher):
+        assert f"{overlap:.0%}" in sentence
+    assert "3.0 M parameters and 40 M" in sentence
+
+
+def test_a_teacher_may_be_wanted_and_the_student_too(here, capsys):
+    found, _ = answer(capsys, "fit", "photos", "--output", "run", *FIT, "--backbone", "teacher")
+    assert found["backbone"] == "the frozen pip/efficientnet_lite0" and "student" not in found
+    assert not Path("run/distill").exists()
+
+
+def test_one_photo_over_and_over_is_refused(here, capsys, monkeypatch):
+    for number in range(60):
+        picture(here / "same" / f"{number}.png", np.full((40, 40, 3), 90, np.uint8))
+    assert "60 of one photo" in refused(capsys, "fit", "same", "--quiet")
+    assert "60 copies" in refused(capsys, "distill", "same", "--batch-size", 16, "--quiet")
+    picture(here / "same" / "61.png", np.full((41, 40, 3), 90, np.uint8))  # another file with nothing else in it
+    for number, backbone in enumerate(("teacher", "student")):
+        words = ["fit", "same", "--output", f"run{number}", *map(str, FIT), "--backbone", backbone, "--quiet"]
+        assert cli.main(words) == 2
+        assert "no difference between the photos" in capsys.readouterr().err
+    assert "1 of one photo" in refused(capsys, "fit", one(here), "--quiet")
+
+
+def test_two_photos_many_times_over_are_hashed_without_nonsense(here, capsys):
+    for number in range(60):
+        pixels = np.random.default_rng(number % 2).integers(0, 256, (40, 40, 3), np.uint8)
+        picture(here / "two" / f"{number}.png", pixels)
+    for backbone in ("auto", "student"):
+        found, _ = answer(capsys, "fit", "two", "--output", f"run-{backbone}", *FIT, "--backbone", backbone)
+        assert len({row["code"] for row in distilhash.code(f"run-{backbone}/model", ["two/0.png", "two/1.png"])}) == 2
+    assert found["student"]["distinct_codes"] <= 2 and found["student"]["moved"] is None
+
+
+def one(folder: Path) -> Path:
+    picture(folder / "one" / "0.png", np.full((40, 40, 3), 9, np.uint8))
+    return folder / "one"
 
 
 def test_the_epochs_follow_the_number_of_photos():

@@ -195,3 +195,24 @@ def test_images_without_labels_are_refused(tmp_path):
         DistilhashError, match=r"hashing needs labels; got images without labels; give class subfolders or"
     ):
         hash_tiny(tmp_path / "run", images=images)
+
+
+@pytest.mark.parametrize("framework", ["csq", "dch"])
+@pytest.mark.parametrize(
+    ("labels", "fact"),
+    [
+        (np.zeros(120, np.int64), "120 training images, all of one class"),
+        (np.full(120, 2), "120 training images, all of one class"),
+        (np.zeros((120, 3), np.uint8), "120 training images, all with no labels"),
+        (np.tile(np.array([1, 0, 1], np.uint8), (120, 1)), "120 training images, all with the same labels"),
+    ],
+    ids=["one class", "the third class", "no label", "the same labels"],
+)
+def test_labels_that_tell_no_two_images_apart_are_refused(tmp_path, framework, labels, fact):
+    images = ArraySource(tiny_images().images, labels, class_names=["a", "b", "c"])
+    with pytest.raises(DistilhashError) as error:
+        hashing.check(images, np.arange(120), settings(framework=framework))
+    assert error.value.got == fact
+    some = labels.copy()
+    some[::2] = 1  # half of them differ from the others
+    hashing.check(ArraySource(images.images, some, class_names=images.class_names), np.arange(120), HASH)

@@ -124,11 +124,11 @@ def test_pseudo_classes_find_separable_groups():
     rng = np.random.default_rng(0)
     truth = np.arange(400) % 4
     x = np.maximum(rng.normal(size=(4, 30))[truth] * 3 + rng.normal(size=(400, 30)), 0).astype(np.float32)
-    found = pseudo_classes(x, clusters=16)
+    found = pseudo_classes(x, np.arange(400), clusters=16)
     pure = sum(np.bincount(truth[found == cluster]).max() for cluster in np.unique(found)) / len(truth)
     assert len(np.unique(found)) <= 16
     assert pure > 0.95  # chance: about a quarter
-    assert np.array_equal(found, pseudo_classes(x, clusters=16))
+    assert np.array_equal(found, pseudo_classes(x, np.arange(400), clusters=16))
 
 
 class Unlabelled:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distilhash.config import InputConfig
-from distilhash.data.transforms import CROP_MODES, INTERPOLATIONS, MAX_ASPECT, Preprocess, Views, make_views
+from distilhash.data.transforms import CROP_MODES, INTERPOLATIONS, MAX_ASPECT, Preprocess, Views, augmented, make_views
 from distilhash.errors import DistilhashError
 
 RNG = np.random.default_rng(0)
@@ -322,3 +322,27 @@ def test_views_of_another_kind() -> None:
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(DistilhashError, match="fraction"):
             run(images, view(0.5, wrong))
+
+
+def test_augmented_crops_are_mirrored_brighter_darker_and_of_other_contrast():
+    count, side = 400, 8
+    flat = np.full((count, side, side, 3), 80, np.uint8)
+    light = np.log(augmented(flat, np.arange(count), 0, 0)[:, 0, 0, 0] / 80) / np.log(1.6)  # contrast changes no grey
+    assert -1.01 < light.min() < -0.9 and 0.9 < light.max() < 1.01 and abs(light.mean()) < 0.1
+    steps = np.tile(np.repeat([70, 90], side // 2).astype(np.uint8)[None, :, None], (count, side, 1, 3))
+    left, right = (augmented(steps, np.arange(count), 0, 0)[:, 0, column, 0].astype(float) for column in (0, -1))
+    assert 0.4 < (left > right).mean() < 0.6
+    contrast = np.abs(left - right) / (left + right) * 8  # of 1 before
+    assert 0.55 < contrast.min() < 0.7 and 1.45 < contrast.max() < 1.75
+    assert abs(np.corrcoef(np.log(contrast), light)[0, 1]) < 0.15
+    assert np.array_equal(flat, np.full_like(flat, 80)), "the crops that were given are changed"
+
+
+def test_an_augmented_crop_depends_on_image_epoch_and_seed_alone():
+    crops = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3)).astype(np.uint8)
+    ids = np.array([3, 1, 4, 15, 9, 2])
+    found = augmented(crops, ids, 2, 7)
+    for i in range(6):
+        assert np.array_equal(augmented(crops[i : i + 1], ids[i : i + 1], 2, 7)[0], found[i])
+    for other in ((3, 7), (2, 8)):
+        assert not np.array_equal(augmented(crops, ids, *other), found)

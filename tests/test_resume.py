@@ -19,7 +19,7 @@ from tiny import DISTILL, HASH, both_stages, distil_tiny, hash_tiny
 STEPS = 9  # of either stage
 STAGES = {"distil": (distil_tiny, DISTILL, distill), "hash": (hash_tiny, HASH, hashing)}
 VARIANTS = [
-    ("distil", {"views": 2}),
+    ("distil", {"views": 2, "augment": True}),
     ("distil", {"optimizer": "published", "loss": "raw", "mode": "online", "views": 2}),
     ("distil", {"optimizer": "adamw", "loss": "standardised"}),
     ("hash", {}),

@@ -88,7 +88,7 @@ def hash_tiny(path: Path, config: HashConfig = HASH, *, resume: bool = False, im
     run = RunDirectory(path, {"stage": "hash", "hash": as_dict(config)}, resume=resume)
     hasher = tiny_hasher(config.bits, config.freeze_backbone)
     if config.freeze_backbone and "features_ND" not in options:
-        check(images, len(images), config)
+        check(images, np.arange(len(images)), config)
         options["features_ND"] = head_inputs(images, np.arange(len(images)), hasher.backbone)
     return train_hasher(images, np.arange(len(images)), hasher, config, run, **options)
 

@@ -147,7 +147,7 @@ def distill(
     source = open_readable(images, labelled=False if unlabelled else None, certain=not unlabelled, scan=scan)
     chosen = None if unlabelled else split_of(source, images, protocol, split_seed, split, needed=True)
     indices = np.arange(len(source)) if chosen is None else chosen.unlabelled
-    stage.check(config, len(indices))
+    stage.check(config, source, indices)
     teacher_network, network = open_teacher(teacher), new_student(student, config.seed)
     queries = None if chosen is None else fingerprint_of_indices(chosen.query)
     settings = {
@@ -210,7 +210,7 @@ def hash(
     source = open_readable(images, labelled=True, scan=scan)
     chosen = split_of(source, images, protocol, split_seed, split, needed=True)
     assert chosen is not None
-    stage.check(source, len(chosen.train), config)
+    stage.check(source, chosen.train, config)
     network = stage.open_backbone(str(backbone), student, teacher, config)
     seen = 0 if network.seen is None else count_seen(source, chosen.query, network.seen)
     queries = fingerprint_of_indices(chosen.query)
@@ -258,8 +258,10 @@ def fit(
         student: Network and input size; v1 at 64 pixels with the small stem where none is given.
 
     Returns:
-        "hasher" (its model directory), "backbone", "method", "photos", "bits", and of a distilled student
-        "overlap_at_10": the share of the teacher's ten nearest photos among the student's, on a validation set.
+        "hasher" (its model directory), "backbone", "method", "photos", "bits" and "verdict" (a sentence). Where a
+        student was distilled, also "student" and "teacher": what the hasher of each does on a validation set, such as
+        "overlap_at_10" (the share of the ten nearest photos by the teacher's features among those by code) and "moved"
+        (how far brighter and mirrored copies move, as a share of the way to the nearest other photo).
     """
     from distilhash.training import fit as stage
 

@@ -198,7 +198,10 @@ def _fit(
     scan: Scan = ScanConfig(),
     show: OmitArgPrefixes[Run] = Run(),
 ) -> Result:
-    return Result(api.fit(photos, output, config=config, teacher=teacher, student=student, scan=scan, **show.directory))
+    found = api.fit(photos, output, config=config, teacher=teacher, student=student, scan=scan, **show.directory)
+    rows = [{"hashed": name, **found[name]} for name in ("student", "teacher") if name in found]
+    told = {key: value for key, value in found.items() if key not in ("student", "teacher", "verdict")}
+    return Result(found, [_table(told), *(["", _table(rows)] if rows else []), f"\n{found['verdict']}"])
 
 
 def _encode(

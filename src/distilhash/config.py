@@ -184,6 +184,8 @@ class DistillConfig(Config):
     """Temperature of the soft assignment to prototypes, in units of cosine similarity."""
     views: Count = 1
     """Number of augmented views of each image in the feature cache; the first is the image itself."""
+    augment: bool = False
+    """The student alone sees each view mirrored at random, brighter or darker: its features bear such changes."""
     mode: Literal["cached", "online"] = "cached"
     """cached: compute the teacher's features once, before training; online: run the teacher in every step."""
     precision: Precision = "auto"
@@ -239,10 +241,12 @@ class HashConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitConfig(Config):
-    """A hasher of unlabelled photos: a student distilled on them, then hashed without labels."""
+    """A hasher of unlabelled photos: a student distilled on them, or the frozen teacher, hashed without labels."""
 
+    backbone: Literal["auto", "student", "teacher"] = "auto"
+    """What is hashed. auto: the better one as measured, and of fewer than 500 photos the teacher."""
     method: Literal["auto", "itq", "pseudo"] = "auto"
-    """itq (rotated principal components) or pseudo (CSQ on clusters of the teacher's features). auto: itq."""
+    """Of the student: itq (rotated principal components) or pseudo (CSQ on clusters of the teacher's features)."""
     bits: Count = 64
     """Length of a code, bits."""
     epochs: Count | None = None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from distilhash.errors import DistilhashError
 
 # The purposes: one hash never serves two of them.
-VIEWS, ORDER, SPLITS, CALIBRATION = 1, 2, 3, 4
+VIEWS, ORDER, SPLITS, CALIBRATION, AUGMENT = 1, 2, 3, 4, 5
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1
@@ -35,6 +35,12 @@ def random64(ids: NDArray[np.int64], *key: int) -> NDArray[np.uint64]:
     for part in key:
         state = _mix((state ^ np.uint64(part & _MASK)) + _GOLDEN)
     return _mix(_mix(np.asarray(ids).astype(np.uint64) + _GOLDEN) ^ state)
+
+
+def uniform(ids: NDArray[np.int64], *key: int) -> NDArray[np.float64]:
+    """One number in [0, 1) for each id: the upper 53 bits of random64() fill it."""
+    numbers: NDArray[np.float64] = (random64(ids, *key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
 
 
 def shuffled(ids: NDArray[np.int64], *key: int) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from distilhash.config import InputConfig
 from distilhash.data.decode import upright_rgb
-from distilhash.data.order import VIEWS, random64
+from distilhash.data.order import AUGMENT, VIEWS, uniform
 from distilhash.errors import DistilhashError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # An image longer than this many times its width gives its middle part: resized whole, a line of pixels would fill
 # the memory.
 MAX_ASPECT = 8
+STRONGEST = 1.6  # factor of brightness or contrast in augmented()
 CROP_MODES = ("crop", "pad")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -57,10 +58,22 @@ class Views:
 def make_views(indices: NDArray[np.int64], view: int, seed: int) -> Views:
     """The random view of number ``view`` (0, 1, ...) of each image: a function of image, view and seed alone."""
     assert view >= 0, "a negative view is the unchanged image: pass views=None"
-    flip, down, right = (random64(indices, seed, VIEWS, view, draw) for draw in range(3))
-    # The upper 53 bits fill a float64 in [0, 1).
-    offset = np.stack([down >> np.uint64(11), right >> np.uint64(11)], axis=1) * 2.0**-53
-    return Views((flip >> np.uint64(63)).astype(bool), offset)
+    flip, down, right = (uniform(indices, seed, VIEWS, view, draw) for draw in range(3))
+    return Views(flip >= 0.5, np.stack([down, right], axis=1))
+
+
+def augmented(cropped: Pixels, indices: NDArray[np.int64], epoch: int, seed: int) -> Pixels:
+    """Crops (n, S, S, 3) as another camera might give them, by a hash of (seed, epoch, image).
+
+    Half of them are mirrored; brightness and contrast are multiplied by factors within 1 / STRONGEST and STRONGEST,
+    evenly in their logarithm.
+    """
+    flip_n, *draws = (uniform(indices, seed, AUGMENT, epoch, draw) for draw in range(3))
+    factors = [(STRONGEST ** (2 * draw - 1)).astype(np.float32)[:, None, None, None] for draw in draws]
+    grey = cropped.mean(axis=(1, 2, 3), dtype=np.float32, keepdims=True)
+    changed: Pixels = np.clip(((cropped - grey) * factors[0] + grey) * factors[1] + 0.5, 0, 255).astype(np.uint8)
+    changed[flip_n >= 0.5] = changed[flip_n >= 0.5, :, ::-1]
+    return changed
 
 
 class Preprocess:

@@ -41,10 +41,7 @@ PARTS = ("query", "database")  # of a split, whose codes are kept
 
 def cropped_teacher(preset: Preset, *, trainable: bool = False) -> Teacher:
     """The preset's teacher, which sees the same part of an image as the student, in its own arms, too."""
-    teacher = open_teacher(preset.teacher, trainable=trainable)
-    teacher.input = teacher.input.with_crop_of(new_student(preset.student, 0).input)
-    teacher.architecture["input"] = as_dict(teacher.input)
-    return teacher
+    return open_teacher(preset.teacher, trainable=trainable, crop_mode=new_student(preset.student, 0).input)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -128,9 +128,9 @@ class _Comparison:
         # What can be refused is refused here, before a directory is made, or deleted for --overwrite.
         splits = {seed: self.split(seed) for seed in {key.seed for key in self.keys}}
         for split in splits.values():
-            distillation.check(self.preset.distill, len(split.unlabelled))
+            distillation.check(self.preset.distill, self.images, split.unlabelled)
         for key in self.keys:
-            hashing.check(self.images, len(self.preset.labelled(splits[key.seed])), self.preset.hash_config(key))
+            hashing.check(self.images, self.preset.labelled(splits[key.seed]), self.preset.hash_config(key))
         teacher = cropped_teacher(self.preset)
         run = RunDirectory(output, settings, images=self.images if "images" in settings else None, **options)
         missing = [key for key in self.keys if not _file(run, key).exists()]

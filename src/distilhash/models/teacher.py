@@ -118,9 +118,19 @@ def create_teacher(
     return teacher
 
 
-def open_teacher(config: TeacherConfig, *, trainable: bool = False) -> Teacher:
-    """A pretrained teacher, frozen unless it is to be fine-tuned."""
-    return create_teacher(config.name, weights=config.weights, size=config.size, trainable=trainable)
+def open_teacher(
+    config: TeacherConfig, *, trainable: bool = False, crop_mode: InputConfig | None = None
+) -> Teacher:  # fmt: skip
+    """A pretrained teacher, frozen unless it is to be fine-tuned.
+
+    Args:
+        crop_mode: the input of a student, whose part of an image the teacher sees in its own codes, too.
+    """
+    teacher = create_teacher(config.name, weights=config.weights, size=config.size, trainable=trainable)
+    if crop_mode is not None:
+        teacher.input = teacher.input.with_crop_of(crop_mode)
+        teacher.architecture["input"] = as_dict(teacher.input)
+    return teacher
 
 
 def is_teacher(name: str) -> bool:

@@ -24,7 +24,7 @@ from distilhash.config import DistillConfig, InputConfig, as_dict
 from distilhash.data.order import Batches
 from distilhash.data.prefetch import prefetch, readers
 from distilhash.data.sources import ImageSource
-from distilhash.data.transforms import Preprocess, make_views, read_for
+from distilhash.data.transforms import Preprocess, augmented, make_views, read_for
 from distilhash.device import arithmetic, current, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
@@ -64,7 +64,7 @@ def distill(
     Raises:
         DistilhashError: an unknown loss, too few images, or a cache of another teacher.
     """
-    check(config, len(indices))
+    check(config, images, indices)
     device = current()
     train, validation = split_validation(indices, config.validation_size, config.seed)
     cache_indices = indices if features_of is None else features_of
@@ -74,6 +74,9 @@ def distill(
         seed=config.seed, precision=config.precision, rebuild=rebuild_features,
     )  # fmt: skip
     rows_of = _Rows(cache_indices)
+    if not np.ptp(cache_VND[0, rows_of(validation)], axis=0).any():
+        fix = "give images that differ, or another teacher"
+        raise DistilhashError("the teacher sees no difference between the images", f"{len(validation)} of them", fix)
     target = create_target(cache_VND[0], rows_of(train), config, device)
     projection_head = _projection_head(student, target, config.seed).to(device)
     student.to(device).to(memory_format=torch.channels_last).train()
@@ -131,21 +134,26 @@ def distill(
     return student.eval()
 
 
-def check(config: DistillConfig, count: int) -> None:
-    """Refuse what cannot be run on ``count`` unlabelled images, before anything is computed or written.
+def check(config: DistillConfig, images: ImageSource, indices: np.ndarray) -> None:
+    """Refuse what cannot be run on these unlabelled images, before anything is computed or written.
 
     Raises:
-        DistilhashError: an unknown loss, a device that is not there, too few images.
+        DistilhashError: an unknown loss, a device that is not there, too few images, or the same one over and over.
     """
     if config.loss not in TARGETS:
         raise unknown_name("distillation loss", config.loss, TARGETS)
     current()
+    count = len(indices)
     validation = min(config.validation_size, count // 5)
     if count - validation < config.batch_size or validation <= NEIGHBOURS:
         raise DistilhashError(
             "too few images to distil on",
             f"{count}, of which {validation} are the validation set, with batches of {config.batch_size}",
             f"give more (at least {5 * (NEIGHBOURS + 1)}) or a smaller --batch-size",
+        )
+    if len(np.unique(images.digests[indices], axis=0)) < 2:
+        raise DistilhashError(
+            "nothing can be learnt of one image", f"{count:,} copies of it", "give images that differ"
         )
 
 
@@ -194,6 +202,8 @@ def _loader(
         view = epoch % config.views
         views = make_views(chosen, view, config.seed) if view else None
         cropped = read_for(pipelines, images, chosen, views)
+        if config.augment:
+            cropped[0] = augmented(cropped[0], chosen, epoch, config.seed)
         tensors = [pipeline.tensor(crops) for pipeline, crops in zip(pipelines, cropped, strict=True)]
         if config.mode == "cached":
             tensors.append(torch.from_numpy(cache_VND[view, rows_of(chosen)]))
@@ -215,12 +225,13 @@ def _agreement(features_ND: Tensor, outputs_NT: Tensor, teacher_ND: Tensor, targ
     """Mean cosine of outputs with targets, and the share of the teacher's nearest neighbours that the student has."""
     # Centred: features and logits have a common part that would make any two images look alike.
     cosine = F.cosine_similarity(outputs_NT - outputs_NT.mean(dim=0), target_NT - target_NT.mean(dim=0), dim=1)
-    near = [_nearest(x_ND) for x_ND in (features_ND, teacher_ND)]
+    near = [nearest(x_ND) for x_ND in (features_ND, teacher_ND)]
     shared = (near[0][:, :, None] == near[1][:, None, :]).any(dim=2).float().mean()
     return {"cosine": cosine.mean().item(), "overlap_at_10": shared.item()}
 
 
-def _nearest(features_ND: Tensor) -> Tensor:
+def nearest(features_ND: Tensor) -> Tensor:
+    """The rows (N, NEIGHBOURS) that are most like each row by cosine, after centring, without itself."""
     unit_ND = F.normalize(features_ND - features_ND.mean(dim=0), dim=1)
     similarity_NN = unit_ND @ unit_ND.T
     similarity_NN.fill_diagonal_(-2)  # an image is not its own neighbour

@@ -64,7 +64,7 @@ def train_hasher(
     Raises:
         DistilhashError: what ``check`` refuses.
     """
-    check(images, len(indices), config)
+    check(images, indices, config)
     muon_lr = config.muon_lr or MUON_LRS[hasher.backbone.pretrained]
     config = dataclasses.replace(config, muon_lr=muon_lr)
     device = current()
@@ -121,21 +121,27 @@ def train_hasher(
     return hasher.eval()
 
 
-def check(images: ImageSource, count: int, config: HashConfig) -> None:
-    """Refuse what cannot be run on ``count`` training images, before anything is computed or written.
+def check(images: ImageSource, indices: np.ndarray, config: HashConfig) -> None:
+    """Refuse what cannot be run on these training images, before anything is computed or written.
 
     Raises:
-        DistilhashError: an unknown framework, a device that is not there, no labels, too few images, or a code length
-            for which there are no centres of the wanted kind.
+        DistilhashError: an unknown framework, a device that is not there, no labels, labels that tell no two images
+            apart, too few images, or a code length for which there are no centres of the wanted kind.
     """
     if config.framework not in QUANTIZATION_WEIGHTS:
         raise unknown_name("hashing framework", config.framework, QUANTIZATION_WEIGHTS)
     current()
     if images.labels is None:
         raise DistilhashError("hashing needs labels", "images without labels", "give class subfolders or list files")
-    if count < config.batch_size:
-        got = f"{count} with batches of {config.batch_size}"
+    if len(indices) < config.batch_size:
+        got = f"{len(indices)} with batches of {config.batch_size}"
         raise DistilhashError("too few labelled images to hash on", got, "give more images or a smaller --batch-size")
+    labels = np.asarray(images.labels)[indices]
+    if len(np.unique(labels, axis=0)) < 2:
+        got = f"{len(indices):,} training images, all of one class"
+        if labels.ndim == 2:
+            got = f"{len(indices):,} training images, all with {'the same' if labels.any() else 'no'} labels"
+        raise DistilhashError("hashing learns from labels that differ", got, "give images of two classes or more")
     if config.framework == "csq":
         hash_centres(_count_classes(images), config.bits, config.seed, kind=config.centres)
 

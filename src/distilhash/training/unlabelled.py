@@ -95,11 +95,12 @@ def itq_hasher(backbone: Backbone, features_ND: np.ndarray, num_bits: int, seed:
     return hasher.eval()
 
 
-def pseudo_classes(features_ND: np.ndarray, clusters: int, seed: int = 0) -> NDArray[np.int64]:
-    """A class (N,) for each row of a teacher's features: the nearest of at most ``clusters`` prototypes by cosine."""
-    rows = np.arange(len(features_ND))
+def pseudo_classes(
+    features_ND: np.ndarray, rows: NDArray[np.int64], clusters: int, seed: int = 0
+) -> NDArray[np.int64]:  # fmt: skip
+    """A class for each of these rows of a teacher's features: the nearest of ``clusters`` prototypes, or of fewer."""
     direction, centres_TP = find_prototypes(features_ND, rows, clusters, seed)
-    blocks = (torch.from_numpy(np.array(features_ND[start : start + BLOCK])) for start in range(0, len(rows), BLOCK))
+    blocks = (torch.from_numpy(features_ND[rows[start : start + BLOCK]]) for start in range(0, len(rows), BLOCK))
     nearest: NDArray[np.int64] = torch.cat([(direction(f_ND) @ centres_TP.T).argmax(dim=1) for f_ND in blocks]).numpy()
     return nearest
 
