@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import zlib
+from pathlib import Path
 
 import httpx
 import numpy as np
