@@ -266,6 +266,5 @@ def test_a_split_of_other_images_is_refused(here, capsys):
     said = refused(capsys, "encode", "run", "fewer", "--part", "query", "--quiet")
     assert "1 images missing, such as class0/00.png" in said
     assert "run/split.json" in refused(capsys, *COMMANDS["distill"], "--unlabelled", "--split", "run/split.json")
-    assert refused(capsys, *COMMANDS["distill"], "--split", "lost.json") == (
-        "a split file cannot be read; got lost.json: No such file or directory."
-    )
+    said = refused(capsys, *COMMANDS["distill"], "--split", "lost.json")
+    assert "lost.json" in said and "No such file or directory" in said

@@ -50,10 +50,8 @@ def no_room(*_: object) -> object:
 
 def test_a_full_disk_for_the_feature_cache(here, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", no_room)
-    assert refused(capsys, *COMMANDS["distill"]) == (
-        "no room for the feature cache; got run/teacher_features, 1 MiB needed (No space left on device); free some "
-        "room or name another place with --features."
-    )
+    said = refused(capsys, *COMMANDS["distill"])
+    assert all(fact in said for fact in ("run/teacher_features", "1 MiB", "No space left on device", "--features"))
 
 
 def test_a_full_disk_for_checkpoints_loses_no_step(here, monkeypatch, capsys):

@@ -5,6 +5,7 @@ that are missing and starts itself anew, once. Nothing else in this package sets
 """
 
 import os
+import signal
 import sys
 
 ENVIRONMENT = {
@@ -21,14 +22,30 @@ STARTED = "DISTILHASH_STARTED"  # set in the second start, so that there is no t
 
 def run() -> None:
     """Run the command line in this environment and exit with its code."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: the next file that is opened would take its number, and its output
+            stream = open(os.devnull, "r" if name == "stdin" else "w")  # noqa: PTH123, SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
     missing = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
     if missing and sys.platform == "linux" and STARTED not in os.environ:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **missing, STARTED: "1"})
     os.environ.update(missing)
     os.environ.pop(STARTED, None)
-    from distilhash.cli import main
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
+    try:
+        from distilhash.cli import main
 
-    sys.exit(main())
+        code = main()
+    except KeyboardInterrupt as error:  # before a command began, or after it ended
+        print("distilhash: interrupted.", file=sys.stderr)
+        code = 128 + (error.args or [signal.SIGINT])[0]
+    sys.exit(code)
+
+
+def _end(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from distilhash.config import (
+    FRAMEWORKS,
+    LOSSES,
+    STUDENTS,
+    TEACHERS,
     DemoConfig,
     DistillConfig,
     ExportConfig,
@@ -39,7 +43,7 @@ from distilhash.config import (
     TeacherConfig,
     as_dict,
 )
-from distilhash.errors import DistilhashError, unknown_name
+from distilhash.errors import DistilhashError, require_torch, unknown_name
 from distilhash.progress import log
 
 if TYPE_CHECKING:
@@ -71,6 +75,7 @@ def demo(
     Returns:
         The rows of results.json, one for each trial.
     """
+    require_torch("the demo")
     from distilhash.experiments.runner import run_demo
 
     return run_demo(config or DemoConfig(), output, resume=resume, overwrite=overwrite)
@@ -94,6 +99,7 @@ def reproduce(
     Returns:
         The rows of results.json: every trial that is there.
     """
+    require_torch("the comparison")
     from distilhash.experiments.runner import reproduce as run
 
     return run(table, output, config=config, resume=resume, overwrite=overwrite)
@@ -108,9 +114,9 @@ def distill(
     config: DistillConfig | None = None,
     protocol: str = "cifar10",
     split_seed: int = 0,
-    split: Path | None = None,
+    split: str | Path | None = None,
     scan: ScanConfig | None = None,
-    features: Path | None = None,
+    features: str | Path | None = None,
     rebuild_features: bool = False,
     unlabelled: bool = False,
     resume: bool = False,
@@ -132,6 +138,7 @@ def distill(
     Returns:
         The student's model directory.
     """
+    require_torch("distillation")
     import numpy as np
 
     from distilhash.data.loading import open_readable, split_of
@@ -178,7 +185,7 @@ def hash(
     teacher: TeacherConfig | None = None,
     protocol: str = "cifar10",
     split_seed: int = 0,
-    split: Path | None = None,
+    split: str | Path | None = None,
     scan: ScanConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -197,6 +204,7 @@ def hash(
     Returns:
         The hasher's model directory.
     """
+    require_torch("training a hasher")
     from distilhash.data.loading import open_readable, split_of
     from distilhash.data.sources import count_seen
     from distilhash.files import fingerprint_of_indices
@@ -263,6 +271,7 @@ def fit(
         "overlap_at_10" (the share of the ten nearest photos by the teacher's features among those by code) and "moved"
         (how far brighter and mirrored copies move, as a share of the way to the nearest other photo).
     """
+    require_torch("fitting a hasher")
     from distilhash.training import fit as stage
 
     return stage.fit(
@@ -278,7 +287,7 @@ def encode(
     part: str = "all",
     protocol: str = "cifar10",
     split_seed: int = 0,
-    split: Path | None = None,
+    split: str | Path | None = None,
     scan: ScanConfig | None = None,
     precision: str | None = None,
     int8: bool = False,
@@ -357,6 +366,7 @@ def profile(
     Returns:
         For each network "network", "parameters", "macs" (of one image), "latency_ms_batch1", "images_per_second", ...
     """
+    require_torch("profiling")
     from distilhash.evaluation.profile import profile as measure
 
     opened = [(name, _network(name, bits, size)) for name in networks]  # all, before the first is timed
@@ -374,7 +384,7 @@ def export(
     config: ExportConfig | None = None,
     protocol: str = "cifar10",
     split_seed: int = 0,
-    split: Path | None = None,
+    split: str | Path | None = None,
     scan: ScanConfig | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -391,6 +401,7 @@ def export(
     Returns:
         The report, as in report.json: agreement of codes, mAP, milliseconds, bytes, and a "verdict".
     """
+    require_torch("export")
     from distilhash.deploy.export import export_hasher
 
     return export_hasher(
@@ -543,9 +554,6 @@ def known_names() -> dict[str, list[str]]:
     from distilhash.data.loading import PARTS
     from distilhash.device import DEVICES
     from distilhash.experiments.presets import TABLES
-    from distilhash.models import STUDENTS, TEACHERS
-    from distilhash.training.hash import QUANTIZATION_WEIGHTS
-    from distilhash.training.targets import TARGETS
 
     def choices(config: type, setting: str) -> list[str]:
         return list(get_args(get_type_hints(config)[setting]))
@@ -555,12 +563,12 @@ def known_names() -> dict[str, list[str]]:
         "students": list(STUDENTS),
         "stems": choices(StudentConfig, "stem"),
         "crop modes": choices(StudentConfig, "crop_mode"),
-        "distillation losses": list(TARGETS),
+        "distillation losses": list(LOSSES),
         "distillation modes": choices(DistillConfig, "mode"),
         "optimizers": choices(DistillConfig, "optimizer"),
         "precisions": choices(DistillConfig, "precision"),
         "devices": list(DEVICES),
-        "hashing frameworks": list(QUANTIZATION_WEIGHTS),
+        "hashing frameworks": list(FRAMEWORKS),
         "centres": choices(HashConfig, "centres"),
         "label-free methods": choices(FitConfig, "method"),
         "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],
@@ -575,6 +583,7 @@ def _encoder_with_torch(
     hasher: str | Path, precision: str | None
 ) -> Callable[[ImageSource, NDArray[np.int64]], CodeTable]:
     """What encodes images with a hasher that was not exported."""
+    require_torch("a hasher that is not exported")
     from distilhash.checkpoint import load_hasher
     from distilhash.data.sources import count_seen
     from distilhash.device import current, usable_precision

@@ -18,8 +18,8 @@ from safetensors.torch import save
 from torch import nn
 
 from distilhash.data.sources import DIGEST_BYTES
-from distilhash.errors import DistilhashError
-from distilhash.files import to_json, write_atomically, write_json
+from distilhash.errors import DistilhashError, refused
+from distilhash.files import readable_file, to_json, write_atomically, write_json
 from distilhash.models import create_hasher, rebuild_backbone
 from distilhash.models.backbone import Backbone, not_finite
 from distilhash.models.hasher import Hasher
@@ -29,11 +29,11 @@ SEEN = "images_seen"  # beside the weights: what the network was trained on
 _HEADROOM = 1.05  # a filesystem needs a little more than the bytes of the tensors
 
 
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
+def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
     """Write tensors and a JSON description into one safetensors file, atomically."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     needed = int(sum(tensor.nbytes for tensor in flat.values()) * _HEADROOM)
-    free = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
+    free = shutil.disk_usage(next(parent for parent in Path(path).absolute().parents if parent.exists())).free
     if free < needed:  # said before anything is written, and with the figures
         figures = f"{free >> 20} MiB free, {needed >> 20} MiB needed"
         raise DistilhashError(f"no room for {path}", figures, "free some room")
@@ -43,26 +43,27 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], description: dict
     write_atomically(path, save(flat, metadata=header))
 
 
-def load_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_tensors(path: str | Path, what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors and the description of a file that :func:`save_tensors` wrote; DistilhashError for any other file."""
-    if not path.is_file():
-        raise DistilhashError(f"no {what} here", path, "name a directory or file that a distilhash stage wrote")
     fix = "name a file that a distilhash stage wrote"
+    readable_file(path, f"no {what} here", fix)
     try:
-        with safe_open(path, framework="pt") as handle:
+        with safe_open(path, framework="np") as handle:  # "pt" opens no path that is not UTF-8
             header = json.loads((handle.metadata() or {}).get("distilhash", "{}"))
             if header.get("format") != FORMAT or not isinstance(header.get("description"), dict):
                 raise DistilhashError(f"this file is not a distilhash {what}", path, fix)
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {name: torch.from_numpy(handle.get_tensor(name)) for name in handle.keys()}  # noqa: SIM118 (not a mapping)
     except DistilhashError:
         raise
-    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
-        refused = f"{what} cannot be read: only safetensors files are loaded, never a pickle"
-        raise DistilhashError(refused, f"{path} ({error})", fix) from error
+    except OSError as error:
+        raise refused(f"cannot read {path}", error) from error
+    except (SafetensorError, ValueError, AttributeError, RecursionError) as error:
+        said = f"{what} cannot be read: only safetensors files are loaded, never a pickle"
+        raise DistilhashError(said, f"{path} ({error})", fix) from error
     return tensors, header["description"]
 
 
-def save_model(directory: Path, module: nn.Module, description: dict[str, Any]) -> None:
+def save_model(directory: str | Path, module: nn.Module, description: dict[str, Any]) -> None:
     """Write a backbone or a hasher as a model directory.
 
     ``description`` needs ``kind`` ("student" or "hasher") and ``architecture`` (the backbone's), for a hasher also
@@ -71,7 +72,7 @@ def save_model(directory: Path, module: nn.Module, description: dict[str, Any]) 
     Raises:
         DistilhashError: a weight is not finite; nothing is written.
     """
-    tensors = dict(module.state_dict())
+    directory, tensors = Path(directory), dict(module.state_dict())
     _check_finite(tensors, directory)
     write_json(directory / "config.json", description)
     kind = description["kind"]

@@ -2,8 +2,8 @@
 
 Each command is a function below: tyro makes its flags of the signature and of the configs' fields, and its help of the
 docstring of the API's function of the same name. Results go to stdout (``--json`` for programs), messages and progress
-to stderr. Exit codes: 0 done, 1 our bug, 2 the user's mistake (one sentence), 130 Ctrl-C. One file, since a command
-here is little more than its signature.
+to stderr. Exit codes: 0 done, 1 our bug, 2 the user's mistake or what the system refuses (one sentence), 130 Ctrl-C,
+141 a reader of stdout that went away, 143 SIGTERM. One file, since a command here is little more than its signature.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TextIO
 
 import tyro
 from rich import box
@@ -52,7 +54,7 @@ from distilhash.config import (
     TeacherConfig,
 )
 from distilhash.device import choose
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, printable, refused
 from distilhash.files import to_json
 from distilhash.progress import console, log
 
@@ -263,7 +265,7 @@ def _export(
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
     report = api.export(hasher, output, images, config=config, overwrite=overwrite, scan=scan, **vars(splitting))
-    return Result(report, f"{report['verdict']}\n\nThe report: {output / 'README.md'}")
+    return Result(report, f"{report['verdict']}\n\nThe report: {printable(str(output / 'README.md'))}")
 
 
 def _check(images: Positional[str], *, scan: Scan = ScanConfig(), show: OmitArgPrefixes[Show] = Show()) -> Result:
@@ -274,9 +276,9 @@ def _check(images: Positional[str], *, scan: Scan = ScanConfig(), show: OmitArgP
     lines += [f"note: {note}" for note in found["notes"]]
     lines += [f"problem: {problem}" for problem in found["problems"]]
     text = [
-        f"{found['images']}: {found['kind']}, {found['label_columns']} classes",
+        f"{printable(found['images'])}: {found['kind']}, {found['label_columns']} classes",
         *([_table(found["parts"])] if found["parts"] else []),
-        "\n".join([*lines, "ready" if found["ready"] else "not ready"]),
+        "\n".join([*map(printable, lines), "ready" if found["ready"] else "not ready"]),
     ]
     mistake = None
     if not found["ready"]:
@@ -310,7 +312,7 @@ def _index(
         rows = done[key]
         if rows:
             shown = [row if isinstance(row, str) else f"{row[0]} ({row[1]})" for row in rows[:SHOWN]]
-            first = "; ".join(map(_printable, shown))
+            first = "; ".join(map(printable, shown))
             log.warning("%s", f"{len(rows):,} {what}: {first}{'; ...' if len(rows) > SHOWN else ''}")
     counted = {key: len(value) if isinstance(value, list) else value for key, value in done.items()}
     told = ("unreadable", "failures", "other_files", "rebuild_pays")
@@ -334,11 +336,11 @@ def _search(
     )
     lines = []
     for answer in found:
-        lines.append(f"{_printable(answer['query'])}: {len(answer['hits'])} hits")
+        lines.append(f"{printable(answer['query'])}: {len(answer['hits'])} hits")
         for hit in answer["hits"]:
-            lines.append(f"{hit['distance']:>6}  {hit['id']:>8}  {_printable(hit['path'])}".rstrip())
+            lines.append(f"{hit['distance']:>6}  {hit['id']:>8}  {printable(hit['path'])}".rstrip())
             lines += [
-                f"{double['distance']:>6}  {double['id']:>8}    like it: {_printable(double['path'])}"
+                f"{double['distance']:>6}  {double['id']:>8}    like it: {printable(double['path'])}"
                 for double in hit["duplicates"]
             ]
     return Result(found, "\n".join(lines))
@@ -352,7 +354,7 @@ def _code(
     show: OmitArgPrefixes[Show] = Show(),
 ) -> Result:
     found = api.code(hasher, _some(images, "IMAGES"), int8=int8)
-    return Result(found, "\n".join(f"{row['code']}  {_printable(row['image'])}" for row in found))
+    return Result(found, "\n".join(f"{row['code']}  {printable(row['image'])}" for row in found))
 
 
 def _serve(
@@ -409,7 +411,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; our own bugs raise.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever its encoding cannot express is escaped
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _main(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except OSError as error:  # of stdout: _run tells those of a command
+        if error.errno is None:
+            raise
+        _discard(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return 141  # 128 + SIGPIPE, as a shell has it
+        return _refuse(str(refused("cannot print the result", error)))
+
+
+def _main(words: list[str]) -> int:
     name = words[0] if words else ""
     if name in ("-h", "--help"):
         print(_overview())
@@ -436,14 +454,21 @@ def _run(name: str, call: functools.partial[Result | None], show: Show) -> int:
             result = call() or Result(None)
     except DistilhashError as error:
         result = Result(None, mistake=error)
-    except KeyboardInterrupt:
+    except OSError as error:
+        if error.errno is None:
+            raise
+        result = Result(None, mistake=refused(f"cannot use {error.filename or 'the disk'}", error))
+    except MemoryError as error:
+        result = Result(None, mistake=DistilhashError("the memory does not suffice", error, "close some programs"))
+    except KeyboardInterrupt as error:
         kept = "nothing was written"
         if isinstance(show, Run):
-            kept = "the same command with --resume goes on from the last saved state"
+            instead = " instead of --overwrite" if show.overwrite else ""
+            kept = f"the same command with --resume{instead} goes on from the last saved state"
         elif name == "index":
             kept = "the same command goes on from the last photos that were kept"
         _to_stderr(f"distilhash: interrupted; {kept}.")
-        return 130
+        return 128 + (error.args or [signal.SIGINT])[0]  # of SIGTERM the number comes along
     if result.data is not None:
         _print(to_json(result.data, indent=2) if show.json else result.text or _table(result.data))
     return _refuse(str(result.mistake)) if result.mistake is not None else 0
@@ -486,7 +511,7 @@ def _sentence(event: ParseErrorEvent, name: str) -> str:
     """What is wrong with the words of a command, in one sentence."""
     if isinstance(event, InstantiationFailure):
         flag = "" if event.argument is None else f"{event.argument.display_name()}: "
-        said = f"{flag}{event.message}".rstrip(".")
+        said = " ".join(f"{flag}{event.message}".split()).rstrip(".")
         said = re.sub(r"invalid literal for int\(\) with base 10: ", "not a whole number; got ", said)
         said = re.sub(r"could not convert string to float: ", "not a number; got ", said)
     elif isinstance(event, InvalidChoice):
@@ -523,7 +548,7 @@ def _trials(rows: list[dict[str, Any]], output: Path) -> Result:
     from distilhash.experiments.tables import terminal_table
     from distilhash.experiments.trials import read_trials
 
-    return Result(rows, [terminal_table(read_trials(rows)), f"\nThe report: {output / 'report.html'}"])
+    return Result(rows, [terminal_table(read_trials(rows)), f"\nThe report: {printable(str(output / 'report.html'))}"])
 
 
 def _some(values: tuple[str, ...], what: str) -> tuple[str, ...]:
@@ -536,10 +561,11 @@ class _LogHandler(logging.Handler):
     """Writes to stderr: above the progress bar in a terminal, as plain lines elsewhere."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        text = printable(self.format(record))
         if console.is_terminal:
-            console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            _to_stderr(self.format(record))
+            _to_stderr(text)
 
 
 def _show_log(*, quiet: bool) -> None:
@@ -550,11 +576,20 @@ def _show_log(*, quiet: bool) -> None:
 
 
 def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # a message that nobody can read ends no work
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let go of a stream that refuses what it still holds, which would fail once more at the end of the process."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _refuse(sentence: str) -> int:
-    _to_stderr(f"distilhash: {' '.join(sentence.split())}")  # one line, whatever a library's message brought
+    _to_stderr(f"distilhash: {printable(sentence)}")
     return 2
 
 
@@ -589,9 +624,4 @@ def _value(value: Any) -> str:
         return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
-
-
-def _printable(path: str) -> str:
-    """A path that any terminal can print: bytes that are not UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return printable((", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value))

@@ -27,8 +27,8 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import ArrayLike, NDArray
 
-from distilhash.errors import DistilhashError
-from distilhash.files import write_atomically
+from distilhash.errors import DistilhashError, refused
+from distilhash.files import readable_file, write_atomically
 
 FORMAT = "distilhash.codes"
 VERSION = 1
@@ -246,8 +246,7 @@ class CodeTable:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CodeTable:
         """Read a table from a file; DistilhashError where there is none, or it is not a whole and valid table."""
-        if not Path(path).is_file():
-            raise DistilhashError("there is no code table at this path", path, "write one with: distilhash encode")
+        readable_file(Path(path), "there is no code table at this path", "write one with: distilhash encode")
         try:
             with safetensors.safe_open(path, framework="np") as file:
                 header = json.loads((file.metadata() or {}).get("distilhash", "{}"))
@@ -269,8 +268,10 @@ class CodeTable:
             )  # fmt: skip
         except KeyError as error:
             cause = f"{error.args[0]} is missing"
+        except OSError as error:
+            raise refused(f"cannot read {path}", error) from error
         # AttributeError: a tensor of float8, which NumPy lacks.
-        except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (safetensors.SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:
             cause = str(error).removesuffix(".")
         fix = "write it again with: distilhash encode"
         raise DistilhashError("this file is not a code table", f"{path} ({cause})", fix)

@@ -12,12 +12,20 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from distilhash.errors import DistilhashError, unknown_name
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Names of what lies in modules that import PyTorch; `distilhash list` shows them without it.
+TEACHERS = (
+    "torchvision/resnet50", "torchvision/alexnet", "pip/efficientnet_lite0", "pip/efficientnet_lite1",
+    "pip/efficientnet_lite2",
+)  # fmt: skip
+STUDENTS, LOSSES, FRAMEWORKS = ("v1", "v2"), ("raw", "standardised", "prototypes"), ("csq", "dch")
 
 T = TypeVar("T")
 
@@ -78,6 +86,8 @@ class Config:
         stage = type(self).__name__.removesuffix("Config").lower()
         for name, rules in _rules_of(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
+            if isinstance(value, Path):
+                object.__setattr__(self, name, str(value))
             if value is None:
                 continue
             for rule in rules:
@@ -134,7 +144,7 @@ class TeacherConfig(Config):
 
     name: str = "pip/efficientnet_lite0"
     """torchvision/NAME, timm/NAME or pip/efficientnet_lite0 (1, 2)."""
-    weights: str | None = None
+    weights: str | Path | None = None
     """State dict on disk (.safetensors, or .pth read with weights_only). None: the pretrained weights."""
     size: Count | None = None
     """Side of the input, pixels. None: the teacher's own."""
@@ -313,7 +323,7 @@ class ReproduceConfig(Config):
     """paper (published settings, needs a GPU), desktop (hours of CPU) or smoke (a minute)."""
     protocol: Protocol = "cifar10"
     """Published split of CIFAR-10."""
-    images: str | None = None
+    images: str | Path | None = None
     """Folder with train.txt, database.txt and test.txt. None: CIFAR-10."""
     arms: str | None = None
     """Baselines and the distilled student, separated by commas. None: the budget's."""

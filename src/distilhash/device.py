@@ -115,7 +115,7 @@ def arithmetic(precision: str) -> AbstractContextManager[object]:
     return torch.autocast(current().type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def settled_precision(wanted: str, file: Path, network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
+def settled_precision(wanted: str, file: str | Path, network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
     """The precision of a run; what "auto" chose is kept in a file, so that a resumed run goes on in it.
 
     Args:
@@ -129,11 +129,13 @@ def settled_precision(wanted: str, file: Path, network: nn.Module, shape_N3SS: t
     """
     if wanted != "auto":
         return wanted
-    if not file.exists():
+    if not Path(file).exists():
         write_json(file, {"precision": fastest_precision(network, shape_N3SS)})
     held = read_json(file, "choice of a precision")
     if not isinstance(held, dict) or held.get("precision") not in PRECISIONS[1:]:
-        raise DistilhashError("this file does not name a precision", file, "start anew with --overwrite")
+        raise DistilhashError(
+            "this file does not name a precision", file, "bring back a copy, or start anew in another --output"
+        )
     return str(held["precision"])
 
 

@@ -1,6 +1,39 @@
-"""The one exception that a user's mistake raises."""
+"""The one exception that a user's mistake raises, and its true words for what the operating system refuses."""
 
 from __future__ import annotations
+
+import errno
+import importlib
+import re
+from types import ModuleType
+
+# Control characters, line ends, marks that reverse the order of text, and what is no character.
+_ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_RIGHTS = "give yourself the rights to it, or choose another place"
+_LACKING = "this file system does not offer that, as some network disks have no locks; choose a place on a local disk"
+_HANDLES = "too many files are open; close some programs or raise the limit (ulimit -n)"
+REMEDIES = {
+    errno.ENOSPC: "free some room, or choose another place",
+    errno.EDQUOT: "your quota on this disk is used up; free some room, or choose another place",
+    errno.EFBIG: "this file system or a limit (ulimit -f) allows no file of this size; choose another place",
+    errno.EROFS: "this disk is mounted for reading only; choose another place",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: "the disk or its connection fails; see to that, then try again",
+    errno.ESTALE: "the disk or its connection fails; see to that, then try again",
+    errno.EBUSY: "another program is using it; close that one, then try again",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "its links lead in a circle; name the real file or folder",
+    errno.ENOTDIR: "a part of this path is a file; choose another path",
+    errno.EISDIR: "this is a folder; name a file",
+    errno.EMFILE: _HANDLES,
+    errno.ENFILE: _HANDLES,
+    errno.ENOMEM: "the memory does not suffice; close some programs",
+    errno.ENOLCK: _LACKING,
+    errno.ENOSYS: _LACKING,
+    errno.EOPNOTSUPP: _LACKING,
+}
 
 
 class DistilhashError(ValueError):
@@ -19,10 +52,57 @@ class DistilhashError(ValueError):
             parts.append(f"got {self.got}")
         if fix:
             parts.append(fix)
-        super().__init__("; ".join(parts) + ".")
+        super().__init__(printable("; ".join(parts) + "."))
 
 
 def unknown_name(kind: str, got: str, known: object) -> DistilhashError:
     """The error for a name that is not in a table: it lists the known ones (any iterable of strings)."""
     names = ", ".join(sorted(known))  # type: ignore[call-overload]
     return DistilhashError(f"unknown {kind}", repr(got), f"choose one of: {names}")
+
+
+def refused(what: str, error: OSError, then: str = "") -> DistilhashError:
+    """The error for what the operating system refuses: its reason, and what to do about this reason.
+
+    Args:
+        what: what was tried, with the path.
+        error: the refusal.
+        then: what became of the work, or how it goes on.
+    """
+    remedy = REMEDIES.get(error.errno or 0, "")
+    return DistilhashError(what, error.strerror or error, "; ".join(filter(None, (remedy, then))))
+
+
+def require(needed_by: str, install: str, *packages: str) -> ModuleType:
+    """Import packages that need not be installed, and return the last one.
+
+    Args:
+        needed_by: the subject of the sentence, such as "serving".
+        install: what pip is to install.
+        packages: names of modules.
+
+    Raises:
+        DistilhashError: one of them is missing.
+    """
+    try:
+        return [importlib.import_module(name) for name in packages][-1]
+    except ImportError as error:
+        what = f"{needed_by} needs {' and '.join(packages)}"
+        raise DistilhashError(what, error, f"pip install {install}") from error
+
+
+def require_torch(needed_by: str) -> None:
+    """Import PyTorch. Raises DistilhashError where it is not installed."""
+    require(needed_by, "torch torchvision timm", "torch")
+
+
+def printable(text: str) -> str:
+    """Text that acts on no terminal: control characters and bytes that are not UTF-8, as in file names, are escaped."""
+    return _ACTING.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return found[0].encode("unicode_escape").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -11,6 +12,7 @@ import os
 import platform
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -19,10 +21,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from distilhash.errors import DistilhashError
+from distilhash import __version__
+from distilhash.errors import DistilhashError, refused
 
 
-def write_atomically(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader, a crash or a full disk finds the old file or the new one, never a part.
 
     Two processes may do so at once: the last one wins.
@@ -34,6 +37,7 @@ def write_atomically(path: Path, content: bytes | str | Callable[[BinaryIO], obj
     Raises:
         DistilhashError: the disk refuses; nothing is left behind.
     """
+    path, then = Path(path), "nothing was changed"
     temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,20 +45,21 @@ def write_atomically(path: Path, content: bytes | str | Callable[[BinaryIO], obj
             if callable(content):
                 content(file)
             else:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        then = ""
         _sync(path.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(f"cannot write {path}", error, then) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def write_directory_atomically(path: Path) -> Iterator[Path]:
+def write_directory_atomically(path: str | Path) -> Iterator[Path]:
     """Write a directory whole or not at all, also where it replaces another.
 
     A directory cannot be renamed onto one that holds files, so for a moment the old one stands aside under a hidden
@@ -66,9 +71,9 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
     Raises:
         DistilhashError: the disk refuses.
     """
-    path = path.resolve()
+    path = Path(path).resolve()
     restore_directory(path)
-    temporary, aside = _beside(path, "tmp"), _beside(path, "old")
+    temporary, aside, then = _beside(path, "tmp"), _beside(path, "old"), "nothing was changed"
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -84,18 +89,21 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
             if replaced:
                 aside.rename(path)
             raise
+        then = ""
         if replaced:
             aside.rename(temporary)  # what is half deleted must not be put back
         _sync(path.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        # What the block reads is named; what it writes lies in a folder whose name means nothing to the user.
+        foreign = error.filename if str(temporary) not in str(error.filename or temporary) else None
+        raise refused(f"cannot open {foreign}" if foreign else f"cannot write {path}", error, then) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def restore_directory(path: Path) -> None:
+def restore_directory(path: str | Path) -> None:
     """Put back the directory that a killed process had moved aside, and delete what else such processes left."""
-    path = path.resolve()
+    path = Path(path).resolve()
     for place in [*path.parent.glob(f".{glob.escape(path.name)}.*.*.*")]:
         owner = place.name.split(".")[-3]
         if place.suffix not in (".tmp", ".old") or not owner.isdecimal() or _alive(int(owner)):
@@ -129,13 +137,11 @@ def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network disks do not sync the names in a directory
+            raise
     finally:
         os.close(handle)
-
-
-def _refused(path: Path, error: OSError) -> DistilhashError:
-    fix = "free some room or choose another place; nothing was changed"
-    return DistilhashError(f"cannot write {path}", error.strerror or error, fix)
 
 
 def to_json(data: Any, **options: Any) -> str:
@@ -151,20 +157,37 @@ def _with_nulls(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: str | Path, data: Any) -> None:
     """Write JSON data atomically, in a form that people can read and diff."""
     write_atomically(path, to_json(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: str | Path, what: str) -> Any:
     """The JSON data in a file; DistilhashError, which names ``what``, where it is missing or not JSON."""
+    path = readable_file(path, f"no {what} here", "run the command that writes it")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DistilhashError(f"no {what} here", path, "run the command that writes it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        fix = "delete it and run its command again"
+    except (ValueError, RecursionError) as error:
+        fix = "bring back a copy, or run its command again with another output"
         raise DistilhashError(f"{what} cannot be read", f"{path} ({error})", fix) from error
+
+
+def readable_file(path: str | Path, missing: str, fix: str) -> Path:
+    """The path of a file that can be opened, told before a library gives one reason for all.
+
+    Raises:
+        DistilhashError: ``missing`` and ``fix``, where there is none; the system's reason, where it cannot be opened.
+    """
+    path = Path(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DistilhashError(missing, path, fix)
+        with path.open("rb"):
+            return path
+    except (FileNotFoundError, NotADirectoryError):
+        raise DistilhashError(missing, path, fix) from None
+    except OSError as error:
+        raise refused(f"cannot open {path}", error) from error
 
 
 def fingerprint_of_indices(indices: np.ndarray) -> str:
@@ -174,10 +197,13 @@ def fingerprint_of_indices(indices: np.ndarray) -> str:
 
 def provenance(**made_from: Any) -> dict[str, Any]:
     """Where an artefact comes from: the command, versions, class of machine, and JSON data on what was read."""
-    packages = ("distilhash", "numpy", "torch", "torchvision", "timm")
+    versions = {"distilhash": __version__}
+    for name in ("numpy", "torch", "torchvision", "timm"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
         "command": " ".join(["distilhash", *sys.argv[1:]]),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": versions,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         **made_from,

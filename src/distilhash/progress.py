@@ -80,7 +80,7 @@ def progress(what: str, total: int, unit: str = "images", done: int = 0) -> Iter
     """
     if not log.isEnabledFor(logging.INFO):
         yield Counter(what, total, unit, done)
-    elif console.is_terminal:
+    elif console.is_terminal and not console.is_dumb_terminal:
         with Progress(BarColumn(24), TextColumn("{task.description}"), console=console, transient=True) as bar:
             counter: Counter = _BarCounter(what, total, unit, done, bar)
             yield counter

@@ -42,7 +42,7 @@ _UNSOUND = (OSError, ValueError, EOFError, tokenize.TokenError)  # what np.load 
 _RECORD = 1 + 32 * 32 * 3  # bytes of an image in the archive: its label, then its colours one after another
 
 
-def load_cifar10(cache: Path | None = None) -> ArraySource:
+def load_cifar10(cache: str | Path | None = None) -> ArraySource:
     """Open CIFAR-10, read-only and memory-mapped; the first call fetches it, checks it and keeps it in ``cache``.
 
     The environment variable DISTILHASH_CIFAR10 may name the URL of the binary archive, its file, a folder that has it,
@@ -73,13 +73,15 @@ def load_cifar10(cache: Path | None = None) -> ArraySource:
         ) from error
 
 
-def cache_folder(cache: Path | None = None) -> Path:
+def cache_folder(cache: str | Path | None = None) -> Path:
     """Where CIFAR-10 is kept: in ``cache``, in that of the environment variable DISTILHASH_CACHE, or in the user's."""
     base = cache or os.environ.get("DISTILHASH_CACHE") or platformdirs.user_cache_dir("distilhash", appauthor=False)
     return Path(base).expanduser() / "cifar10"
 
 
-def keep_cifar10(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], origin: str) -> None:
+def keep_cifar10(
+    folder: str | Path, images: NDArray[np.uint8], labels: NDArray[np.int64], origin: str
+) -> None:
     """Write images (60000, 32, 32, 3) and labels (60000,) where load_cifar10() finds them.
 
     Raises:
@@ -87,6 +89,7 @@ def keep_cifar10(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int
     """
     if (_sha256(images), _sha256(labels)) != (_IMAGES_SHA256, _LABELS_SHA256):
         raise DistilhashError("these are not the images and labels of CIFAR-10", origin, "name another place")
+    folder = Path(folder)
     write_atomically(folder / "labels.npy", lambda file: np.save(file, labels, allow_pickle=False))
     source = {"images_sha256": _IMAGES_SHA256, "labels_sha256": _LABELS_SHA256, "origin": origin}
     write_atomically(folder / "source.json", json.dumps(source, indent=1))

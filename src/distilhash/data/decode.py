@@ -118,7 +118,7 @@ class _Room:
 _room = _Room(max(MAX_BYTES, 4 * LARGE_PIXELS * (os.cpu_count() or 1)))
 
 
-def decode_image(file: Path | bytes, name: str, shown_side: int | None = None) -> Image.Image:
+def decode_image(file: str | Path | bytes, name: str, shown_side: int | None = None) -> Image.Image:
     """Decode an image file to RGB: rotated as its EXIF tag says, and by the rules of this module.
 
     Args:
@@ -135,7 +135,7 @@ def decode_image(file: Path | bytes, name: str, shown_side: int | None = None) -
     """
     try:
         with (
-            io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream,
+            io.BytesIO(file) if isinstance(file, bytes) else Path(file).open("rb") as stream,
             _opened(stream, name) as image,
         ):
             needed = _bytes_needed(image, stream, name, shown_side)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from distilhash.config import ScanConfig
 from distilhash.data.decode import EXTENSIONS, SIGNATURE_BYTES, is_image
 from distilhash.data.sources import FileSource
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, refused
 from distilhash.progress import log
 
 LISTS = ("train.txt", "database.txt", "test.txt")
@@ -274,20 +274,20 @@ def checked_folder(root: str | Path) -> Path:
     return path
 
 
-def list_files(root: Path) -> dict[str, Path]:
+def list_files(root: str | Path) -> dict[str, Path]:
     """The list files of a folder by their names in LISTS, in whatever case they are written."""
     try:
         with os.scandir(root) as listing:
             files = sorted(entry.name for entry in listing if entry.name.lower() in LISTS and entry.is_file())
     except OSError:
         return {}
-    found = {name.lower(): root / name for name in files}
+    found = {name.lower(): Path(root) / name for name in files}
     if len(found) < len(files):
         raise DistilhashError("two list files differ only in case", f"{', '.join(files)} in {root}", "keep one")
     return found
 
 
-def read_lists(root: Path) -> Listed:
+def read_lists(root: str | Path) -> Listed:
     """Read the list files of a folder. Raises DistilhashError with the file and line, or where one is missing."""
     found = list_files(root)
     missing = [name for name in LISTS if name not in found]
@@ -321,7 +321,7 @@ def read_lists(root: Path) -> Listed:
     return Listed(paths=list(labels_of), labels=digits.reshape(-1, columns) - ord("0"), lists=lists)
 
 
-def listed_files(root: Path, listed: Listed) -> list[FoundFile | None]:
+def listed_files(root: str | Path, listed: Listed) -> list[FoundFile | None]:
     """The file of each listed image (N); None where there is none."""
     paths = [os.path.join(root, path) for path in listed.paths]  # noqa: PTH118
     return [
@@ -335,7 +335,7 @@ def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DistilhashError("a list file cannot be read", f"{file}: {error.strerror}") from error
+        raise refused(f"cannot read the list {file}", error) from error
     except UnicodeDecodeError as error:
         raise DistilhashError("a list file is not UTF-8 text", f"{file}: {error}") from error
     for number, line in enumerate(map(str.strip, text.split("\n")), start=1):

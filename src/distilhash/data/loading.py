@@ -63,7 +63,7 @@ def open_readable(
 
 
 def split_of(
-    source: ImageSource, images: str | Path, protocol: str, seed: int, file: Path | None, *, needed: bool
+    source: ImageSource, images: str | Path, protocol: str, seed: int, file: str | Path | None, *, needed: bool
 ) -> Split | None:
     """The split of a source, bound to its images: that of a file, of its lists or folders, or drawn by a protocol.
 
@@ -108,8 +108,9 @@ def split_of(
     return split
 
 
-def split_beside(hasher: Path) -> Path | None:
+def split_beside(hasher: str | Path) -> Path | None:
     """The split that the run of a hasher saved, so that its codes are of the parts it was trained by."""
+    hasher = Path(hasher)
     for folder in (hasher, hasher.parent, hasher.parent.parent):
         if (folder / "split.json").is_file():
             return folder / "split.json"
@@ -117,7 +118,8 @@ def split_beside(hasher: Path) -> Path | None:
 
 
 def part_of(
-    source: ImageSource, images: str | Path, part: str, protocol: str, seed: int, split: Path | None, *, beside: Path
+    source: ImageSource, images: str | Path, part: str, protocol: str, seed: int, split: str | Path | None,
+    *, beside: str | Path,
 ) -> NDArray[np.int64]:
     """The indices of one of PARTS, by the split of split_of().
 

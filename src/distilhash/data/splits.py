@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.sources import DIGEST_BYTES, ImageSource, keys_of
-from distilhash.errors import DistilhashError, unknown_name
+from distilhash.errors import DistilhashError, refused, unknown_name
 from distilhash.files import write_atomically
 from distilhash.progress import log
 
@@ -119,7 +119,7 @@ class Split:
         """The same split, with the identity of the images that it was drawn from."""
         return dataclasses.replace(self, source=source.fingerprint, images=images_of(source))
 
-    def of(self, source: ImageSource, file: Path) -> Split:
+    def of(self, source: ImageSource, file: str | Path) -> Split:
         """This split, which was saved in ``file``, of these images, wherever they are now.
 
         Raises:
@@ -166,7 +166,7 @@ class Split:
                 raise DistilhashError("a split file is too large", f"{path}: {path.stat().st_size:,} bytes")
             data = json.loads(path.read_bytes())
         except OSError as error:
-            raise DistilhashError("a split file cannot be read", f"{path}: {error.strerror}") from error
+            raise refused(f"cannot read the split {path}", error, "name the split.json of a run") from error
         except (ValueError, RecursionError) as error:
             raise DistilhashError("a split file is not JSON", f"{path}: {error}") from error
         return cls(**_checked(data, path))

@@ -50,7 +50,7 @@ def to_onnx(hasher: Hasher) -> bytes:
     return _bytes_of(program.model_proto)
 
 
-def to_int8(content: bytes, images_N3SS: NDArray[np.float32], folder: Path) -> bytes:
+def to_int8(content: bytes, images_N3SS: NDArray[np.float32], folder: str | Path) -> bytes:
     """The int8 version of what to_onnx returned.
 
     Args:
@@ -63,7 +63,7 @@ def to_int8(content: bytes, images_N3SS: NDArray[np.float32], folder: Path) -> b
 
     batches = ({"images": images_N3SS[start : start + BATCH]} for start in range(0, len(images_N3SS), BATCH))
     reader = SimpleNamespace(get_next=lambda: next(batches, None))
-    plain, target = folder / "plain.onnx", folder / "int8.onnx"
+    plain, target = Path(folder, "plain.onnx"), Path(folder, "int8.onnx")
     plain.write_bytes(content)
     before = tempfile.tempdir
     try:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from distilhash.config import InputConfig, from_dict
 from distilhash.data.prefetch import BATCH_PIXELS, cores, prefetch
 from distilhash.data.sources import DIGEST_BYTES, Fingerprinted, ImageSource, count_seen, digests_of
 from distilhash.data.transforms import Preprocess
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, require
 from distilhash.files import read_json
 from distilhash.progress import progress
 
@@ -154,9 +153,9 @@ class ExportedConfig:
     files: dict[str, dict[str, Any]]  # name -> sha256 and bytes
 
     @classmethod
-    def load(cls, directory: Path) -> ExportedConfig:
+    def load(cls, directory: str | Path) -> ExportedConfig:
         """Read the config of a directory; DistilhashError where it is missing, or wrong in any detail."""
-        path = directory / "config.json"
+        path = Path(directory, "config.json")
         if path.is_file() and path.stat().st_size > MAX_CONFIG_BYTES:
             raise DistilhashError("the config of an exported hasher is too large", path, _AGAIN)
         data = read_json(path, "config of an exported hasher")
@@ -178,13 +177,13 @@ class ExportedConfig:
         raise DistilhashError("the config of an exported hasher is damaged", f"{path} ({cause})", _AGAIN)
 
 
-def checked_model(path: Path, config: ExportedConfig) -> bytes:
+def checked_model(path: str | Path, config: ExportedConfig) -> bytes:
     """The bytes of a model file that has passed the checks of this module.
 
     Raises:
         DistilhashError: the file is missing, too large, not the config's, not ONNX, or not allowed.
     """
-    onnx = package("onnx")
+    onnx, path = package("onnx"), Path(path)
     if not path.is_file():
         raise DistilhashError("the exported hasher lacks a model", path, _AGAIN)
     if path.stat().st_size > MAX_BYTES:
@@ -194,6 +193,8 @@ def checked_model(path: Path, config: ExportedConfig) -> bytes:
         raise DistilhashError("a model file is not the one that its config names", path, _AGAIN)
     try:
         parsed = onnx.load_model_from_string(content)  # a parse alone: tensors in other files are not opened
+    except MemoryError:
+        raise
     except Exception as error:  # protobuf has several for the ways in which bytes are no model
         raise DistilhashError("a model file is not ONNX", path, _AGAIN) from error
     fault = _fault(parsed, config)
@@ -215,7 +216,7 @@ def session_of(content: bytes) -> onnxruntime.InferenceSession:
     try:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base
-        raise DistilhashError("ONNX Runtime refuses the model", " ".join(str(error).split()), _AGAIN) from error
+        raise DistilhashError("ONNX Runtime refuses the model", " ".join(str(error).split())) from error
 
 
 def _fault(model: Any, config: ExportedConfig) -> str:
@@ -299,8 +300,4 @@ class _Given(Fingerprinted):
 
 def package(name: str) -> Any:
     """Import a package of the extra "export"; DistilhashError where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        what, fix = f"export and exported hashers need the package {name}", "pip install 'distilhash[export]'"
-        raise DistilhashError(what, str(error), fix) from error
+    return require("an exported hasher", "'distilhash[export]'", name)

@@ -249,7 +249,9 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
     }
 
 
-def evaluate_files(query: Path, database: Path, *, at: int | None = None, output: Path | None = None) -> dict[str, Any]:
+def evaluate_files(
+    query: str | Path, database: str | Path, *, at: int | None = None, output: str | Path | None = None
+) -> dict[str, Any]:
     """The metrics of evaluate_tables, but for the curve, of code tables on disk.
 
     Args:

@@ -156,13 +156,13 @@ class Arms:
         return RunDirectory(path, settings, resume=True)
 
 
-def codes_path(run: Path, key: TrialKey, part: str) -> Path:
+def codes_path(run: str | Path, key: TrialKey, part: str) -> Path:
     """Where the "query" or "database" codes of a trial are kept."""
-    return run / str(key.seed) / "codes" / f"{key.stage}-{part}.safetensors"
+    return Path(run) / str(key.seed) / "codes" / f"{key.stage}-{part}.safetensors"
 
 
-def read_seconds(path: Path) -> dict[str, float]:
+def read_seconds(path: str | Path) -> dict[str, float]:
     """What each stage of a seed took so far, seconds."""
-    file = path / "seconds.json"
+    file = Path(path) / "seconds.json"
     known: dict[str, float] = read_json(file, "stage times") if file.exists() else {}
     return known

@@ -65,7 +65,7 @@ def reproduce(
     if (table == "nuswide") != bool(config.images):
         what = "nuswide needs a folder with list files, and cifar10 takes none"
         raise DistilhashError(what, f"{table}, --images {config.images}")
-    where = config.images or "cifar10"
+    where = str(config.images or "cifar10")
     images = open_readable(where, labelled=True)
     chosen = "--images FOLDER" if config.images else f"--protocol {config.protocol}"
     comparison = _Comparison(

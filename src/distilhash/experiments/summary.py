@@ -35,12 +35,14 @@ SUBTITLE = """A pretrained teacher that nobody fine-tuned is distilled, without 
 student is hashed to binary codes, and retrieval, parameters and operations are compared."""
 
 
-def report_of(title: str, rows: Iterable[Mapping[str, Any]], preset: Preset, images: ImageSource, path: Path) -> Report:
+def report_of(
+    title: str, rows: Iterable[Mapping[str, Any]], preset: Preset, images: ImageSource, path: str | Path
+) -> Report:
     """The report of the rows of results.json, with the training curves and examples of the run directory.
 
     Curves, examples and sizes are those of the lowest seed, at its longest code.
     """
-    trials = read_trials(rows)
+    trials, path = read_trials(rows), Path(path)
     lowest = min(trial.seed for trial in trials)
     longest = max(trial.bits for trial in trials if trial.seed == lowest)
     shown = [trial for trial in trials if (trial.seed, trial.bits) == (lowest, longest)]

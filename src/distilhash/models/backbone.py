@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from distilhash.config import InputConfig
 from distilhash.errors import DistilhashError
+from distilhash.files import readable_file
 
 SHOWN = 3  # tensors that an error names of each kind
 
@@ -58,20 +59,20 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         DistilhashError: there is no such file, or it holds anything but tensors; no pickled object is loaded.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DistilhashError("there is no such file of weights", path, "give a .safetensors, .pth or .pt file")
+    path = readable_file(path, "there is no such file of weights", "give a .safetensors, .pth or .pt file")
     refusal = DistilhashError(
         "this is not a file of plain tensors, and nothing else is loaded, pickled objects least of all", path,
         "save the state dict: torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...)",
     )  # fmt: skip
     try:
         if path.suffix == ".safetensors":
-            loaded: Any = load_file(path)
+            loaded: Any = load(path.read_bytes())  # load_file opens no path that is not UTF-8
         else:
             with warnings.catch_warnings(action="ignore"):  # torch's doubts about a file: we load it or we say why not
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen kinds
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+            raise
         raise refusal from error
     for nested in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(nested), dict):

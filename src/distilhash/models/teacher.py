@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,10 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from distilhash.config import InputConfig, TeacherConfig, as_dict, from_dict
-from distilhash.errors import DistilhashError, unknown_name
+from distilhash.errors import DistilhashError, refused, require, unknown_name
 from distilhash.models.backbone import Backbone, fingerprint_of, load_checked, read_state
 
 LOCAL_WEIGHTS = "pass --teacher-weights FILE (weights=... in Python)"
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ENOTDIR}  # no network says so
 
 T = TypeVar("T")
 
@@ -149,26 +152,26 @@ def rebuild_teacher(architecture: Mapping[str, Any]) -> Teacher:
     return Teacher(network, name, feature_dim, input, architecture["trainable"])
 
 
-def _resnet50() -> nn.Module:
-    import torchvision
+def _library(name: str) -> Any:
+    return require("a teacher", "torch torchvision timm", name)
 
-    network: nn.Module = torchvision.models.resnet50()
+
+def _resnet50() -> nn.Module:
+    network: nn.Module = _library("torchvision").models.resnet50()
     network.fc = nn.Identity()
     return network
 
 
 def _alexnet() -> nn.Module:
-    import torchvision
-
-    network: nn.Module = torchvision.models.alexnet()
+    network: nn.Module = _library("torchvision").models.alexnet()
     network.classifier = network.classifier[:-1]  # type: ignore[index]
     return network
 
 
 def _torchvision_state(weights: str) -> dict[str, Tensor]:
-    import torchvision
-
-    entry = torchvision.models.get_weight(f"{weights}.IMAGENET1K_V1")  # the weights of the paper, not the later V2
+    entry = _library("torchvision").models.get_weight(
+        f"{weights}.IMAGENET1K_V1"
+    )  # the weights of the paper, not the later V2
     state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     return state
 
@@ -187,9 +190,7 @@ def _lite_state(version: int) -> dict[str, Tensor]:
 
 def _lite_recipe(version: int, size: int) -> Recipe:
     def network() -> Any:
-        import timm
-
-        return timm.create_model(f"tf_efficientnet_lite{version}", pretrained=False, num_classes=0)
+        return _library("timm").create_model(f"tf_efficientnet_lite{version}", pretrained=False, num_classes=0)
 
     half = (0.5, 0.5, 0.5)
     input = InputConfig(size=size, mean=half, std=half, interpolation="bicubic")
@@ -216,8 +217,7 @@ def _recipe(name: str) -> Recipe:
 
 
 def _timm_network(name: str, size: int | None, *, pretrained: bool) -> tuple[nn.Module, int, InputConfig]:
-    import timm
-
+    timm = _library("timm")
     model = name.removeprefix("timm/")
     base, _, tag = model.partition(".")
     if not timm.is_model(base):
@@ -258,10 +258,12 @@ def _timm_classifiers(network: Any) -> list[str]:
 
 
 def _fetched(name: str, fetch: Callable[[], T]) -> T:
-    """What fetch returns; DistilhashError where the network, or the file that it brought, is at fault."""
+    """What fetch returns; DistilhashError where the network, the file that it brought, or the disk is at fault."""
     try:
         return fetch()
     except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise refused(f"the weights of {name} cannot be kept", error, f"or {LOCAL_WEIGHTS}") from error
         fix = f"connect to the network once, or {LOCAL_WEIGHTS}"
         raise DistilhashError(f"the weights of {name} could not be downloaded", _first_line(error), fix) from error
 

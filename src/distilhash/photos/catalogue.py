@@ -32,8 +32,9 @@ class Photo(NamedTuple):
     failure: str | None  # why it has no code
 
 
-def rebuild_file(index: Path) -> Path:
+def rebuild_file(index: str | Path) -> Path:
     """Where an index is built again, before that takes its place."""
+    index = Path(index)
     return index.with_name(f"{index.name}.rebuild")
 
 

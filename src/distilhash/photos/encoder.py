@@ -27,7 +27,7 @@ from distilhash.data.folders import walk
 from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.sources import FileSource
 from distilhash.deploy.runtime import FLOAT, INT8, ExportedHasher, model_file
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, require_torch
 from distilhash.files import read_json
 from distilhash.photos.catalogue import PhotoStore, rebuild_file
 from distilhash.progress import log
@@ -37,7 +37,7 @@ SAMPLE = 2_000  # photos that the default hasher is fitted to
 FEW, GROWTH = 500, 2  # it is fitted again where it knows fewer than FEW, and there are GROWTH times as many now
 
 
-def hashers_of(about: Mapping[str, str], index: Path, hasher: str | Path | None = None) -> list[Path]:
+def hashers_of(about: Mapping[str, str], index: str | Path, hasher: str | Path | None = None) -> list[Path]:
     """Where the hasher that made an index may be, likeliest first; its fingerprint tells which one it is.
 
     Args:
@@ -51,7 +51,7 @@ def hashers_of(about: Mapping[str, str], index: Path, hasher: str | Path | None 
         raise DistilhashError("this index does not say which hasher made it", index, "search it by --id")
     if hasher is not None:
         return [Path(hasher)]
-    stored, index = Path(about.get("encoder_path", "")), index.absolute()
+    stored, index = Path(about.get("encoder_path", "")), Path(index).absolute()
     # Both were moved together, into one folder or with the folders above them.
     ends = [Path(*stored.parts[first:]) for first in range(1, len(stored.parts))]
     moved = [base / end for base in index.parents[:2] for end in ends]
@@ -115,21 +115,22 @@ def settle_default(store: PhotoStore) -> None:
     shutil.rmtree(new.parent)
 
 
-def default_place(index: Path) -> Path:
+def default_place(index: str | Path) -> Path:
     """Where the default hasher of an index is kept."""
+    index = Path(index)
     return index.with_name(f"{index.name}.hasher").absolute()
 
 
-def is_default(about: Mapping[str, str], index: Path) -> bool:
+def is_default(about: Mapping[str, str], index: str | Path) -> bool:
     """Whether an index was made with its default hasher, also where both were moved or renamed since."""
     stored, place = Path(about.get("encoder_path", "")), default_place(index)
     return stored.name == place.name or (_is_hasher(place) and not os.path.exists(stored))  # noqa: PTH110
 
 
-def fitted_to(hasher: Path) -> int | None:
+def fitted_to(hasher: str | Path) -> int | None:
     """The number of photos that a default hasher was fitted to; None for another one."""
     try:
-        about = read_json(hasher / "model" / "config.json", "hasher")
+        about = read_json(Path(hasher) / "model" / "config.json", "hasher")
     except DistilhashError:
         return None
     return about.get("unlabelled_images") if about.get("label_free") == "itq" else None
@@ -148,6 +149,7 @@ def _is_hasher(place: Path) -> bool:
 
 def _fit(place: Path, roots: Sequence[str], scan: ScanConfig | None) -> None:
     # PyTorch is imported here: an index made with an exported hasher is updated without it.
+    require_torch("the default hasher")
     from distilhash.checkpoint import save_model
     from distilhash.inference import head_inputs
     from distilhash.models import create_teacher
@@ -243,6 +245,7 @@ def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
         exported = ExportedHasher.open(place.parent, int8=place.name == INT8)
         return Encoder(path, exported.num_bits, exported.model_fingerprint, exported.outputs)
 
+    require_torch("a hasher that is not exported")
     import torch
 
     from distilhash.checkpoint import load_hasher

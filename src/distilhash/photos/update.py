@@ -249,7 +249,11 @@ class _Update:
             while done < len(files):
                 began = time.monotonic()
                 batch = files[done : done + size]
-                self.commit(batch)
+                try:
+                    self.commit(batch)
+                except DistilhashError as error:
+                    kept = f"{done:,} of {len(files):,} photos are kept, and the same command goes on"
+                    raise DistilhashError(error.what, error.got, f"{error.fix}; {kept}".lstrip("; ")) from error
                 done += len(batch)
                 counter.add(len(batch))
                 seconds = max(time.monotonic() - began, 1e-3)

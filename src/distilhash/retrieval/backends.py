@@ -28,7 +28,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from distilhash.codes import Bytes, hamming
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, require
 from distilhash.files import write_atomically
 
 Positions = NDArray[np.int64]
@@ -93,12 +93,7 @@ def _faiss_nearest(codes_BP: Bytes, queries_QP: Bytes, count: int) -> tuple[Posi
 
 
 def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        fix = "pip install 'distilhash[search]'"
-        raise DistilhashError("approximate search needs FAISS", "no package faiss", fix) from error
-    return faiss
+    return require("approximate search", "'distilhash[search]'", "faiss")
 
 
 def has_faiss() -> bool:
@@ -176,7 +171,7 @@ class IvfLists:
         """Whether there are still enough lists for ``count`` codes."""
         return 4 * len(self.centroids) >= lists_for(count)
 
-    def save(self, path: Path, ids: NDArray[np.int64], codes_BP: Bytes) -> None:
+    def save(self, path: str | Path, ids: NDArray[np.int64], codes_BP: Bytes) -> None:
         """Write the lists as one safetensors file, bound to these ids and codes."""
         nprobe = np.array([self.nprobe], np.int64)
         tensors = {"centroids": self.centroids, "list_of": self.list_of, "nprobe": nprobe}
@@ -185,7 +180,7 @@ class IvfLists:
         write_atomically(path, safetensors.numpy.save(tensors, metadata={"distilhash": header}))
 
     @classmethod
-    def load(cls, path: Path, ids: NDArray[np.int64], codes_BP: Bytes) -> IvfLists | None:
+    def load(cls, path: str | Path, ids: NDArray[np.int64], codes_BP: Bytes) -> IvfLists | None:
         """The saved lists of exactly these ids and codes; None where the file is missing, damaged or of others."""
         try:
             with safetensors.safe_open(path, framework="np") as handle:

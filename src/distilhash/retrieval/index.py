@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distilhash.codes import Bytes, packed_pair
 from distilhash.errors import DistilhashError, unknown_name
+from distilhash.progress import log
 from distilhash.retrieval import backends
 from distilhash.retrieval.store import MAX_BITS, Ids, Store
 
@@ -33,7 +34,8 @@ class Index:
     """Codes by id; open it with Index.open(), and close it, or use it as a context manager.
 
     Codes and queries are given as (n, K) of -1/+1, or packed (n, P) uint8. It is safe to use from several threads. What
-    another process writes to the file is seen by the next call. On an error nothing is changed.
+    another process writes to the file is seen by the next call. On an error nothing is changed. After close() every
+    call is refused.
     """
 
     def __init__(self, store: Store | None, num_bits: int | None, engine: str) -> None:
@@ -178,20 +180,27 @@ class Index:
     def close(self) -> None:
         """Save the IVF lists, if any, and close the file."""
         with self._mutex:
-            self._save_ivf()
+            if not self._closed:
+                self._save_ivf()
+            self._closed = True
             if self._store is not None:
                 self._store.close()
-                self._store, self._closed = None, True
 
     def __enter__(self) -> Index:
         """The index itself."""
+        self._check_open()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Close it."""
         self.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DistilhashError("the index is closed", fix="open it again")
+
     def _refresh(self) -> None:
+        self._check_open()
         if self._store is not None and self._store.changed():
             self._reload()
 
@@ -210,8 +219,7 @@ class Index:
         self._ids, self._codes = self._store.codes()
 
     def _begin_change(self) -> None:
-        if self._closed:
-            raise DistilhashError("the index is closed", fix="open it again")
+        self._check_open()
         if self._store is None:
             return
         self._store.claim()
@@ -272,7 +280,10 @@ class Index:
 
     def _save_ivf(self) -> None:
         if self._store is not None and self._ivf is not None and not self._ivf_saved:
-            self._ivf.save(self._store.beside(".ivf"), self._ids, self._codes)
+            try:
+                self._ivf.save(self._store.beside(".ivf"), self._ids, self._codes)
+            except DistilhashError as error:  # they only save time
+                log.warning("the lists of the approximate search are not kept: %s", error)
             self._ivf_saved = True
 
 

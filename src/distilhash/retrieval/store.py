@@ -26,9 +26,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilhash.codes import Bytes
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, refused
 
 Ids = NDArray[np.int64]
+_HELD = "close the other program that has it open; where none has, keep it on a local disk: this one has no locks"
+_RIGHTS = "give yourself the rights to write it and its folder, or choose another --index"
+REMEDIES = {  # by SQLite's primary code; any other means damage
+    sqlite3.SQLITE_BUSY: _HELD,
+    sqlite3.SQLITE_LOCKED: _HELD,
+    sqlite3.SQLITE_PROTOCOL: _HELD,
+    sqlite3.SQLITE_PERM: _RIGHTS,
+    sqlite3.SQLITE_READONLY: _RIGHTS,
+    sqlite3.SQLITE_AUTH: _RIGHTS,
+    sqlite3.SQLITE_CANTOPEN: _RIGHTS,
+    sqlite3.SQLITE_FULL: "free some room on its disk",
+    sqlite3.SQLITE_IOERR: "its disk, the connection to it or your quota there fails; see to that, then try again",
+    sqlite3.SQLITE_NOMEM: "the memory does not suffice; close some programs",
+    sqlite3.SQLITE_INTERRUPT: "try again",
+}
 
 APPLICATION_ID = 0x64686978  # "dhix"
 VERSION = 1
@@ -59,12 +74,13 @@ class Store:
     every method that writes, where another process is writing or the disk refuses.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = path = Path(path)
         # Not thread-local: any thread of the process that claimed the index may release it.
-        self._lock = filelock.FileLock(self.beside(".lock"), timeout=0, thread_local=False)
+        # Not a soft lock either, which a killed process would leave behind.
+        self._lock = filelock.FileLock(self.beside(".lock"), timeout=0, thread_local=False, fallback_to_soft=False)
         self._database: sqlite3.Connection | None = None
-        self._seen = 0
+        self._seen, self._closed = 0, False
         with self._explained():
             if path.exists():
                 self._connect()
@@ -117,6 +133,7 @@ class Store:
 
     def changed(self) -> bool:
         """Whether another process has written since codes() was last called."""
+        self._check_open()
         return self.path.exists() if self._database is None else self._version() != self._seen
 
     @contextlib.contextmanager
@@ -139,6 +156,7 @@ class Store:
 
     def claim(self) -> None:
         """Take the writer's lock, before there is anything to write; create the file where there is none."""
+        self._check_open()
         if not self._lock.is_locked:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,8 +165,7 @@ class Store:
                 what, fix = "another process is writing to this index", "wait until it has ended, then try again"
                 raise DistilhashError(what, self.path, fix) from None
             except OSError as error:
-                got = f"{self._lock.lock_file} ({error.strerror})"
-                raise DistilhashError("cannot write beside the index", got) from error
+                raise refused(f"cannot lock the index by {self._lock.lock_file}", error) from error
         if self._database is None:
             with self._explained():
                 self._connect(create=True)
@@ -183,7 +200,7 @@ class Store:
             self.append(ids, packed)
         return True
 
-    def take_over(self, other: Path) -> None:
+    def take_over(self, other: str | Path) -> None:
         """Replace all that the file holds by what another index file holds, in one transaction."""
         self.claim()
         self.rows("ATTACH DATABASE CAST(? AS TEXT) AS other", (os.fsencode(other),))
@@ -196,7 +213,8 @@ class Store:
             self.rows("DETACH DATABASE other")
 
     def close(self) -> None:
-        """Checkpoint and close the file, and release the writer's lock."""
+        """Checkpoint and close the file, and release the writer's lock; nothing can be read or written afterwards."""
+        self._closed = True
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -238,6 +256,7 @@ class Store:
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows of a query; none where there is no file yet."""
+        self._check_open()
         if self._database is None:
             return []
         with self._explained():
@@ -252,16 +271,29 @@ class Store:
         """The error for an index file with wrong contents."""
         return DistilhashError("the index is damaged", f"{self.path} ({why})", _ANOTHER)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DistilhashError("the index is closed", self.path, "open it again")
+
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.OperationalError, OSError) as error:
-            got = f"{self.path} ({error})"
-            raise DistilhashError("the index cannot be used", got, "nothing was changed") from error
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            got = f"{self.path} ({error})"
-            raise DistilhashError("this file is not a sound index", got, _ANOTHER) from error
+        except OSError as error:
+            raise refused(f"cannot use the index {self.path}", error) from error
+        except sqlite3.ProgrammingError:
+            self._check_open()  # closed by another thread meanwhile
+            raise
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # without what extends it
+            if code == sqlite3.SQLITE_CANTOPEN:  # SQLite keeps the reason to itself
+                try:
+                    self.path.open("rb").close()
+                except OSError as reason:
+                    raise refused(f"cannot open the index {self.path}", reason) from error
+            if code not in REMEDIES:
+                raise self.damaged(str(error)) from error
+            raise DistilhashError("cannot use the index", f"{self.path} ({error})", REMEDIES[code]) from error
 
 
 def text_bytes(text: str) -> bytes:

@@ -13,7 +13,6 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,7 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from distilhash import __version__
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo
 from distilhash.server.jobs import CROP, THUMBNAIL, VIEW
@@ -37,7 +37,6 @@ from distilhash.server.workers import Workers
 DECODE_SECONDS, ENCODE_SECONDS = 10.0, 60.0
 UPLOADS_AT_ONCE = 8
 THUMBNAIL_CACHE_BYTES = 64 << 20
-VERSION = metadata.version("distilhash")
 IMMUTABLE = {"Cache-Control": "private, max-age=86400"}  # the address changes with the file
 STATIC_TYPES = {  # by hand, because on Windows the registry may call JavaScript text/plain
     ".html": "text/html",
@@ -186,7 +185,7 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
         """What is served."""
         return Status(
             photos=len(library), bits=library.num_bits, hasher=service.hasher, index=library.path.name,
-            near_duplicate_bits=NEAR_DUPLICATE_BITS, most_upload_bytes=MAX_UPLOAD_BYTES, version=VERSION,
+            near_duplicate_bits=NEAR_DUPLICATE_BITS, most_upload_bytes=MAX_UPLOAD_BYTES, version=__version__,
         )  # fmt: skip
 
     @api.get("/photos")
@@ -236,7 +235,7 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
 
     app = FastAPI(
         title="distilhash: search for similar photos",
-        version=VERSION,
+        version=__version__,
         servers=[{"url": "."}],  # relative to the description, under whatever path a proxy serves it
         docs_url=None,
         redoc_url=None,

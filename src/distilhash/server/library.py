@@ -63,7 +63,8 @@ class Neighbours(BaseModel, extra="forbid"):
 class Library:
     """An index of photos, open for reading from several threads. Raises DistilhashError if it is none."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
         if not path.is_file():
             raise DistilhashError("there is no such index", path, "make it with: distilhash index FOLDER")
         self.path, self._lock = path, threading.Lock()

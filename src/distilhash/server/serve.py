@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distilhash.deploy.runtime import model_file
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, require
 from distilhash.photos.encoder import hashers_of, named
 from distilhash.progress import log
 
@@ -47,7 +48,8 @@ def serve(
         raise DistilhashError("a port is a number from 0 to 65535", port)
     if not re.fullmatch(r"/?([\w.~-]+/)*[\w.~-]*", root_path):
         raise DistilhashError("a root path has neither scheme nor host", root_path, "write --root-path /photos")
-    _require_packages()
+    # python_multipart: starlette parses forms by it
+    require("serving", "'distilhash[serve]'", "fastapi", "ifaddr", "python_multipart", "uvicorn")
     from distilhash.server.library import Library
 
     hosts = [_host_header(name) for name in (host, *host_names)]
@@ -124,8 +126,11 @@ def _listen(host: str, port: int) -> socket.socket:
         reason = f"{host} ({error.args[-1]})"
         raise DistilhashError("there is no such address", reason, "name one of this computer") from None
     except OSError as error:
-        reason = f"{host} port {port} ({os.strerror(error.errno or 0)})"
-        raise DistilhashError("cannot listen there", reason, "choose another --port; 0 takes a free one") from None
+        reason, elsewhere = f"{host} port {port} ({os.strerror(error.errno or 0)})", error.errno == errno.EADDRNOTAVAIL
+        fix = (
+            "name an address of this computer with --host" if elsewhere else "choose another --port; 0 takes a free one"
+        )
+        raise DistilhashError("cannot listen there", reason, fix) from None
 
 
 def _host_header(name: str) -> str:
@@ -161,13 +166,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def _require_packages() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import ifaddr  # noqa: F401
-        import python_multipart  # noqa: F401  (starlette parses forms with it)
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise DistilhashError("serving needs further packages", str(error), "pip install 'distilhash[serve]'") from None

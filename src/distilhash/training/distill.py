@@ -41,7 +41,7 @@ NEIGHBOURS = 10  # agreement counts how many of the teacher's 10 nearest images 
 
 def distill(
     images: ImageSource, indices: np.ndarray, teacher: Teacher, student: Student, config: DistillConfig,
-    run: RunDirectory, *, features: Path | None = None, features_of: np.ndarray | None = None,
+    run: RunDirectory, *, features: str | Path | None = None, features_of: np.ndarray | None = None,
     rebuild_features: bool = False, queries: str | None = None,
 ) -> Student:  # fmt: skip
     """Train a student on unlabelled images.

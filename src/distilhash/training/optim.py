@@ -192,7 +192,9 @@ class Optimizers:
                 module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
             except RuntimeError as error:
                 raise DistilhashError(
-                    "the saved training state is of another architecture", str(error).splitlines()[0], "use --overwrite"
+                    "the saved training state is of another architecture",
+                    str(error).splitlines()[0],
+                    "resume with the version that saved it, or start anew in another --output",
                 ) from error
         for number, member in enumerate(self.members):
             state = member.state_dict()

@@ -21,7 +21,7 @@ from torch import Tensor
 from distilhash.checkpoint import load_tensors, save_tensors
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import images_of, matched
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, refused
 from distilhash.files import provenance, read_json, to_json, write_atomically, write_json
 from distilhash.progress import log
 from distilhash.training.optim import Optimizers
@@ -125,11 +125,12 @@ class RunDirectory:
         losses_2.zero_()
 
     @staticmethod
-    def metrics_in(path: Path) -> list[dict[str, Any]]:
+    def metrics_in(path: str | Path) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl in a run directory that need not be open."""
         lines: list[dict[str, Any]] = []
-        if (path / "metrics.jsonl").exists():
-            for text in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        file = Path(path) / "metrics.jsonl"
+        if file.exists():
+            for text in file.read_text(encoding="utf-8").splitlines():
                 try:
                     lines.append(json.loads(text))
                 except ValueError:  # a kill in mid-write leaves at most one broken line, the last
@@ -181,12 +182,10 @@ class RunDirectory:
 
     def _append(self, name: str, line: str) -> None:
         try:
-            with (self.path / name).open("a", encoding="utf-8") as file:
+            with (self.path / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise DistilhashError(
-                f"cannot write {self.path / name}", error.strerror or error, "free some room and go on with --resume"
-            ) from error
+            raise refused(f"cannot write {self.path / name}", error, "then go on with --resume") from error
 
     @property
     def _state_file(self) -> Path:

@@ -13,6 +13,7 @@ Legend: V views, N images, D features.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -29,7 +30,7 @@ from distilhash.data.prefetch import through
 from distilhash.data.sources import ImageSource
 from distilhash.data.transforms import Preprocess, make_views
 from distilhash.device import batch_factor, current, fastest_precision, on, sent
-from distilhash.errors import DistilhashError
+from distilhash.errors import DistilhashError, refused
 from distilhash.files import fingerprint_of_indices, read_json, write_json
 from distilhash.models.fold import folded
 from distilhash.models.teacher import Teacher
@@ -42,7 +43,7 @@ FLUSH_SECONDS = 1.0  # what a kill loses at most
 
 
 def compute_teacher_features(
-    images: ImageSource, indices: np.ndarray, teacher: Teacher, directory: Path, *,
+    images: ImageSource, indices: np.ndarray, teacher: Teacher, directory: str | Path, *,
     crop_mode: InputConfig | None = None, views: int = 1, seed: int = 0, precision: str = "float32",
     rebuild: bool = False,
 ) -> np.ndarray:  # fmt: skip
@@ -75,6 +76,7 @@ def compute_teacher_features(
         "images": images.fingerprint, "indices": fingerprint_of_indices(indices),
         "seed": seed if views > 1 else None,  # view 0 does not depend on it
     }  # fmt: skip
+    directory = Path(directory)
     done, precision = _open_cache(directory, key, shape, precision, rebuild)
     held = np.load(directory / FEATURES, mmap_mode="r", allow_pickle=False).reshape(total, -1)
 
@@ -140,9 +142,9 @@ def frozen(teacher: Teacher, seen: InputConfig, precision: str) -> Callable[[Ten
     return features_of
 
 
-def precision_of(directory: Path) -> str:
+def precision_of(directory: str | Path) -> str:
     """What the teacher ran in for the features of a cache."""
-    return str(read_json(directory / "cache.json", "feature cache").get("precision", "float32"))
+    return str(read_json(Path(directory, "cache.json"), "feature cache").get("precision", "float32"))
 
 
 def _batch(seen: InputConfig, device: torch.device) -> int:
@@ -185,7 +187,7 @@ def _lay_out(target: Path, shape: tuple[int, ...]) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(target.parent).free < size:
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):
             with temporary.open("rb+") as handle:
@@ -194,11 +196,8 @@ def _lay_out(target: Path, shape: tuple[int, ...]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise DistilhashError(
-            "no room for the feature cache",
-            f"{target.parent}, {(size >> 20) + 1} MiB needed ({error.strerror or error})",
-            "free some room or name another place with --features",
-        ) from error
+        what = f"cannot write the feature cache {target.parent}, {(size >> 20) + 1} MiB"
+        raise refused(what, error, "another place is named with --features") from error
 
 
 def _write_progress(directory: Path, key: dict[str, Any], shape: tuple[int, ...], precision: str, rows: int) -> None:
