@@ -261,7 +261,7 @@ def evaluate_files(
     """
     metrics = evaluate_tables(CodeTable.load(query), CodeTable.load(database), at=at)
     if metrics["queries_in_database"]:
-        log.info("%s of the queries are in the database, too; none is among its own results",
+        log.info("%s queries are in the database, too; none is among its own results",
                  f"{metrics['queries_in_database']:,} of {metrics['queries']:,}")  # fmt: skip
     if metrics["queries_without_relevant"]:
         log.warning("%s queries have no relevant image and count as 0", f"{metrics['queries_without_relevant']:,}")
