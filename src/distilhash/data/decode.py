@@ -60,7 +60,7 @@ else:
     register_heif_opener()
     FORMATS = (*FORMATS, "HEIF")
 
-# Bytes that decoding takes for a pixel at most, measured; other formats: two copies in four bytes.
+# Bytes that decoding takes for a pixel at most, measured; other formats: four.
 _PIXEL_BYTES = {"WEBP": 16, "AVIF": 18, "HEIF": 14, "JPEG2000": 25}
 _HEIF = rb"(?:hei[cmsx]|hev[cmsx]|mif1|msf1)"
 _SIGNATURE = re.compile(
@@ -95,14 +95,15 @@ class UnreadableImage(DistilhashError):  # noqa: N818 (it says what the image is
 
 
 class _Room:
-    """Memory that the large images of all threads share: who wants more than is left waits."""
+    """Memory that the large images of all threads share: who wants more than is left waits, at most for all of it."""
 
     def __init__(self, size: int) -> None:
-        self._left = size
+        self._size = self._left = size
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def take(self, size: int) -> Iterator[None]:
+        size = min(size, self._size)
         with self._changed:
             self._changed.wait_for(lambda: self._left >= size)
             self._left -= size
@@ -114,8 +115,8 @@ class _Room:
                 self._changed.notify_all()
 
 
-# The largest image at a time, or one of LARGE_PIXELS on each core.
-_room = _Room(max(MAX_BYTES, 4 * LARGE_PIXELS * (os.cpu_count() or 1)))
+# One image of LARGE_PIXELS on each core, or a larger one alone.
+_room = _Room(4 * LARGE_PIXELS * (os.cpu_count() or 1))
 
 
 def decode_image(file: str | Path | bytes, name: str, shown_side: int | None = None) -> Image.Image:
@@ -203,7 +204,7 @@ def _bytes_needed(image: ImageFile.ImageFile, stream: BinaryIO, name: str, shown
     """
     width, height = image.size
     pixels, most = width * height, MAX_PIXELS
-    needed, advice = pixels * _PIXEL_BYTES.get(image.format or "", 8), "; save it as JPEG, or smaller"
+    needed, advice = pixels * _PIXEL_BYTES.get(image.format or "", 4), "; save it as JPEG, or smaller"
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         needed, most, advice = _coefficient_bytes(image, stream), MAX_JPEG_PIXELS, ""
         fewest = min(MAX_PIXELS if pixels <= MAX_PIXELS else LARGE_PIXELS, max(MAX_BYTES - needed, 0) // 4)
@@ -214,6 +215,8 @@ def _bytes_needed(image: ImageFile.ImageFile, stream: BinaryIO, name: str, shown
         needed += 4 * image.width * image.height
     elif isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile) and needed > MAX_BYTES:
         image.reduce, needed = 1, needed // 4
+    elif ";16" in _raw_mode(image) and pixels <= 2 * LARGE_PIXELS:
+        needed *= 2  # for the low bytes
     if pixels > most:
         raise UnreadableImage(name, f"{width} x {height} is more than {most:,} pixels{advice}")
     if needed > MAX_BYTES:
@@ -248,6 +251,8 @@ def _low_bytes(image: Image.Image, stream: BinaryIO, raw_mode: str) -> Image.Ima
     ends = np.array(image.getextrema()[:3])
     if ends.max() >= 64 and np.ptp(ends) >= 64:  # they take more than a quarter of the range
         return None
+    if image.width * image.height > 2 * LARGE_PIXELS:
+        raise ValueError(f"more than {2 * LARGE_PIXELS:,} pixels of 16 bits that use a small part of their range")
     stream.seek(0)
     low = Image.open(stream, formats=FORMATS)
     big = order == "B" or (order == "N" and sys.byteorder == "big")
