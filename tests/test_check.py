@@ -130,6 +130,9 @@ def test_copies_across_lists_and_classes_are_counted(tmp_path, capsys):
         shutil.copytree(root, tmp_path / "parts" / part)
     found = distilhash.check(tmp_path / "parts")
     assert not found["ready"] and "14 queries have a copy in train" in found["problems"][0]
+    picture(tmp_path / "parts/test/stray.png", np.zeros((4, 4, 3), np.uint8))
+    found = distilhash.check(tmp_path / "parts")
+    assert found["label_columns"] == 0 and "stray.png" in "".join(found["notes"])
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,8 @@ def _check_folder(root: Path, scan: ScanConfig | None) -> dict[str, Any]:
     notes += [told_others(source.found.others)] * bool(source.found.others)
     if source.labels is None:
         kind = "folder without labels"
-        notes.append("to distil only, as there are no labels")
+        why = _refusal(lambda: FolderSource(root, True, scan=scan))
+        notes.append(f"to distil only, as there are no labels: {why[0]}")
     if source.lists:
         kind = f"the parts of a split: {', '.join(sorted(source.lists))}; {kind}"
     found: dict[str, Any] = {"parts": [_part("all", len(source), unreadable=len(report.unreadable))]}
