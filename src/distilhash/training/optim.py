@@ -168,7 +168,7 @@ class Optimizers:
     def _diverged(self, what: str, step: int) -> DistilhashError:
         rates = ", ".join(f"{peak:g}" for peak in dict.fromkeys(self._peaks))
         got = f"step {step:,} of {self.steps:,}, at learning rates up to {rates}, in {self._precision}"
-        other = "" if self._precision == "float32" else ", or in float32 (--precision float32)"
+        other = "" if self._precision == "float32" else " or take --precision float32"
         fix = f"lower the learning rate{other}, and begin anew with --overwrite or elsewhere"
         return DistilhashError(f"{self.stage} was stopped, as {what} is not finite", got, fix)
 
