@@ -151,3 +151,24 @@ def test_a_terminal_without_colours_gets_none(here, variables, monkeypatch):
 
 def test_a_refused_name_is_said_escaped(here, capsys):
     assert r"no\x1b[2J\nsuch" in refused(capsys, "check", "no\x1b[2J\nsuch")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("words", ["index photos", "encode hasher photos", "hash photos --overwrite"])
+def test_a_signal_ends_a_command_in_one_line(words, name, code):
+    """The command sends it to itself in the midst of its work."""
+    stage = words.split()[0]
+    program = (
+        "import os, signal, time\n"
+        "from distilhash import __main__, api\n"
+        f"def work(*_, **__): os.kill(os.getpid(), signal.{name}); time.sleep(60)\n"
+        f"api.{stage} = work\n"
+        "__main__.run()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "DISTILHASH_STARTED": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words.split()], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("distilhash: interrupted; ") and done.stderr.count("\n") == 1
+    assert ("--resume" in done.stderr) == (stage == "hash") and ("--overwrite" in done.stderr) == (stage == "hash")
