@@ -17,12 +17,13 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from distilhash import __version__
 from distilhash.errors import DistilhashError, refused
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
@@ -192,6 +193,8 @@ def readable_file(path: str | Path, missing: str, fix: str) -> Path:
 
 def fingerprint_of_indices(indices: np.ndarray) -> str:
     """Sixteen hex digits that name a list of image indices, its order included."""
+    import numpy as np  # here, as the start of the command line reads this module, too
+
     return hashlib.sha256(np.asarray(indices, dtype="<i8").tobytes()).hexdigest()[:16]
 
 
