@@ -61,7 +61,7 @@ else:
     FORMATS = (*FORMATS, "HEIF")
 
 # Bytes that decoding takes for a pixel at most, measured; other formats: four.
-_PIXEL_BYTES = {"WEBP": 16, "AVIF": 18, "HEIF": 14, "JPEG2000": 25}
+_PIXEL_BYTES = {"WEBP": 16, "AVIF": 18, "HEIF": 12, "JPEG2000": 25}
 _HEIF = rb"(?:hei[cmsx]|hev[cmsx]|mif1|msf1)"
 _SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|(?:II|MM)(?:[*+]\0|\0[*+])|BM....\0\0\0\0|P[1-6fF]\s+[\d#]"
