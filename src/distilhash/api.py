@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from distilhash.config import (
     FRAMEWORKS,
@@ -455,7 +455,8 @@ def index(
     Returns:
         "index", "codes" (how many it holds), how many photos were added, changed, renamed, deleted, unchanged, failed
         or unsettled, "failures" and "unreadable" (files and folders, with reasons), "missing" and "passed_over" (photos
-        that are kept, though their files are gone or left out), and "rebuild_pays".
+        that are kept, though their files are gone or left out), "rebuild_pays", and "near_duplicates": in how many
+        "bits" they differ at most, with the estimated "recall" and "precision".
     """
     from distilhash.photos import search as photos
 
@@ -471,7 +472,7 @@ def search(
     ids: Sequence[int] = (),
     top: int | None = None,
     radius: int | None = None,
-    group_duplicates: int | None = None,
+    group_duplicates: int | Literal["auto"] | None = None,
     hasher: str | Path | None = None,
     int8: bool = False,
 ) -> list[dict[str, Any]]:
@@ -485,7 +486,8 @@ def search(
         ids: Search for a photo of the index by its id, which needs no hasher.
         top: Most hits for a query. None: 10, or with a radius all.
         radius: Largest distance of a hit, bits. None: any.
-        group_duplicates: List a hit within so many bits of a nearer one below it. None: apart.
+        group_duplicates: List a hit within so many bits of a nearer one below it; "auto" is the number that the index
+            measured. None: apart.
         hasher: Where the index's hasher is. None: where it was.
         int8: Take the int8 model of an exported hasher.
 

@@ -314,9 +314,12 @@ def _index(
             shown = [row if isinstance(row, str) else f"{row[0]} ({row[1]})" for row in rows[:SHOWN]]
             first = "; ".join(map(printable, shown))
             log.warning("%s", f"{len(rows):,} {what}: {first}{'; ...' if len(rows) > SHOWN else ''}")
+    from distilhash.photos.duplicates import NearDuplicates
+
     counted = {key: len(value) if isinstance(value, list) else value for key, value in done.items()}
-    told = ("unreadable", "failures", "other_files", "rebuild_pays")
-    return Result(done, _table({key: value for key, value in counted.items() if key not in told}))
+    told = ("unreadable", "failures", "other_files", "rebuild_pays", "near_duplicates")
+    table = _table({key: value for key, value in counted.items() if key not in told})
+    return Result(done, [table, str(NearDuplicates(**done["near_duplicates"]))])
 
 
 def _search(
@@ -326,7 +329,7 @@ def _search(
     ids: Annotated[UseAppendAction[tuple[int, ...]], tyro.conf.arg(name="id")] = (),
     top: int | None = None,
     radius: int | None = None,
-    group_duplicates: int | None = None,
+    group_duplicates: int | Literal["auto"] | None = None,
     hasher: str | None = None,
     int8: bool = False,
     show: OmitArgPrefixes[Show] = Show(),
@@ -502,6 +505,10 @@ def parse(name: str, words: list[str]) -> functools.partial[Result | None]:
     if name in ("distill", "hash", "fit"):
         words = [re.sub(r"^--(teacher|student)(?=$|=)", r"--\1.name", word) for word in words]
         words = [re.sub(r"^--(teacher|student)-", r"--\1.", word) for word in words]
+    if name == "search":  # --group-duplicates alone is --group-duplicates auto
+        for place in [i for i, word in enumerate(words) if word == "--group-duplicates"][::-1]:
+            if not re.fullmatch(r"-?\d+|auto|None", "".join(words[place + 1 : place + 2])):
+                words = [*words[: place + 1], "auto", *words[place + 1 :]]
     with on_parse_error(refuse):
         call: functools.partial[Result | None] = tyro.cli(bind, prog=f"distilhash {name}", args=words, config=CONFIG)
     return call

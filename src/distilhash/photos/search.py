@@ -11,16 +11,15 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-
-from distilhash.codes import Bytes, hamming
+from distilhash.codes import Bytes
 from distilhash.config import ScanConfig
 from distilhash.data.decode import UnreadableImage
 from distilhash.data.folders import told_others
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import PhotoStore, rebuild_file
+from distilhash.photos.duplicates import Distances, measure, near_duplicates, nearest_groups
 from distilhash.photos.encoder import (
     Encoder,
     default_hasher,
@@ -35,9 +34,9 @@ from distilhash.photos.encoder import (
 from distilhash.photos.update import Summary, checked_roots, forget, update
 from distilhash.progress import log
 from distilhash.retrieval.index import Index
+from distilhash.retrieval.store import Ids
 
 TOP = 10
-GROUPED_FROM = 4  # times as many hits are searched as groups are wanted
 
 
 def index(
@@ -60,8 +59,9 @@ def index(
             if final is not encoder:
                 settle_default(store)
             fitted = fitted_to(place) if final.path == str(place) else None
+            measure(store, final)
         summary.deleted += dropped
-        codes = len(store.codes()[0])
+        codes, near = len(store.codes()[0]), near_duplicates(store.about())
     if summary.other_files:
         log.info("%s", told_others(summary.other_files))
     pays = fitted is not None and rebuild_pays(fitted, codes)
@@ -70,7 +70,8 @@ def index(
             "the default hasher is fitted to %s photos, and the index holds %s: distilhash index --index %s --rebuild "
             "fits it to them and encodes all again", f"{fitted:,}", f"{codes:,}", shlex.quote(str(index)),
         )  # fmt: skip
-    return {"index": str(index), "codes": codes, **dataclasses.asdict(summary), "rebuild_pays": pays}
+    done = {"index": str(index), "codes": codes, **dataclasses.asdict(summary), "rebuild_pays": pays}
+    return {**done, "near_duplicates": near._asdict()}
 
 
 def _encoder_for(
@@ -91,13 +92,13 @@ def _encoder_for(
 
 def search(
     index: str | Path, images: Sequence[str | Path], *, ids: Sequence[int], top: int | None, radius: int | None,
-    group_duplicates: int | None, hasher: str | Path | None, int8: bool,
+    group_duplicates: int | Literal["auto"] | None, hasher: str | Path | None, int8: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The hits of each query, nearest first by (distance, id), without the query itself."""
     if not images and not ids:
         raise DistilhashError("nothing to search for", fix="name an image, or an id of the index with --id")
     for name, value, least in (("top", top, 1), ("radius", radius, 0), ("group_duplicates", group_duplicates, 0)):
-        if value is not None and value < least:
+        if isinstance(value, int) and value < least:
             raise DistilhashError(f"{name} must be at least {least}", value)
     if not os.path.isfile(index):  # noqa: PTH113 (Path's raises where access is denied)
         raise DistilhashError("there is no such index", index, "make it with: distilhash index FOLDER")
@@ -109,19 +110,16 @@ def search(
             queries += [(str(image), row, None) for image, row in zip(images, coded, strict=True)]
         if ids:
             queries += [(str(i), row, int(i)) for i, row in zip(ids, codes.codes_of(ids), strict=True)]
-        codes_QP = np.stack([row for _, row, _ in queries])
-        if radius is not None:
-            limit, found = top, codes.radius(codes_QP, radius)
-        else:  # one more, as the query itself may be among them
-            limit = top or TOP
-            wanted = limit * (1 if group_duplicates is None else GROUPED_FROM) + 1
-            found = list(zip(*codes.search(codes_QP, min(wanted, max(len(codes), 1))), strict=True))
+        if group_duplicates == "auto":
+            near = near_duplicates(store.about())
+            log.info("%s", near)
+            group_duplicates = near.bits
+        limit = top or (TOP if radius is None else None)
         answers = []
-        for (query, _, own), (hit_ids, distances) in zip(queries, found, strict=True):
-            hits = _hits(store, hit_ids, distances, query, own)
-            if group_duplicates is not None:
-                hits = _grouped(hits, codes.codes_of([hit["id"] for hit in hits]), group_duplicates)
-            answers.append({"query": query, "hits": hits[:limit]})
+        for query, code_P, own in queries:
+            skip = _itself(store, codes, query, code_P) if own is None else [own]
+            groups = nearest_groups(codes, code_P[None], group_duplicates, limit=limit, within=radius, skip=skip)
+            answers.append({"query": query, "hits": [_hit(store, *group) for group in groups]})
         return answers
 
 
@@ -138,31 +136,20 @@ def _encoded(encoder: Encoder, images: Sequence[str | Path]) -> Bytes:
     return found.packed
 
 
-def _hits(store: PhotoStore, ids: Any, distances: Any, query: str, own: int | None) -> list[dict[str, Any]]:
-    """The hits of one query (an image's path, or an id) without itself; the id -1 is none."""
-    there = ids >= 0
-    ids, distances = ids[there].tolist(), distances[there].tolist()
-    photos = store.photos_of(ids)
-    hits = []
-    for identity, distance in zip(ids, distances, strict=True):
-        path = photos[identity].path if identity in photos else ""
-        itself = identity == own if own is not None else distance == 0 and bool(path) and _same_file(path, query)
-        if not itself:
-            hits.append({"id": identity, "path": path, "distance": distance, "duplicates": []})
-    return hits
+def _itself(store: PhotoStore, codes: Index, query: str, code_P: Bytes) -> list[int]:
+    """The id of the photo that a query's file is, if it is one of the index."""
+    ids, _ = codes.radius(code_P[None], 0)[0]
+    return [photo.id for photo in store.photos_of(ids.tolist()).values() if _same_file(photo.path, query)]
 
 
-def _grouped(hits: list[dict[str, Any]], packed: Bytes, radius: int) -> list[dict[str, Any]]:
-    """Each hit at most ``radius`` bits from a nearer hit that leads a group moves to the duplicates of that one."""
-    leaders: list[int] = []
-    for position, hit in enumerate(hits):
-        near = np.flatnonzero(hamming(packed[position : position + 1], packed[leaders])[0] <= radius)
-        if near.size:
-            # Without an empty list of duplicates of its own.
-            hits[leaders[int(near[0])]]["duplicates"].append({key: hit[key] for key in ("id", "path", "distance")})
-        else:
-            leaders.append(position)
-    return [hits[leader] for leader in leaders]
+def _hit(store: PhotoStore, ids: Ids, distances: Distances) -> dict[str, Any]:
+    """A hit, and its near-duplicates."""
+    photos = store.photos_of(ids.tolist())
+    first, *others = (
+        {"id": identity, "path": photos[identity].path if identity in photos else "", "distance": distance}
+        for identity, distance in zip(ids.tolist(), distances.tolist(), strict=True)
+    )
+    return {**first, "duplicates": others}
 
 
 def _same_file(one: str, other: str) -> bool:

@@ -30,7 +30,7 @@ from distilhash import __version__
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo
 from distilhash.server.jobs import CROP, THUMBNAIL, VIEW
-from distilhash.server.library import MAX_ID, NEAR_DUPLICATE_BITS, Count, Id, Library, ListedPhoto, Neighbours
+from distilhash.server.library import MAX_ID, Count, Id, Library, ListedPhoto, Neighbours
 from distilhash.server.security import FORM, MAX_UPLOAD_BYTES, RAW, error_response, upload
 from distilhash.server.workers import Workers
 
@@ -119,7 +119,7 @@ class Service:
         self.upload_slots = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self._thumbnails: OrderedDict[Photo, bytes] = OrderedDict()  # least recently used first
 
-    async def search(self, image: bytes, top: int, radius: int | None) -> Neighbours:
+    async def search(self, image: bytes, top: int, radius: int | None, group: bool) -> Neighbours:
         """The nearest photos to an uploaded image. Raises HTTPException: 409, 422."""
         if (await run_in_threadpool(self.library.about)).get("encoder") != self.fingerprint:
             raise HTTPException(409, "the index was rebuilt with another hasher: restart distilhash serve")
@@ -128,7 +128,7 @@ class Service:
         except DistilhashError as reason:
             raise HTTPException(422, f"the image cannot be read: {reason}") from reason
         code_1P = np.frombuffer(await self.encoder.ask(pixels, ENCODE_SECONDS), np.uint8)[None]
-        return await run_in_threadpool(self.library.search, code_1P, top, radius)
+        return await run_in_threadpool(self.library.search, code_1P, top, radius, group)
 
     async def thumbnail(self, photo: Photo, path: Path) -> bytes:
         """A small JPEG of a photo, from the cache or a decoder. Raises HTTPException: 404."""
@@ -156,6 +156,7 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
         radius: Annotated[int, Field(ge=0, le=library.num_bits)] | SkipJsonSchema[None] = Field(
             None, description="Largest distance of a hit in bits; any, if left out"
         )
+        group: bool = Field(False, description="Leave out near-duplicates of a nearer hit, and count them there")
 
     def find_photo(id: PhotoId) -> Photo:
         photo = library.photo(id)
@@ -185,7 +186,7 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
         """What is served."""
         return Status(
             photos=len(library), bits=library.num_bits, hasher=service.hasher, index=library.path.name,
-            near_duplicate_bits=NEAR_DUPLICATE_BITS, most_upload_bytes=MAX_UPLOAD_BYTES, version=__version__,
+            near_duplicate_bits=library.near_duplicate_bits, most_upload_bytes=MAX_UPLOAD_BYTES, version=__version__,
         )  # fmt: skip
 
     @api.get("/photos")
@@ -198,7 +199,7 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
     @api.get("/photos/{id}/neighbours")
     def neighbours(photo: FoundPhoto, query: Annotated[HitsQuery, Query()]) -> Neighbours:
         """The nearest photos to a photo."""
-        return library.neighbours(photo, query.top, query.radius)
+        return library.neighbours(photo, query.top, query.radius, query.group)
 
     @api.get("/photos/{id}/thumbnail", response_class=Response, responses=_images("jpeg"))
     async def thumbnail(photo: FoundPhoto, path: FoundFile, query: Annotated[VersionQuery, Query()]) -> Response:
@@ -231,7 +232,7 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
     async def search(request: Request, query: Annotated[HitsQuery, Query()]) -> Neighbours:
         """The nearest photos to an uploaded image."""
         async with upload(request, service.upload_slots) as image:
-            return await service.search(image, query.top, query.radius)
+            return await service.search(image, query.top, query.radius, query.group)
 
     app = FastAPI(
         title="distilhash: search for similar photos",

@@ -19,9 +19,9 @@ from distilhash.codes import Bytes, hamming
 from distilhash.data.folders import is_below
 from distilhash.errors import DistilhashError
 from distilhash.photos.catalogue import Photo, PhotoStore
+from distilhash.photos.duplicates import near_duplicates, nearest_groups
 from distilhash.retrieval.index import Index
 
-NEAR_DUPLICATE_BITS = 2
 MAX_ID = 2**63 - 1
 
 Id = Annotated[int, Field(ge=0, le=MAX_ID)]
@@ -39,13 +39,17 @@ class PhotoItem(BaseModel, extra="forbid"):
 
 
 class ListedPhoto(PhotoItem):
-    """A photo of a page, with the number of its near-duplicates in the index."""
+    """A photo, with the number of its near-duplicates in the index."""
 
     near_duplicates: Count
 
 
-class Hit(PhotoItem):
-    """A photo near a query. ``like``: the first nearer hit of which it is a near-duplicate."""
+class Hit(ListedPhoto):
+    """A photo near a query.
+
+    ``like``: the first nearer hit of which it is a near-duplicate. ``near_duplicates``: how many hits were left out as
+    near-duplicates of this one; 0 where hits are not grouped.
+    """
 
     distance: Count
     near_duplicate: bool
@@ -53,7 +57,7 @@ class Hit(PhotoItem):
 
 
 class Neighbours(BaseModel, extra="forbid"):
-    """Hits, nearest first. ``query``: null for an upload; ``within``: hits within the radius, if one is given."""
+    """Hits, nearest first. ``query``: null for an upload; ``within``: photos within the radius, if one is given."""
 
     query: PhotoItem | None
     hits: list[Hit]
@@ -81,6 +85,11 @@ class Library:
         """K; 0 for an empty index."""
         return self._index.num_bits or 0
 
+    @property
+    def near_duplicate_bits(self) -> int:
+        """In how many bits near-duplicates differ at most."""
+        return near_duplicates(self.about()).bits
+
     def about(self) -> dict[str, str]:
         """What the index stores about the hasher that made it."""
         with self._lock:
@@ -98,7 +107,7 @@ class Library:
             photos, roots = self._store.page(after, limit), self._store.roots()
         if not photos:
             return []
-        near = self._index.radius(self._index.codes_of([photo.id for photo in photos]), NEAR_DUPLICATE_BITS)
+        near = self._index.radius(self._index.codes_of([photo.id for photo in photos]), self.near_duplicate_bits)
         return [
             ListedPhoto(**_fields(photo, roots), near_duplicates=max(0, len(ids) - 1))
             for photo, (ids, _) in zip(photos, near, strict=True)
@@ -110,48 +119,44 @@ class Library:
             photo = self._store.photos_of([photo_id]).get(photo_id)
         return photo if photo is not None and photo.failure is None else None
 
-    def neighbours(self, photo: Photo, top: int, radius: int | None) -> Neighbours:
+    def neighbours(self, photo: Photo, top: int, radius: int | None, group: bool = False) -> Neighbours:
         """The nearest photos to a photo of the index, without itself. Raises DistilhashError if it is gone.
 
         Args:
             top: most hits.
             radius: largest distance in bits; None for any.
+            group: leave out near-duplicates of a nearer hit, and count them there.
         """
         with self._lock:
             query = PhotoItem(**_fields(photo, self._store.roots()))
-        found = self.search(self._index.codes_of([photo.id]), top, radius, exclude=photo.id)
+        found = self.search(self._index.codes_of([photo.id]), top, radius, group, exclude=photo.id)
         return found.model_copy(update={"query": query})
 
-    def search(self, code_1P: Bytes, top: int, radius: int | None, exclude: int = -1) -> Neighbours:
+    def search(self, code_1P: Bytes, top: int, radius: int | None, group: bool, exclude: int = -1) -> Neighbours:
         """The nearest photos to a packed code, but not the photo with the id ``exclude``; see ``neighbours``."""
-        if radius is None:
-            ids_1n, distances_1n = self._index.search(code_1P, min(top + 1, max(1, len(self._index))))
-            ids_n, distances_n = ids_1n[0], distances_1n[0]
-        else:
-            ids_n, distances_n = self._index.radius(code_1P, radius)[0]
-        keep_n = (ids_n >= 0) & (ids_n != exclude)
-        ids_n, distances_n = ids_n[keep_n], distances_n[keep_n]
-        within = None if radius is None else len(ids_n)
-        ids_n, distances_n = ids_n[:top], distances_n[:top]
+        near = self.near_duplicate_bits
+        groups = nearest_groups(self._index, code_1P, near if group else None, limit=top, within=radius, skip=[exclude])
+        within = None
+        if radius is not None:
+            within = int((self._index.radius(code_1P, radius)[0][0] != exclude).sum())
         with self._lock:
-            photos, roots = self._store.photos_of(ids_n.tolist()), self._store.roots()
-        present_n = np.isin(ids_n, list(photos))  # an update may have removed one just now
-        ids_n, distances_n = ids_n[present_n], distances_n[present_n]
-        if not len(ids_n):
+            photos, roots = self._store.photos_of(int(ids[0]) for ids, _ in groups), self._store.roots()
+        groups = [group for group in groups if group[0][0] in photos]  # an update may have removed one just now
+        if not groups:
             return Neighbours(query=None, hits=[], within=within)
+        ids_n = np.array([ids[0] for ids, _ in groups])
         codes_nP = self._index.codes_of(ids_n)
         # Position of the first hit that is a near-duplicate of each (at the latest its own).
-        first_n = (hamming(codes_nP, codes_nP) <= NEAR_DUPLICATE_BITS).argmax(axis=1)
+        first_n = (hamming(codes_nP, codes_nP) <= near).argmax(axis=1)
         hits = [
             Hit(
-                **_fields(photos[photo_id], roots),
-                distance=distance,
-                near_duplicate=distance <= NEAR_DUPLICATE_BITS,
+                **_fields(photos[int(ids[0])], roots),
+                distance=int(away[0]),
+                near_duplicate=bool(away[0] <= near),
+                near_duplicates=len(ids) - 1,
                 like=int(ids_n[first]) if first < row else None,
             )
-            for row, (photo_id, distance, first) in enumerate(
-                zip(ids_n.tolist(), distances_n.tolist(), first_n.tolist(), strict=True)
-            )
+            for row, ((ids, away), first) in enumerate(zip(groups, first_n.tolist(), strict=True))
         ]
         return Neighbours(query=None, hits=hits, within=within)
 
