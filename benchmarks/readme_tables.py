@@ -88,6 +88,21 @@ def speed_table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def near_duplicates_table(rows: list[dict]) -> str:
+    """A line for each way to copy, a column for each method."""
+    heads = [
+        f"{row['method']}, {'measured ' if row['measured'] else ''}{row['radius']} of {row['bits']}" for row in rows
+    ]
+    lines = [f"| copy | {' | '.join(heads)} |", f"|---|{len(rows) * '---|'}"]
+    for copy in ("all", *rows[0]["copies"]):
+        found = [row if copy == "all" else row["copies"][copy] for row in rows]
+        cells = (f"{each['recall']:.3f} / {each['precision']:.3f}" for each in found)
+        lines.append(f"| {copy} | {' | '.join(cells)} |")
+    first = rows[0]
+    lines += ["", f"{first['photos']} photographs, {len(first['copies'])} copies of each; {first['machine']}."]
+    return "\n".join(lines) + "\n"
+
+
 def _ratio(row: dict) -> str:
     lowest, highest = row["spread"]
     return f"{row['ratio']:.3g} ({lowest:.3g} to {highest:.3g})"
@@ -97,6 +112,7 @@ TABLES = {
     "demo": (demo_table, ROOT / "results" / "demo.json"),
     "comparison": (markdown_table, COMPARISON),
     "mosaics": (mosaics_table, ROOT / "results" / "mosaics.json"),
+    "near-duplicates": (near_duplicates_table, ROOT / "results" / "near_duplicates.json"),
     "speed": (speed_table, ROOT / "benchmarks" / "results.json"),
 }
 

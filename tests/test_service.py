@@ -127,6 +127,22 @@ def test_neighbours_are_those_of_the_codes(client, place):
     assert [(hit["distance"], hit["id"]) for hit in found["hits"]] == expected[:5]
 
 
+def test_groups_are_counted_and_as_many_as_are_asked_for(client, place):
+    with Index.open(place / "index") as index:
+        everything, codes = index.ids, index.codes_of(index.ids)
+    apart = hamming(codes, codes)
+    leaders = {}  # row: how many near-duplicates it leads
+    for row in sorted(range(1, len(codes)), key=lambda row: (apart[0, row], everything[row])):
+        first = next((leader for leader in leaders if apart[leader, row] <= 2), None)
+        leaders[row if first is None else first] = 0 if first is None else leaders[first] + 1
+    expected = [(int(everything[row]), count) for row, count in leaders.items()]
+    assert sum(leaders.values()) > 0
+    for top in (2, 500):
+        path = f"/api/photos/{everything[0]}/neighbours"
+        hits = answer(client, path, params={"top": top, "group": True})["hits"]
+        assert [(hit["id"], hit["near_duplicates"]) for hit in hits] == expected[:top]
+
+
 def test_an_upload_finds_its_own_photo_first_raw_or_in_a_form(client, place, ids):
     content = (place / "photos" / "07.png").read_bytes()
     raw = client.post("/api/search", content=content, headers={"Content-Type": "image/png"}).json()

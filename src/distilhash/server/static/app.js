@@ -171,6 +171,10 @@ element("radius").addEventListener("change", () => {
   else url.searchParams.set("radius", radius);
   history.replaceState(history.state, "", url);
 });
+element("group").addEventListener("change", () => {
+  const radius = Number(element("radius").value);
+  showHits(results.request, radius, FIRST_HITS).catch((error) => showError(error, render));
+});
 element("hit-more").addEventListener("click", () => {
   const radius = Number(element("radius").value);
   showHits(results.request, radius, Math.min(MAX_HITS, 2 * results.top)).catch((error) => showError(error, render));
@@ -191,7 +195,7 @@ async function showUpload(file, radius) {
     throw new Error(`An image may have ${status.most_upload_bytes >> 20} MiB at most; this one has ${file.size >> 20} MiB.`);
   }
   const request = (top) =>
-    fetchJson(`api/search?top=${top}`, {
+    fetchJson(`api/search?top=${top}&group=${element("group").checked}`, {
       method: "POST",
       body: file,
       headers: { "Content-Type": "application/octet-stream" },
@@ -250,7 +254,9 @@ async function render() {
     if (query.has("photo")) {
       const id = encodeURIComponent(query.get("photo"));
       showQuery("Searching…", `api/photos/${id}/thumbnail`, "", "", "");
-      await showHits((top) => fetchJson(`api/photos/${id}/neighbours?top=${top}`, { signal }), radius, FIRST_HITS);
+      const request = (top) =>
+        fetchJson(`api/photos/${id}/neighbours?top=${top}&group=${element("group").checked}`, { signal });
+      await showHits(request, radius, FIRST_HITS);
     } else if (query.has("image") && file) {
       await showUpload(file, radius);
     } else {

@@ -36,13 +36,15 @@ export function tile(photo, bits) {
   return item;
 }
 
-/** Marks a near-duplicate of the query, or counts the near-duplicates of a photo. */
+/** Marks a near-duplicate of the query, and counts the near-duplicates of a photo, where they are left out. */
 function badgeOf(photo, bits) {
-  if (bits) {
-    return photo.near_duplicate && create("span", { className: "badge near", title: "near-duplicate" }, "near-duplicate");
+  const counted = plural(photo.near_duplicates, "near-duplicate", "near-duplicates");
+  const count = photo.near_duplicates ? `\u2248 ${photo.near_duplicates}` : "";
+  if (bits && photo.near_duplicate) {
+    const title = count ? `near-duplicate with ${counted}` : "near-duplicate";
+    return create("span", { className: "badge near", title }, `near-duplicate ${count}`.trim());
   }
-  const title = plural(photo.near_duplicates, "near-duplicate", "near-duplicates");
-  return photo.near_duplicates && create("span", { className: "badge", title }, `\u2248 ${photo.near_duplicates}`);
+  return count && create("span", { className: "badge", title: counted }, count);
 }
 
 function distanceBar(distance, bits) {
