@@ -111,7 +111,7 @@ def test_a_copy_elsewhere_is_a_hit_and_the_photo_itself_is_not(indexed, capsys):
 
 
 def test_near_duplicates_are_grouped_on_request(here, capsys, monkeypatch):
-    for module in ("encoder", "search"):  # by an encoder whose codes differ
+    for module in ("search", "encoder"):  # by an encoder whose codes differ
         monkeypatch.setattr(f"distilhash.photos.{module}.open_encoder", lambda _, **kw: PlainEncoder())
     draw = np.random.default_rng(0)
     for name in "ab":
@@ -226,6 +226,34 @@ def test_what_is_missing_is_told_pruned_and_forgotten(here, capsys):
     assert (done["deleted"], done["codes"]) == (24, 23)
 
 
+def test_a_photo_that_is_missing_comes_last_and_is_marked(here, capsys):
+    shutil.copytree(here / "photos" / "class0", here / "own")
+    for copy in range(3):
+        shutil.copy(here / "own" / "00.png", here / "own" / f"z{copy}.png")
+    query = shutil.copy(here / "own" / "00.png", here / "query.png")
+    run(capsys, "index", "own", "--hasher", "hasher")
+    for name in ("00.png", "z0.png"):
+        (here / "own" / name).unlink()
+
+    def hits(*words: object):
+        (found,) = answer(capsys, "search", "photos.index", query, *words)
+        return [
+            (Path(hit["path"]).name, hit["distance"], hit["missing"], len(hit["duplicates"])) for hit in found["hits"]
+        ]
+
+    everything = hits("--top", 99)
+    assert [missing for *_, missing, _ in everything] == 25 * [False] + 2 * [True]
+    assert everything[-2:] == [("00.png", 0, True, 0), ("z0.png", 0, True, 0)]
+    assert hits("--top", 2) == everything[:2]  # though those that are missing are as near and were there first
+    assert hits("--radius", 0)[-2:] == everything[-2:]
+    (group,) = hits("--group-duplicates", 0, "--top", 1)
+    assert group[:3] == everything[0][:3] and group[3] >= 3
+    lines = run(capsys, "search", "photos.index", query, "--top", 99)[0].splitlines()
+    assert [line.endswith("00.png  (missing)") for line in lines].index(True) == 26
+    run(capsys, "index", "--prune")
+    assert len(hits("--top", 99)) == 25
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_a_hasher_that_was_moved_with_the_index_is_found_by_its_content(here, capsys, together):
     shutil.copytree(here / "hasher", here / "home" / "runs" / "fit")
@@ -261,7 +289,7 @@ def test_an_interrupt_says_that_the_work_is_kept(here, monkeypatch, capsys):
 def test_the_verbs_as_functions(indexed, table):
     assert callable(distilhash.search)
     (found,) = distilhash.search("photos.index", ids=[1], top=3)
-    assert [set(hit) for hit in found["hits"]] == [{"id", "path", "distance", "duplicates"}] * 3
+    assert [set(hit) for hit in found["hits"]] == [{"id", "path", "distance", "missing", "duplicates"}] * 3
     done = distilhash.index(["photos"], "photos.index", "hasher")
     assert (done["unchanged"], done["codes"]) == (PHOTOS, PHOTOS)
     (row,) = distilhash.code("hasher", [indexed / "photos" / table.names[0]])

@@ -431,3 +431,19 @@ def test_ctrl_c_ends_it_and_its_workers(place, ids):
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert process.stderr.read().splitlines() == ["ended"]  # and its end: no worker holds it open
+
+
+def test_a_photo_that_is_missing_comes_last_and_is_marked(tmp_path):
+    for number in (0, 0, 1, 2):
+        count = len(list(tmp_path.glob("photos/*")))
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        picture(number).save(tmp_path / "photos" / f"{count}.png")
+    ids = make_index(tmp_path / "index", tmp_path / "photos")
+    (tmp_path / "photos" / "0.png").unlink()
+    library = Library(tmp_path / "index")
+    photo = library.photo(ids["3.png"])
+    found = library.neighbours(photo, top=10, radius=None)
+    assert [hit.missing for hit in found.hits] == [False, False, True] and found.hits[-1].id == ids["0.png"]
+    assert ids["0.png"] not in [hit.id for hit in library.neighbours(photo, top=2, radius=None).hits]
+    assert [photo.missing for photo in library.page(-1, 10)] == [True, False, False, False]
+    library.close()

@@ -492,7 +492,8 @@ def search(
         int8: Take the int8 model of an exported hasher.
 
     Returns:
-        For each query "query" and "hits", each with "id", "path", "distance" (bits) and "duplicates".
+        For each query "query" and "hits", each with "id", "path", "distance" (bits), "missing" (whether its file is
+        gone; these come last) and "duplicates".
     """
     from distilhash.photos import search as photos
 

@@ -341,11 +341,10 @@ def _search(
     for answer in found:
         lines.append(f"{printable(answer['query'])}: {len(answer['hits'])} hits")
         for hit in answer["hits"]:
-            lines.append(f"{hit['distance']:>6}  {hit['id']:>8}  {printable(hit['path'])}".rstrip())
-            lines += [
-                f"{double['distance']:>6}  {double['id']:>8}    like it: {printable(double['path'])}"
-                for double in hit["duplicates"]
-            ]
+            for indent, photo in (("", hit), *(("  like it: ", double) for double in hit["duplicates"])):
+                mark = "  (missing)" if photo["missing"] else ""
+                name = f"{indent}{printable(photo['path'])}{mark}"
+                lines.append(f"{photo['distance']:>6}  {photo['id']:>8}  {name}".rstrip())
     return Result(found, "\n".join(lines))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from PIL import Image, ImageEnhance
 from distilhash.codes import Bytes, hamming
 from distilhash.data.decode import UnreadableImage, decode_image
 from distilhash.data.order import CALIBRATION, shuffled
-from distilhash.photos.catalogue import Photo, PhotoStore
+from distilhash.photos.catalogue import Photo, PhotoStore, is_missing
 from distilhash.photos.encoder import Encoder, PhotoFiles
 from distilhash.progress import progress
 from distilhash.retrieval import backends
@@ -180,6 +180,33 @@ def nearest_groups(
         taken = np.append(taken, ids)
         groups.append((ids[order], away[order]))
     return groups
+
+
+def present_groups(
+    photos_of: Callable[[Iterable[int]], dict[int, Photo]], index: Index, code_1P: Bytes, radius: int | None, *,
+    limit: int | None, within: int | None, skip: Sequence[int],
+) -> tuple[list[tuple[Ids, Distances]], dict[int, Photo], set[int]]:  # fmt: skip
+    """nearest_groups(), in which photos whose files are missing come after all others.
+
+    Where some are missing, GROUPED_FROM times as many groups are searched for others.
+
+    Args:
+        photos_of: the catalogue's photos by id.
+
+    Returns:
+        The groups, their photos, and the ids of those that are missing.
+    """
+    for most in [limit] if limit is None else [limit, GROUPED_FROM * limit]:
+        groups = nearest_groups(index, code_1P, radius, limit=most, within=within, skip=skip)
+        photos = photos_of(int(identity) for ids, _ in groups for identity in ids)
+        missing = {identity for identity, photo in photos.items() if is_missing(photo.path)}
+        if not missing:
+            break
+    gone = np.array(sorted(missing), np.int64)
+    orders = [np.argsort(np.isin(ids, gone), kind="stable") for ids, _ in groups]
+    groups = [(ids[order], away[order]) for (ids, away), order in zip(groups, orders, strict=True)]
+    groups.sort(key=lambda group: (group[0][0] in missing, group[1][0], group[0][0]))
+    return groups[:limit], photos, missing
 
 
 def _stored(about: Mapping[str, str]) -> tuple[NearDuplicates, str, int] | None:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ from distilhash.config import ScanConfig
 from distilhash.data.decode import UnreadableImage
 from distilhash.data.folders import told_others
 from distilhash.errors import DistilhashError
-from distilhash.photos.catalogue import PhotoStore, rebuild_file
-from distilhash.photos.duplicates import Distances, measure, near_duplicates, nearest_groups
+from distilhash.photos.catalogue import Photo, PhotoStore, rebuild_file
+from distilhash.photos.duplicates import Distances, measure, near_duplicates, present_groups
 from distilhash.photos.encoder import (
     Encoder,
     default_hasher,
@@ -94,7 +94,7 @@ def search(
     index: str | Path, images: Sequence[str | Path], *, ids: Sequence[int], top: int | None, radius: int | None,
     group_duplicates: int | Literal["auto"] | None, hasher: str | Path | None, int8: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The hits of each query, nearest first by (distance, id), without the query itself."""
+    """The hits of each query, those whose files are there first, by (distance, id), without the query itself."""
     if not images and not ids:
         raise DistilhashError("nothing to search for", fix="name an image, or an id of the index with --id")
     for name, value, least in (("top", top, 1), ("radius", radius, 0), ("group_duplicates", group_duplicates, 0)):
@@ -118,8 +118,10 @@ def search(
         answers = []
         for query, code_P, own in queries:
             skip = _itself(store, codes, query, code_P) if own is None else [own]
-            groups = nearest_groups(codes, code_P[None], group_duplicates, limit=limit, within=radius, skip=skip)
-            answers.append({"query": query, "hits": [_hit(store, *group) for group in groups]})
+            groups, photos, missing = present_groups(
+                store.photos_of, codes, code_P[None], group_duplicates, limit=limit, within=radius, skip=skip
+            )
+            answers.append({"query": query, "hits": [_hit(photos, missing, *group) for group in groups]})
         return answers
 
 
@@ -142,13 +144,15 @@ def _itself(store: PhotoStore, codes: Index, query: str, code_P: Bytes) -> list[
     return [photo.id for photo in store.photos_of(ids.tolist()).values() if _same_file(photo.path, query)]
 
 
-def _hit(store: PhotoStore, ids: Ids, distances: Distances) -> dict[str, Any]:
+def _hit(photos: Mapping[int, Photo], missing: set[int], ids: Ids, distances: Distances) -> dict[str, Any]:
     """A hit, and its near-duplicates."""
-    photos = store.photos_of(ids.tolist())
     first, *others = (
-        {"id": identity, "path": photos[identity].path if identity in photos else "", "distance": distance}
+        {
+            "id": identity, "path": photos[identity].path if identity in photos else "", "distance": distance,
+            "missing": identity in missing,
+        }
         for identity, distance in zip(ids.tolist(), distances.tolist(), strict=True)
-    )
+    )  # fmt: skip
     return {**first, "duplicates": others}
 
 

@@ -9,6 +9,7 @@ Shapes: K bits, P = ceil(K / 8) bytes, n hits.
 import os
 import stat
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +19,8 @@ from pydantic import BaseModel, Field
 from distilhash.codes import Bytes, hamming
 from distilhash.data.folders import is_below
 from distilhash.errors import DistilhashError
-from distilhash.photos.catalogue import Photo, PhotoStore
-from distilhash.photos.duplicates import near_duplicates, nearest_groups
+from distilhash.photos.catalogue import Photo, PhotoStore, is_missing
+from distilhash.photos.duplicates import near_duplicates, present_groups
 from distilhash.retrieval.index import Index
 
 MAX_ID = 2**63 - 1
@@ -29,11 +30,15 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class PhotoItem(BaseModel, extra="forbid"):
-    """A photo. Its path starts at the indexed folder. The relative addresses change when the file does."""
+    """A photo. Its path starts at the indexed folder. The relative addresses change when the file does.
+
+    ``missing``: its file is gone, or its disk is not mounted.
+    """
 
     id: Id
     name: str
     path: str
+    missing: bool
     thumbnail: str
     image: str
 
@@ -57,7 +62,10 @@ class Hit(ListedPhoto):
 
 
 class Neighbours(BaseModel, extra="forbid"):
-    """Hits, nearest first. ``query``: null for an upload; ``within``: photos within the radius, if one is given."""
+    """Hits, nearest first, but those that are missing last.
+
+    ``query``: null for an upload; ``within``: photos within the radius, if one is given.
+    """
 
     query: PhotoItem | None
     hits: list[Hit]
@@ -135,12 +143,14 @@ class Library:
     def search(self, code_1P: Bytes, top: int, radius: int | None, group: bool, exclude: int = -1) -> Neighbours:
         """The nearest photos to a packed code, but not the photo with the id ``exclude``; see ``neighbours``."""
         near = self.near_duplicate_bits
-        groups = nearest_groups(self._index, code_1P, near if group else None, limit=top, within=radius, skip=[exclude])
+        groups, photos, _ = present_groups(
+            self._photos_of, self._index, code_1P, near if group else None, limit=top, within=radius, skip=[exclude]
+        )
         within = None
         if radius is not None:
             within = int((self._index.radius(code_1P, radius)[0][0] != exclude).sum())
         with self._lock:
-            photos, roots = self._store.photos_of(int(ids[0]) for ids, _ in groups), self._store.roots()
+            roots = self._store.roots()
         groups = [group for group in groups if group[0][0] in photos]  # an update may have removed one just now
         if not groups:
             return Neighbours(query=None, hits=[], within=within)
@@ -159,6 +169,10 @@ class Library:
             for row, ((ids, away), first) in enumerate(zip(groups, first_n.tolist(), strict=True))
         ]
         return Neighbours(query=None, hits=hits, within=within)
+
+    def _photos_of(self, ids: Iterable[int]) -> dict[int, Photo]:
+        with self._lock:
+            return self._store.photos_of(ids)
 
     def file_of(self, photo: Photo) -> Path | None:
         """The resolved path of a photo's file; None unless it is a regular file below an indexed folder."""
@@ -180,6 +194,7 @@ def _fields(photo: Photo, roots: list[str]) -> dict[str, Any]:
         "id": photo.id,
         "name": _printable(os.path.basename(photo.path)),  # noqa: PTH119
         "path": _printable(relative),
+        "missing": is_missing(photo.path),
         "thumbnail": f"api/photos/{photo.id}/thumbnail?version={version}",
         "image": f"api/photos/{photo.id}/image?version={version}",
     }

@@ -144,7 +144,7 @@ function applyRadius() {
     count += !item.hidden;
   }
   updateGrid(element("hit-grid"));
-  const farthest = results.hits.at(-1)?.distance ?? 0;
+  const farthest = Math.max(0, ...results.hits.map((hit) => hit.distance)); // missing photos come last
   const truncated = results.hits.length >= results.top && radius >= farthest;
   element("hit-more").hidden = !truncated || results.top >= MAX_HITS;
   element("radius-output").textContent = unlimited ? "any distance" : plural(radius, "bit", "bits");

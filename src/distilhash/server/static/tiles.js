@@ -38,6 +38,7 @@ export function tile(photo, bits) {
 
 /** Marks a near-duplicate of the query, and counts the near-duplicates of a photo, where they are left out. */
 function badgeOf(photo, bits) {
+  if (photo.missing) return create("span", { className: "badge", title: "missing: its file is gone" }, "missing");
   const counted = plural(photo.near_duplicates, "near-duplicate", "near-duplicates");
   const count = photo.near_duplicates ? `\u2248 ${photo.near_duplicates}` : "";
   if (bits && photo.near_duplicate) {
