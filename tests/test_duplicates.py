@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from distilhash import cli
-from distilhash.codes import hamming, pack
+from distilhash.codes import hamming
 from distilhash.inference import head_inputs, outputs
 from distilhash.photos import duplicates
 from distilhash.photos.catalogue import PhotoStore
@@ -95,7 +96,10 @@ class Known:
 
     def __init__(self, codes: np.ndarray, fingerprint: str = "known") -> None:
         self.codes, self.pictures = codes, 0
-        self.encoder = Encoder("/known", BITS, fingerprint, self.run)
+        self.encoder = Encoder("/known", BITS, fingerprint, self.outputs)
+
+    def outputs(self, files, _):
+        yield 2 * np.unpackbits(self.run(files), axis=1).astype(np.float32) - 1
 
     def run(self, files) -> np.ndarray:
         found = []
@@ -218,13 +222,10 @@ def library(tmp_path, monkeypatch, capsys):
     student, files = TinyStudent(), PhotoFiles(sorted(map(str, Path("photos").iterdir())))
     hasher = itq_hasher(student, head_inputs(files, np.arange(len(files)), student), BITS)
 
-    def run(images) -> np.ndarray:
-        return np.concatenate([pack(block) for block in outputs(images, np.arange(len(images)), hasher)])
-
     Path("hasher").mkdir()
     for module in ("search", "encoder"):
         name = f"distilhash.photos.{module}.open_encoder"
-        monkeypatch.setattr(name, lambda *_, **__: Encoder("hasher", BITS, "tiny", run))
+        monkeypatch.setattr(name, lambda *_, **__: Encoder("hasher", BITS, "tiny", partial(outputs, hasher=hasher)))
     assert cli.main(["index", "photos", "--hasher", "hasher", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 

@@ -232,9 +232,12 @@ class Encoder(NamedTuple):
     def encode(self, paths: Sequence[str]) -> Encoded:
         """The codes of these files, in their order."""
         files = PhotoFiles(paths)
+        return Encoded(self.run(files), files.failures)
+
+    def run(self, files: PhotoFiles) -> Bytes:
+        """The codes of an image source."""
         none = np.empty((0, -(-self.num_bits // 8)), np.uint8)
-        packed = [pack(outputs_nK) for outputs_nK in self.outputs(files, np.arange(len(files)))]
-        return Encoded(np.concatenate([none, *packed]), files.failures)
+        return np.concatenate([none, *(pack(outputs_nK) for outputs_nK in self.outputs(files, np.arange(len(files))))])
 
 
 def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
