@@ -165,7 +165,7 @@ def test_mistakes_are_one_sentence(indexed, capsys):
     Path("text.png").write_text("text")
     for words, said in {
         ("search", "none.index", "--id", 1): "there is no such index; got none.index; make it with: distilhash index",
-        ("search", "text.png", "--id", 1): "this file is not a sound index; got text.png",
+        ("search", "text.png", "--id", 1): "the index is damaged; got text.png",
         ("search", "photos.index"): "nothing to search for; name an image",
         ("search", "photos.index", "--id", 99): "an id is not in the index; got 99",
         ("search", "photos.index", "--id", 1, "--top", 0): "top must be at least 1; got 0",
@@ -188,7 +188,7 @@ def test_mistakes_are_one_sentence(indexed, capsys):
             "hasher",
             "--index",
             "text.png",
-        ): "this file is not a sound index; got text.png",
+        ): "the index is damaged; got text.png",
         ("index", "--index", "new.index"): "there is no folder to index; got new.index",
         ("index", "--forget", "nowhere"): "the index has no such folder; got ",
         ("index", "~nobody/photos", "--hasher", "hasher"): "there is no such folder; got ",
