@@ -45,7 +45,7 @@ def curve(path, monkeypatch, images, **changes):
     class Noting(Optimizers):
         def step(self, loss, step):
             losses.append(loss.item())
-            super().step(loss, step)
+            return super().step(loss, step)
 
     monkeypatch.setattr("distilhash.training.distill.Optimizers", Noting)
     config = DistillConfig(
