@@ -99,7 +99,8 @@ class Known:
         self.encoder = Encoder("/known", BITS, fingerprint, self.outputs)
 
     def outputs(self, files, _):
-        yield 2 * np.unpackbits(self.run(files), axis=1).astype(np.float32) - 1
+        if len(files):
+            yield 2 * np.unpackbits(self.run(files), axis=1).astype(np.float32) - 1
 
     def run(self, files) -> np.ndarray:
         found = []
