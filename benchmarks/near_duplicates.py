@@ -26,7 +26,7 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
-from distilhash.codes import hamming, pack
+from distilhash.codes import hamming
 from distilhash.data.folders import walk
 from distilhash.inference import head_inputs
 from distilhash.models import create_teacher
@@ -112,14 +112,14 @@ def methods(features, originals):
     for bits in BITS:
         found = itq(fitted_ND, bits)
 
-        def encode(files, found=found):
-            return pack(features(files) @ found.weight.T + found.bias)
+        def encode(files, indices, found=found):
+            yield features(files) @ found.weight.T + found.bias
 
         yield f"index, {bits} bits", Encoder("itq", bits, f"itq {bits}", encode), None
     for name, of in {"pHash": imagehash.phash, "dHash": imagehash.dhash}.items():
 
-        def encode(files, of=of):
-            return np.packbits([of(image).hash.ravel() for image in files.read(np.arange(len(files)))], axis=1)
+        def encode(files, indices, of=of):
+            yield np.array([of(image).hash.ravel() for image in files.read(indices)]) * np.float32(2) - 1
 
         for radius in (CUSTOMARY, None):
             yield name, Encoder(name, 64, name, encode), radius
@@ -128,7 +128,7 @@ def methods(features, originals):
 def rates(away_NN, radius):
     """Recall and precision of pairs (photo, copy); the copies of a photo are on the diagonal of each block."""
     found = away_NN <= radius
-    right = sum(np.trace(block) for block in found)
+    right = int(sum(np.trace(block) for block in found))
     return {"recall": right / (found.shape[0] * found.shape[1]), "precision": float(right / max(1, found.sum()))}
 
 

@@ -4,7 +4,8 @@ The radius is measured on an index's own photos, as each hasher and each library
 copies usually are, and the distances of these copies are held against the distance of the nearest other photo of the
 index, where a photo that shows the same picture is no other one. Of a photo with one copy in the index, recall is how
 often the copy lies within the radius, and precision how often what lies there is the copy and not the nearest other
-photo. The radius is the smallest one of the greatest recall with a precision of at least MIN_PRECISION.
+photo. The radius has the greatest recall with a precision of at least MIN_PRECISION; of several, it is the middle one,
+as far from the copies as from the other photos, since there are other copies than those that were tried.
 
 Shapes: N codes, n hits, c copies, s photos of the sample, K bits, P = ceil(K / 8) bytes.
 """
@@ -110,7 +111,7 @@ def measure(store: PhotoStore, encoder: Encoder) -> NearDuplicates:
 
 
 def best_radius(copies_c: Distances, others_s: Distances, num_bits: int) -> tuple[int, float, float]:
-    """The smallest radius of the greatest recall with a precision of MIN_PRECISION; 0 bits where none has it.
+    """The middle one of the radii of the greatest recall with a precision of MIN_PRECISION; 0 bits where none has it.
 
     Args:
         copies_c: distance of each edited copy from its photo, bits.
@@ -127,7 +128,8 @@ def best_radius(copies_c: Distances, others_s: Distances, num_bits: int) -> tupl
     found = recall + wrong
     precision = np.divide(recall, found, out=np.zeros(len(radii)), where=found > 0)
     sound = np.flatnonzero(precision >= MIN_PRECISION)
-    best = int(sound[recall[sound].argmax()]) if sound.size else 0
+    equal = sound[recall[sound] == recall[sound].max(initial=0)]
+    best = int(equal[(len(equal) - 1) // 2]) if equal.size else 0
     return best, float(recall[best]), float(precision[best])
 
 
