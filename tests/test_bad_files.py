@@ -29,9 +29,8 @@ def test_an_empty_a_missing_and_no_folder(verb, here, capsys):
     (here / "empty").mkdir()
     (here / "file.png").write_bytes(b"")
     words = COMMANDS[verb][2:]
-    assert refused(capsys, verb, "empty", *words) == (
-        "a folder holds no images; got empty; known endings: .bmp .gif .heic .heif .jpeg .jpg .png .tif .tiff .webp."
-    )
+    said = refused(capsys, verb, "empty", *words)
+    assert said.startswith("a folder holds no images; got empty; ") and {".jpg", ".png", ".avif"} <= set(said.split())
     assert refused(capsys, verb, "nowhere", *words) == (
         "there is no such folder; got nowhere; name a folder of images, or cifar10."
     )
@@ -217,10 +216,8 @@ def test_code_tables_that_are_none(here, capsys):
     said = refused(capsys, "evaluate", "query.safetensors", "query.safetensors")
     assert said.startswith("this file is not a code table; got query.safetensors (")
     CodeTable(np.zeros((2, 2), np.uint8), 16, ["a", "b"]).save(here / "bare.safetensors")
-    assert refused(capsys, "evaluate", "bare.safetensors", "bare.safetensors") == (
-        "evaluation needs labels; got a code table without labels; encode labelled images: a CIFAR-10 split or a "
-        "folder with class subfolders."
-    )
+    said = refused(capsys, "evaluate", "bare.safetensors", "bare.safetensors")
+    assert said.startswith("evaluation needs labels; got a code table without labels; ")
 
 
 # Run directories

@@ -316,7 +316,7 @@ def test_the_verdict_hides_nothing():
 @pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
 def test_a_missing_package_names_the_extra(built, name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(DistilhashError, match=rf"package {name};.*'distilhash\[export\]'"):
+    with pytest.raises(DistilhashError, match=rf"needs {name};.*'distilhash\[export\]'"):
         ExportedHasher.open(built[0] / "exported")
-    with pytest.raises(DistilhashError, match=rf"package {name};.*'distilhash\[export\]'"):
+    with pytest.raises(DistilhashError, match=rf"needs {name};.*'distilhash\[export\]'"):
         exporting.export_hasher(built[0] / "hasher", built[0] / "another", built[0] / "photos")

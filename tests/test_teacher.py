@@ -284,7 +284,8 @@ def test_the_packages_weights_do_not_pass_for_another_version():
 
 def test_a_size_that_cannot_run_is_refused(monkeypatch):
     with torch.device("meta"):
-        state = cheap_state(torchvision.models.alexnet())
+        network = torchvision.models.alexnet()
+    state = cheap_state(network)
     monkeypatch.setattr(DOWNLOAD, lambda url, **settings: state)
     with pytest.raises(DistilhashError, match="torchvision/alexnet cannot take images of this size; got 16 pixels"):
         create_teacher("torchvision/alexnet", size=16)
