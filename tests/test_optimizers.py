@@ -215,7 +215,7 @@ def test_the_moments_are_part_of_what_is_continued(name, published):
 def test_a_state_of_another_architecture_is_a_sentence():
     packed = optimizers_of(module_of(), "muon").pack()
     other = nn.Sequential(TinyStudent(), nn.Linear(32, 6))
-    with pytest.raises(DistilhashError, match="of another architecture; .*--output"):
+    with pytest.raises(DistilhashError, match=r"of another architecture; .*--output"):
         optimizers_of(other, "muon").unpack(packed)
 
 

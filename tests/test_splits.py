@@ -236,7 +236,7 @@ def test_what_is_no_split_file_is_a_users_mistake(tmp_path: Path, text: bytes) -
     file.write_bytes(text)
     with pytest.raises(DistilhashError, match="split"):
         Split.load(file)
-    with pytest.raises(DistilhashError, match="absent.json.*No such file"):
+    with pytest.raises(DistilhashError, match=r"absent\.json.*No such file"):
         Split.load(tmp_path / "absent.json")
 
 
