@@ -198,7 +198,8 @@ def test_queries_that_the_student_saw_are_counted_whatever_their_names_and_root(
     assert 0 < seen < QUERIES and f"{seen} of {QUERIES} queries" in done.err
     assert load_hasher(tmp_path / "run")[1]["queries_seen_in_distillation"] == seen
     table = tmp_path / "query.safetensors"
-    assert run("encode", tmp_path / "run", tmp_path / "other", "--part", "query", "--output", table).code == 0
+    done = run("encode", tmp_path / "run", tmp_path / "other", "--part", "query", "--output", table)
+    assert done.code == 0 and f"{seen} of {QUERIES} queries were seen" in done.err
     assert CodeTable.load(table).provenance["images_seen_in_training"] == seen
     assert run_json("evaluate", table, table)["queries_seen_in_training"] == seen
 

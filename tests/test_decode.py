@@ -264,6 +264,7 @@ def test_a_large_image_is_the_mean_of_blocks_whatever_its_format(monkeypatch: py
         (np.array([0, 2**23, 2**24 - 1], np.int32), [0, 128, 255]),
         (np.array([0.0, 0.5, 1.0], np.float32), [0, 128, 255]),
         (np.array([0.0, 0.5, np.nan], np.float32), [0, 128, 0]),
+        (np.array([3000.0, 3004, 3008, np.nan, -np.inf], np.float32), [0, 128, 255, 0, 0]),
         (np.array([0.0, 100, 200], np.float32), [0, 100, 200]),
         (np.array([0.0, 10, 1.01], np.float32), [0, 255, 26]),
         (np.array([np.nan, np.nan, np.inf], np.float32), [0, 0, 0]),

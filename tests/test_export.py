@@ -19,7 +19,7 @@ from distilhash.config import ExportConfig, InputConfig
 from distilhash.data.folders import FolderSource
 from distilhash.data.loading import open_readable, split_of
 from distilhash.data.sources import ArraySource
-from distilhash.data.splits import holdout_split
+from distilhash.data.splits import Split, holdout_split
 from distilhash.data.transforms import Preprocess
 from distilhash.deploy.export import verdict
 from distilhash.deploy.quantize import ExportNetwork
@@ -183,9 +183,17 @@ def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):
     split = holdout_split(np.arange(90) % 3)
     split.save(tmp_path / "own" / "split.json")  # of it nobody knows which images it is of
     words[1] = str(tmp_path / "own")
+    capsys.readouterr()
+    assert cli.main([*words, *small, "--overwrite"]) == 2  # another split would ask for what it was trained on
+    assert "split.json" in capsys.readouterr().err
+    (tmp_path / "own" / "split.json").unlink()
     assert cli.main([*words, *small, "--overwrite", "--json"]) == 0
     shutil.rmtree(tmp_path / "own")
-    assert json.loads(capsys.readouterr().out)["map_at_all"]["database"] == 9
+    report = json.loads(capsys.readouterr().out)
+    split = Split.load(tmp_path / "out" / "split.json")
+    assert report["map_at_all"]["database"] == 9
+    assert report["queries_seen_in_training"] == sum(i < 40 for i in split.query) > 0
+    assert f"{report['queries_seen_in_training']} of these queries" in (tmp_path / "out" / "README.md").read_text()
     assert names_in(tmp_path) == ["out"]
     assert ExportedHasher.open(tmp_path / "out").num_bits == 24
     spoilt = hasher()

@@ -428,6 +428,7 @@ def parts(root: Path, *folders: str) -> Path:
         (("Train", "VALID", "Test", "gallery"), {"query": "Test", "train": "Train VALID", "database": "gallery"}),
         (("query", "database"), {"query": "query", "train": "database", "database": "database"}),
         (("training", "validation", "query"), {"query": "query", "validation": "validation"}),
+        (("training_set", "Val1", "test-images"), {"query": "test-images", "validation": "Val1"}),
     ],
 )
 def test_folders_that_are_the_parts_of_a_split(

@@ -329,6 +329,9 @@ def encode(
     source = open_readable(images, labelled=part != "all" or None, scan=scan)
     indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher))
     table = encode_images(source, indices)
+    seen = table.provenance.get("images_seen_in_training")
+    if part == "query" and seen:
+        log.warning("%s of %s queries were seen in training: numbers on them will be optimistic", seen, len(indices))
     table.save(output)
     return {"codes": str(output), "images": len(indices), "bits": table.num_bits}
 

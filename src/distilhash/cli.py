@@ -578,6 +578,8 @@ def _show_log(*, quiet: bool) -> None:
     for handler in log.handlers[:]:
         log.removeHandler(handler)
     log.addHandler(_LogHandler())
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(logging.NullHandler())  # else a library's basicConfig() prints each line again
     log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 

@@ -304,7 +304,9 @@ def _conversion(image: Image.Image, low: Image.Image | None, bands: Sequence[Box
 
         def coloured(box: Box) -> Image.Image:
             values = _values(image, low, box)
-            levels = np.floor(np.clip((values - black) * (255 / (white - black)), 0, 255) + 0.5)
+            levels = np.floor(
+                np.clip((np.nan_to_num(values, nan=black) - black) * (255 / (white - black)), 0, 255) + 0.5
+            )
             part = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
             key = image.info.get("transparency")
             if image.mode == "RGBA":
@@ -336,13 +338,14 @@ def _values(image: Image.Image, low: Image.Image | None, box: Box) -> NDArray[np
     if image.mode == "I" and tags and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:  # which Pillow reads as if it were signed
         values = values.view(np.uint32)
     values = values.astype(np.float64)
-    values[~np.isfinite(values)] = 0
+    values[~np.isfinite(values)] = np.nan  # no part of the range, and black
     return (1 if image.mode == "F" else 65535) - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values
 
 
 def _scale(bands: Iterable[NDArray[np.float64]]) -> tuple[float, float]:
     """The values that become black and white."""
-    ends = np.array([(band.min(), band.max()) for band in bands], np.float64)
+    finite = (band[np.isfinite(band)] for band in bands)
+    ends = np.array([(band.min(), band.max()) for band in finite if band.size] or [(0, 1)], np.float64)
     lowest, highest = float(ends[:, 0].min()), float(ends[:, 1].max())
     full = next((scale for scale in _SCALES if highest <= scale), highest)
     stretched = lowest < 0 or 4 * (highest - lowest) <= full

@@ -35,12 +35,12 @@ from distilhash.errors import DistilhashError, refused
 from distilhash.progress import log
 
 LISTS = ("train.txt", "database.txt", "test.txt")
-# Folders that are a part of a split, in any case; and the list that they stand for.
-PART_FOLDERS = {
-    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
-    "test": "test", "testing": "test", "query": "test", "queries": "test", "gallery": "database",
-    "database": "database",
+# Names of folders that are a part of a split, such as "Train", "test_set" or "val2"; and the list that each stands for.
+_PART_FOLDERS = {
+    "train": r"train(?:ing)?", "validation": r"val(?:id(?:ation)?)?", "test": r"test(?:ing)?|query|queries",
+    "database": r"gallery|database",
 }  # fmt: skip
+_PART_ENDING = r"s?(?:[ _.-]?(?:set|data|images|split))?(?:[ _.-]?\d+)?"
 # What programs keep for themselves, in lower case: thumbnails, snapshots, bins.
 SKIPPED = frozenset({
     "__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin",
@@ -379,7 +379,8 @@ def _escaped(name: str) -> str:
 def _parts_of(root: Path, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     """The indices of each part's images where the folders just below the root are the parts of a split; else none."""
     tops = [name.partition("/")[0] if "/" in name else "" for name in names]
-    folders = {top: PART_FOLDERS[top.lower()] for top in sorted(set(tops)) if top.lower() in PART_FOLDERS}
+    parts = ((top, _part_of(top)) for top in sorted(set(tops)))
+    folders = {top: part for top, part in parts if part is not None}
     others = sorted(set(tops).difference(folders))
     if not folders:
         return {}
@@ -403,6 +404,12 @@ def _parts_of(root: Path, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     return lists
 
 
+def _part_of(folder: str) -> str | None:
+    """The list that a folder of this name stands for."""
+    patterns = _PART_FOLDERS.items()
+    return next((part for part, names in patterns if re.fullmatch(f"(?:{names}){_PART_ENDING}", folder.lower())), None)
+
+
 def _classes_of(
     root: Path, names: Sequence[str], level: int, scan: ScanConfig, least: int
 ) -> tuple[NDArray[np.int64], list[str]]:
@@ -417,7 +424,13 @@ def _classes_of(
     class_names, classes_N = np.unique([name.split("/")[level] for name in names], return_inverse=True)
     if level == 0:
         passes = passing_over(str(root), scan)
-        folders = (path for path in root.iterdir() if os.path.isdir(path) and not passes(str(path)))  # noqa: PTH112
+        folders = [path for path in root.iterdir() if os.path.isdir(path) and not passes(str(path))]  # noqa: PTH112
+        closed = sorted(_escaped(path.name) for path in folders if not os.access(path, os.R_OK | os.X_OK))
+        if closed:
+            where = f"{', '.join(closed[:3])} in {root}"
+            raise DistilhashError(
+                "a class folder cannot be listed", where, "give access to it, or leave it out with --exclude"
+            )
         empty = sorted({_escaped(path.name) for path in folders}.difference(class_names.tolist()))
         if empty:
             where = f"{', '.join(empty[:3])} in {root}"

@@ -85,13 +85,14 @@ def export_hasher(
         try:
             chosen = split_of(source, images, protocol, split_seed, beside, needed=False)
         except DistilhashError as error:
-            log.warning("the hasher's own split is not taken: %s", error)
+            if network.seen is not None and count_seen(source, np.arange(len(source)), network.seen):
+                raise  # another split of these images would ask for what the network was trained on
+            log.warning("another split is drawn, as these are not the images of the hasher's own: %s", error.got)
     if chosen is None:
         chosen = split_of(source, images, protocol, split_seed, split, needed=False)
-    if chosen is not None and network.seen is not None:
-        seen = count_seen(source, chosen.query, network.seen)
-        if seen:
-            log.warning("%s of %s queries were seen in training: mAP is optimistic", seen, len(chosen.query))
+    seen = 0 if chosen is None or network.seen is None else count_seen(source, chosen.query, network.seen)
+    if chosen is not None and seen:
+        log.warning("%s of %s queries were seen in training: mAP is optimistic", seen, len(chosen.query))
     allowed = np.arange(len(source)) if chosen is None else chosen.unlabelled
     drawn = shuffled(allowed, config.seed, CALIBRATION)
     calibration = drawn[: config.calibration_images]
@@ -111,6 +112,8 @@ def export_hasher(
             (folder / name).write_bytes(data)
         if network.seen is not None:
             np.save(folder / SEEN, network.seen, allow_pickle=False)
+        if chosen is not None:
+            chosen.save(folder / "split.json")
         write_json(folder / "config.json", {
             "format": FORMAT,
             "input": as_dict(network.input),
@@ -123,6 +126,7 @@ def export_hasher(
         })  # fmt: skip
         report = _report(network, folder, source, compared, chosen, config)
         report["calibration_images"] = len(calibration)
+        report["queries_seen_in_training"] = seen
         report["bytes"] = {name: len(data) for name, data in files.items()}
         report["verdict"] = verdict(report)
         difference = report["agreement"]["fp32"]["largest_difference"]
@@ -264,6 +268,9 @@ def _markdown(report: dict[str, Any]) -> str:
             f"mAP@all of {row['queries']:,} queries in {row['database']:,} images: PyTorch {row['torch']:.4f}, "
             f"fp32 {row['fp32']:.4f}, int8 {row['int8']:.4f}.", "",
         ]  # fmt: skip
+        if report["queries_seen_in_training"]:
+            seen = f"{report['queries_seen_in_training']:,} of these queries were seen in training"
+            lines += [f"{seen}: the numbers are optimistic.", ""]
     sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in report["bytes"].items())
     lines += [f"{sizes}.", "", f"Calibrated on {report['calibration_images']:,} images, none of them a query.", ""]
     lines += ["Load it with `distilhash.deploy.runtime.ExportedHasher.open(directory)`, which needs no PyTorch.", ""]

@@ -145,12 +145,14 @@ def check(config: DistillConfig, images: ImageSource, indices: np.ndarray) -> No
     current()
     count = len(indices)
     validation = min(config.validation_size, count // 5)
-    if count - validation < config.batch_size or validation <= NEIGHBOURS:
-        raise DistilhashError(
-            "too few images to distil on",
-            f"{count}, of which {validation} are the validation set, with batches of {config.batch_size}",
-            f"give more (at least {5 * (NEIGHBOURS + 1)}) or a smaller --batch-size",
-        )
+    got = f"{count}, of which {validation} are the validation set"
+    if validation <= NEIGHBOURS:
+        fix = f"the validation set needs {NEIGHBOURS + 1}: give at least {5 * (NEIGHBOURS + 1)} images"
+        fix += "" if validation < config.validation_size else ", and a larger --validation-size"
+        raise DistilhashError("too few images to distil on", got, fix)
+    if count - validation < config.batch_size:
+        fix = "give more images or a smaller --batch-size"
+        raise DistilhashError("too few images to distil on", f"{got}, with batches of {config.batch_size}", fix)
     if len(np.unique(images.digests[indices], axis=0)) < 2:
         raise DistilhashError(
             "nothing can be learnt of one image", f"{count:,} copies of it", "give images that differ"
