@@ -107,6 +107,7 @@ class Known:
         for image in files.read(np.arange(len(files))):
             code = np.unpackbits(self.codes[image.height - 1])
             code[: image.info.get("differs", 0)] ^= 1
+            code[-9:] ^= np.asarray(image).mean() < 100  # a dark copy is further away than an edited one
             found.append(np.packbits(code))
             self.pictures += "differs" in image.info
         return np.array(found)
@@ -156,17 +157,20 @@ def test_known_distances_give_the_enumerated_radius(tmp_path, known):
     assert stored == found
 
 
-def test_photos_that_are_copies_are_no_other_photos(tmp_path, known):
+def test_photos_that_are_copies_are_no_other_photos(tmp_path, known, monkeypatch):
     """Every photo is there three times, twice as the same file and once with pixels that differ."""
+    monkeypatch.setattr(duplicates, "EDITS", tuple(map(copy_that_differs, (1, 3, 5, 7))))
     numbered(tmp_path / "photos", 40)
     for path in sorted((tmp_path / "photos").iterdir()):
         shutil.copy(path, path.with_name(f"copy-{path.name}"))
-        pixels = np.asarray(Image.open(path)) // 2 + 60
+        pixels = np.asarray(Image.open(path)) // 2
         Image.fromarray(pixels[:, ::-1]).save(path.with_name(f"darker-{path.name}"))
     found, _ = updated(tmp_path / "index", tmp_path / "photos", known.encoder)
-    away = hamming(known.codes[:40], known.codes[:40]).astype(int)
-    np.fill_diagonal(away, 99)
-    radius, recall, precision = enumerated([1, 3, 5, 7, 30] * 40, away.min(axis=1), BITS)
+    dark = known.codes[:40] ^ np.packbits([0] * (BITS - 9) + [1] * 9)
+    every = np.concatenate([known.codes[:40], known.codes[:40], dark])
+    away = hamming(every, every).astype(int)
+    away[np.arange(120)[:, None] % 40 == np.arange(120) % 40] = 99
+    radius, recall, precision = enumerated([1, 3, 5, 7], away.min(axis=1), BITS)
     assert (found.bits, found.recall, found.precision) == (radius, pytest.approx(recall), pytest.approx(precision))
 
 
@@ -186,6 +190,11 @@ def test_it_is_measured_again_only_when_the_index_is_another(tmp_path, known):
     before = known.pictures
     assert updated(index, photos, known.encoder)[0].photos == 20
     assert known.pictures > before
+    for path in sorted(photos.iterdir())[12:]:
+        path.unlink()
+    assert updated(index, photos, known.encoder)[1].recall is None  # it was of photos that are gone
+    numbered(photos, 20)
+    assert updated(index, photos, known.encoder)[1].photos == 20
     other = Known(known.codes, "another")
     store = PhotoStore(index)
     update(store, [photos], other.encoder, rebuild=True)

@@ -38,7 +38,7 @@ FEWEST = 20  # photos: of fewer nothing is measured
 GROWTH = 1.5  # it is measured again when the index holds so many times the codes, or its part
 SIDE, THUMBNAIL = 512, 32  # pixels: the shorter side of what is edited; both sides of what is compared
 CHECKED = 8  # nearest photos, among which the first that is no copy is looked for
-SAME_PICTURE = 0.9  # correlation of thumbnails
+SAME_PICTURE = 0.85  # correlation of thumbnails
 AT_ONCE = 8  # photos whose copies are in memory
 GROUPED_FROM = 4  # times as many hits are searched first as groups are wanted
 KEY = "near_duplicates"
@@ -97,14 +97,17 @@ def measure(store: PhotoStore, encoder: Encoder) -> NearDuplicates:
     about, (ids_N, codes_NP) = store.about(), store.codes()
     found = _stored(about)
     fits = found is not None and found[1] == encoder.fingerprint and 1 / GROWTH < len(ids_N) / found[2] < GROWTH
-    if fits or len(ids_N) < FEWEST:
+    if fits and len(ids_N) >= FEWEST:
         return near_duplicates(about)
-    sample = shuffled(ids_N, 0, CALIBRATION)[:COMPARED]
-    copies_c, edited = _copies(store, encoder, ids_N, codes_NP, sample)
-    others_s = _others(store, ids_N, codes_NP, sample, copies_c) if edited >= FEWEST else np.empty(0, np.int32)
-    if len(others_s) >= FEWEST:
-        bits, recall, precision = best_radius(copies_c, others_s, encoder.num_bits)
-        value = json.dumps([bits, recall, precision, edited, encoder.fingerprint, len(ids_N)])
+    value = "null"  # what was measured before is of other photos
+    if len(ids_N) >= FEWEST:
+        sample = shuffled(ids_N, 0, CALIBRATION)[:COMPARED]
+        copies_c, edited = _copies(store, encoder, ids_N, codes_NP, sample)
+        others_s = _others(store, ids_N, codes_NP, sample) if edited >= FEWEST else np.empty(0, np.int32)
+        if len(others_s) >= FEWEST:
+            bits, recall, precision = best_radius(copies_c, others_s, encoder.num_bits)
+            value = json.dumps([bits, recall, precision, edited, encoder.fingerprint, len(ids_N)])
+    if value != about.get(KEY, "null"):
         with store.writing():
             store.describe(**{KEY: value})
     return near_duplicates(store.about())
@@ -243,30 +246,24 @@ def _copies(store: PhotoStore, encoder: Encoder, ids_N: Ids, codes_NP: Bytes, sa
     return np.concatenate(distances), edited
 
 
-def _others(store: PhotoStore, ids_N: Ids, codes_NP: Bytes, sample: Ids, copies_c: Distances) -> Distances:
+def _others(store: PhotoStore, ids_N: Ids, codes_NP: Bytes, sample: Ids) -> Distances:
     """The distance of the nearest photo of another picture from each photo of the sample.
 
-    What is further away than nearly all copies is not opened. Left out are photos that cannot be read, and those whose
-    CHECKED nearest ones all show the same picture.
+    Left out are photos that cannot be read, and those whose CHECKED nearest ones all show the same picture.
     """
-    far = np.quantile(copies_c, 0.95)
     queries_sP = codes_NP[np.searchsorted(ids_N, sample)]
     positions, distances = backends.nearest(codes_NP, queries_sP, min(CHECKED + 1, len(ids_N)))
     others = []
     for identity, near, away in zip(sample.tolist(), ids_N[positions].tolist(), distances.tolist(), strict=True):
-        candidates = [(i, distance) for i, distance in zip(near, away, strict=True) if i != identity]
-        close = store.photos_of(i for i, distance in candidates if distance <= far)
-        if close:
-            own = store.photos_of([identity])[identity]
-            grey = _grey(own)
-            if grey is None:
-                continue
-            candidates = [
-                (i, distance)
-                for i, distance in candidates
-                if i not in close or not (close[i].content == own.content or _same_picture(grey, _grey(close[i])))
-            ]
-        others += [distance for _, distance in candidates[:1]]
+        photos = store.photos_of([identity, *near])
+        own = _grey(photos[identity])
+        if own is None:
+            continue
+        for other, distance in zip(near, away, strict=True):
+            same = photos[other].content == photos[identity].content  # as is the photo itself
+            if not same and not _same_picture(own, _grey(photos[other])):
+                others.append(distance)
+                break
     return np.array(others, np.int32)
 
 
