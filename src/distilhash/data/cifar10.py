@@ -79,9 +79,7 @@ def cache_folder(cache: str | Path | None = None) -> Path:
     return Path(base).expanduser() / "cifar10"
 
 
-def keep_cifar10(
-    folder: str | Path, images: NDArray[np.uint8], labels: NDArray[np.int64], origin: str
-) -> None:
+def keep_cifar10(folder: str | Path, images: NDArray[np.uint8], labels: NDArray[np.int64], origin: str) -> None:
     """Write images (60000, 32, 32, 3) and labels (60000,) where load_cifar10() finds them.
 
     Raises:
