@@ -306,7 +306,7 @@ def _index(
     )
     for key, what in (
         ("unreadable", "cannot be listed, and keep their photos"), ("failures", "cannot be read"),
-        ("missing", "are missing and kept (--prune drops them, --forget a whole folder)"),
+        ("missing", f"are missing and kept ({'' if prune else '--prune drops them, '}--forget drops a whole folder)"),
         ("passed_over", "are left out now and kept (--prune drops them)"),
     ):  # fmt: skip
         rows = done[key]

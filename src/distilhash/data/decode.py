@@ -91,7 +91,7 @@ class UnreadableImage(DistilhashError):  # noqa: N818 (it says what the image is
     def __init__(self, name: str, reason: str) -> None:
         self.name = name
         self.reason = reason.rstrip(".")
-        super().__init__("an image cannot be read", f"{name}: {self.reason}", "repair it or take it away")
+        super().__init__("an image cannot be read", f"{name}: {self.reason}", "name another, repair it or leave it out")
 
 
 class _Room:

@@ -124,7 +124,8 @@ def default_place(index: str | Path) -> Path:
 def is_default(about: Mapping[str, str], index: str | Path) -> bool:
     """Whether an index was made with its default hasher, also where both were moved or renamed since."""
     stored, place = Path(about.get("encoder_path", "")), default_place(index)
-    return stored.name == place.name or (_is_hasher(place) and not os.path.exists(stored))  # noqa: PTH110
+    gone = not os.path.exists(stored)  # noqa: PTH110
+    return stored.name == place.name or (gone and (_is_hasher(place) or stored.suffix == place.suffix))
 
 
 def fitted_to(hasher: str | Path) -> int | None:

@@ -293,7 +293,8 @@ def _checked_ids(ids: ArrayLike) -> Ids:
     if array.size == 0 and array.ndim <= 1:
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DistilhashError("ids must be whole numbers of shape (n,)", f"{array.dtype} {array.shape}")
+        got = f"{array.dtype} {array.shape}"
+        raise DistilhashError("ids must be whole numbers from 0 to 2^63 - 1, of shape (n,)", got)
     if array.min() < 0 or (array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max):
         raise DistilhashError("ids must lie in 0 .. 2^63 - 1", f"{array.min()} .. {array.max()}")
     return array.astype(np.int64, copy=False)
