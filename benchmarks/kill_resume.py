@@ -35,9 +35,9 @@ IMAGES_A_CLASS = 60
 STAGES = ("distill", "hash")
 MOST_CHANGES, LONGEST_WAIT = 24, 0.2  # of files that are let pass before a kill, count; after the last of them, seconds
 TOLD = ("train.log", "provenance.json")  # they tell of the time, not of the result
-STUDENT = ["--student-size", "32", "--student-stem", "small", "--student-crop_mode", "pad", "--student-margin", "0.1"]
+STUDENT = ["--student-size", "32", "--student-stem", "small", "--student-crop-mode", "pad", "--student-margin", "0.1"]
 DISTILL = [
-    *STUDENT, "--teacher-size", "64", "--views", "2", "--epochs", "2", "--batch-size", "64", "--validation", "60",
+    *STUDENT, "--teacher-size", "64", "--views", "2", "--epochs", "2", "--batch-size", "64", "--validation-size", "60",
     "--precision", "float32", "--checkpoint-seconds", "0",
 ]  # fmt: skip
 HASH = ["--epochs", "2", "--batch-size", "64", "--precision", "float32", "--checkpoint-seconds", "0.2"]
