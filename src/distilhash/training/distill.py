@@ -148,7 +148,6 @@ def check(config: DistillConfig, images: ImageSource, indices: np.ndarray) -> No
     got = f"{count}, of which {validation} are the validation set"
     if validation <= NEIGHBOURS:
         fix = f"the validation set needs {NEIGHBOURS + 1}: give at least {5 * (NEIGHBOURS + 1)} images"
-        fix += "" if validation < config.validation_size else ", and a larger --validation-size"
         raise DistilhashError("too few images to distil on", got, fix)
     if count - validation < config.batch_size:
         fix = "give more images or a smaller --batch-size"
