@@ -119,7 +119,9 @@ class _Room:
 _room = _Room(4 * LARGE_PIXELS * (os.cpu_count() or 1))
 
 
-def decode_image(file: str | Path | bytes, name: str, shown_side: int | None = None) -> Image.Image:
+def decode_image(
+    file: str | Path | bytes, name: str, shown_side: int | None = None, most_bytes: int = MAX_BYTES
+) -> Image.Image:
     """Decode an image file to RGB: rotated as its EXIF tag says, and by the rules of this module.
 
     Args:
@@ -127,6 +129,7 @@ def decode_image(file: str | Path | bytes, name: str, shown_side: int | None = N
         name: what an error calls the image.
         shown_side: for showing alone, as it changes the pixels: a JPEG may come at 1/2, 1/4 or 1/8 of its size, as
             long as its shorter side keeps this many pixels. It is decoded several times faster.
+        most_bytes: an image whose decoding takes more memory is too large.
 
     Returns:
         The image in mode RGB, of at most LARGE_PIXELS, without metadata.
@@ -140,6 +143,8 @@ def decode_image(file: str | Path | bytes, name: str, shown_side: int | None = N
             _opened(stream, name) as image,
         ):
             needed = _bytes_needed(image, stream, name, shown_side)
+            if needed > most_bytes:
+                raise UnreadableImage(name, f"decoding takes {needed >> 20} MiB")
             with _room.take(needed) if needed > 4 * LARGE_PIXELS else contextlib.nullcontext():
                 raw_mode = _raw_mode(image)
                 image.load()

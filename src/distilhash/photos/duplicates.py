@@ -37,9 +37,10 @@ COMPARED, EDITED = 300, 100  # photos of the sample: so many are compared with t
 FEWEST = 20  # photos: of fewer nothing is measured
 GROWTH = 1.5  # it is measured again when the index holds so many times the codes, or its part
 SIDE, THUMBNAIL = 512, 32  # pixels: the shorter side of what is edited; both sides of what is compared
+MOST_BYTES = 150 << 20  # that a photo of the sample may take, beside the memory that indexing has taken
 CHECKED = 8  # nearest photos, among which the first that is no copy is looked for
 SAME_PICTURE = 0.85  # correlation of thumbnails
-AT_ONCE = 8  # photos whose copies are in memory
+AT_ONCE = 2  # photos whose copies are in memory
 GROUPED_FROM = 4  # times as many hits are searched first as groups are wanted
 KEY = "near_duplicates"
 
@@ -284,12 +285,12 @@ def _same_picture(one: NDArray[np.float64], other: NDArray[np.float64] | None) -
 
 
 def _picture(photo: Photo, side: int) -> Image.Image | None:
-    """A photo whose shorter side has at most so many pixels; None where it cannot be read."""
+    """A photo whose sides have at most ``side`` and 4 * ``side`` pixels; None where it cannot be read or is large."""
     try:
-        picture = decode_image(Path(photo.path), photo.path, side)
+        picture = decode_image(Path(photo.path), photo.path, side, MOST_BYTES)
     except UnreadableImage:
         return None
-    scale = min(1.0, side / min(picture.size))
+    scale = min(1.0, side / min(picture.size), 4 * side / max(picture.size))
     return picture.resize([max(1, round(length * scale)) for length in picture.size], reducing_gap=2.0)
 
 
