@@ -250,6 +250,11 @@ def test_an_upload_counts_until_its_search_is_done(place, ids, monkeypatch):
             await asyncio.sleep(0)
             yield b"part"
 
+    async def reached(count):
+        while begun < count:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)  # in which no more may begin
+
     async def tried(library):
         service = Service(library, Slow(decoded, b"pixels"), Slow(encoded, bytes(BITS // 8)), "thresholds", "")
         transport = httpx.ASGITransport(create_app(service))
@@ -257,13 +262,13 @@ def test_an_upload_counts_until_its_search_is_done(place, ids, monkeypatch):
             waiting = [asyncio.ensure_future(client.post("/api/search", content=body())) for _ in range(clients)]
             read = []
             for event in (decoded, encoded):
-                await asyncio.sleep(0.3)
+                await reached(UPLOADS_AT_ONCE)
                 read.append(begun)
                 event.set()
             statuses = [answer.status_code for answer in await asyncio.gather(*waiting)]
             encoded.clear()
-            busy = [asyncio.ensure_future(client.post("/api/search", content=b"image")) for _ in range(UPLOADS_AT_ONCE)]
-            await asyncio.sleep(0.3)
+            busy = [asyncio.ensure_future(client.post("/api/search", content=body())) for _ in range(UPLOADS_AT_ONCE)]
+            await reached(clients + UPLOADS_AT_ONCE)
             monkeypatch.setattr(security, "SLOT_SECONDS", 0.05)
             refused = await client.post("/api/search", content=b"image")
             encoded.set()
@@ -271,8 +276,8 @@ def test_an_upload_counts_until_its_search_is_done(place, ids, monkeypatch):
             return read, set(statuses), refused
 
     with contextlib.closing(Library(place / "index")) as library:
-        read, statuses, refused = asyncio.run(tried(library))
-    assert (read, statuses, begun) == ([UPLOADS_AT_ONCE] * 2, {200}, clients)
+        read, statuses, refused = asyncio.run(asyncio.wait_for(tried(library), 60))
+    assert (read, statuses, begun) == ([UPLOADS_AT_ONCE] * 2, {200}, clients + UPLOADS_AT_ONCE)
     assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
 
 
