@@ -468,6 +468,13 @@ def test_a_class_may_be_called_train_and_that_is_told(tmp_path: Path, caplog: py
     assert "train" in caplog.text
 
 
+def test_classes_may_be_numbered_tests(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("test 1/1", "test 2/1", "test 3/1"):
+        picture(tmp_path / f"{name}.png")
+    assert FolderSource(tmp_path, labelled=True).class_names == ["test 1", "test 2", "test 3"]
+    assert "test 1" in caplog.text
+
+
 def test_an_empty_part_is_refused(tmp_path: Path) -> None:
     parts(tmp_path, "train", "test")
     for value in range(3):

@@ -16,7 +16,8 @@ What becomes RGB, by rules that depend on the image alone:
   So an image that fills 16 bits is as it was made, and one of 12 bits, or of a tenth of the range, is not black.
 
 A file of a few kilobytes may hold 65 million pixels. The memory of large images is bounded, whatever the number of
-threads (``_room``), and they are converted in bands, so that no second copy of full size exists.
+threads (``_room``), and they are converted in bands, so that no second copy of full size exists. One file, since these
+rules and bounds hold together for every format.
 """
 
 from __future__ import annotations

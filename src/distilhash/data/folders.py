@@ -384,6 +384,9 @@ def _parts_of(root: Path, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     others = sorted(set(tops).difference(folders))
     if not folders:
         return {}
+    if not others and len(folders) > 1 and len({re.sub(r"[ _.-]?\d+$", "", folder) for folder in folders}) == 1:
+        log.warning("the folders %s are read as classes, not as one part of a split", ", ".join(folders))
+        return {}
     if others:
         deep = any(top in folders and name.count("/") > 1 for top, name in zip(tops, names, strict=True))
         if len(folders) > 1 or deep or "" in others:

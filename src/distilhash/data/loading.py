@@ -118,15 +118,9 @@ def split_beside(hasher: str | Path) -> Path | None:
 
 
 def part_of(
-    source: ImageSource,
-    images: str | Path,
-    part: str,
-    protocol: str,
-    seed: int,
-    split: str | Path | None,
-    *,
+    source: ImageSource, images: str | Path, part: str, protocol: str, seed: int, split: str | Path | None, *,
     beside: str | Path,
-) -> NDArray[np.int64]:
+) -> NDArray[np.int64]:  # fmt: skip
     """The indices of one of PARTS, by the split of split_of().
 
     Args:

@@ -13,7 +13,7 @@ on the validation set, which is a part of train; and ``unlabelled``, what distil
 
 A split that was saved is applied to images by their content. Of files it keeps a digest and a name each, of an array
 the fingerprint. Images that were renamed or moved keep their part, added ones have none, and it is refused where one
-of its images was changed or is missing.
+of its images was changed or is missing. One file: what draws a split, saves it and applies it must agree.
 
 Shapes: N images, C classes.
 """

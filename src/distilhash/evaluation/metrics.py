@@ -7,7 +7,7 @@ is the order of the database (a stable sort by distance). The published evaluati
 unstably, which is neither; where no two images tie, all three agree.
 
 Every function here is one scan of the database for each query (distilhash.evaluation.counts); evaluate_tables takes
-all metrics of two code tables from a single one.
+all metrics of two code tables from a single one. One file, since each number here is defined by those beside it.
 
 An image is relevant to a query of its own class, or, with labels of several classes, to one that shares a class.
 

@@ -5,7 +5,8 @@ copies usually are, and the distances of these copies are held against the dista
 index, where a photo that shows the same picture is no other one. Of a photo with one copy in the index, recall is how
 often the copy lies within the radius, and precision how often what lies there is the copy and not the nearest other
 photo. The radius has the greatest recall with a precision of at least MIN_PRECISION; of several, it is the middle one,
-as far from the copies as from the other photos, since there are other copies than those that were tried.
+as far from the copies as from the other photos, since there are other copies than those that were tried. One file: the
+radius is measured for these groups alone.
 
 Shapes: N codes, n hits, c copies, s photos of the sample, K bits, P = ceil(K / 8) bytes.
 """

@@ -12,7 +12,7 @@ drops all that lies below an indexed folder.
 Work is committed every two seconds or so, in the order of the walk. Files that are gone are dropped last, so that a
 move is still recognised after a kill, and a resumed run ends in the rows of an uninterrupted one. Codes of another
 hasher are made in a file of their own beside the index (``INDEX.rebuild``), whose rows replace those of the index in
-one transaction: until then the index is as it was.
+one transaction: until then the index is as it was. One file, as each step must survive a kill at the next.
 """
 
 from __future__ import annotations
@@ -196,19 +196,13 @@ def _updated(
     unreadable += [(root, "No such file or directory") for root in absent if root not in roots]
     empty = [root for root in roots if root not in absent and _is_empty(root)]
     unreadable += [(root, "it is empty") for root in empty if any(is_below(path, [root]) for path in known)]
-    work = _Update(
-        store,
-        encoder,
-        known,
-        {file.path for file in files},
-        verify,
-        Summary(unreadable=unreadable, other_files=dict(others)),
-    )
+    summary = Summary(unreadable=unreadable, other_files=dict(others))
+    work = _Update(store, encoder, known, {file.path for file in files}, verify, summary)
     waiting = [file for file in files if not work.is_unchanged(file)]
     if waiting:
         work.encode(waiting)
     work.end([*roots, *absent], prune)
-    return work.summary
+    return summary
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ also with bytes that are not UTF-8.
 
 The file is untrusted: its schema must equal ours exactly (so no trigger or view runs), and every value is checked as
 it is read. There is one writer at a time: it holds an OS lock on ``FILE.lock``, which a killed process releases; the
-empty lock file alone means nothing.
+empty lock file alone means nothing. One file, so that there is one place where SQL is run and its errors are told.
 
 Shapes: N codes, n of a block, K bits, P = ceil(K / 8) bytes.
 """

@@ -8,7 +8,8 @@
     model/                   the better one
 
 A stage that is whole is not done again, so a run that was stopped goes on. Both hashers are fitted to the same photos
-and measured on the others. Fewer than FEW photos are no training set for a student: the teacher alone is hashed.
+and measured on the others. Fewer than FEW photos are no training set for a student: the teacher alone is hashed. One
+file, as the stages, what is measured and the verdict are read together.
 
 Shapes: N photos, D features, K bits.
 """
