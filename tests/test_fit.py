@@ -222,8 +222,9 @@ def test_mistakes_are_one_sentence(here, capsys):
 
 @pytest.fixture
 def small_teacher(monkeypatch):
-    """The real teacher at 32 pixels."""
+    """The real teacher at 32 pixels; near-duplicates, whose edited copies take its time, are tried elsewhere."""
     monkeypatch.setattr("distilhash.models.create_teacher", lambda name: create_teacher(name, size=32))
+    monkeypatch.setattr("distilhash.photos.duplicates.FEWEST", 1000)
 
 
 def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, caplog, small_teacher):
