@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from distilhash.errors import DistilhashError
-from distilhash.experiments.comparison import MISSING, Findings, settings_apart
-from distilhash.experiments.page import write_report
+from distilhash.experiments.comparison import MISSING, Findings, leaves, settings_apart
+from distilhash.experiments.page import Report, write_report
 from distilhash.experiments.tables import csv_text, markdown_page, markdown_table, terminal_table
-from distilhash.experiments.trials import PAPER, Grid, Report, leaves, read_trials
+from distilhash.experiments.trials import PAPER, Grid, read_trials
 from markup import Balanced
 from trial_rows import CURVES, SMALL, grid_of, hostile, page_of, row, tables
 

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from distilhash.experiments.charts import Disc, Line, bubble_chart, line_chart, log_ticks
+from distilhash.experiments.page import Neighbour, Query
 from distilhash.experiments.summary import png_bytes
-from distilhash.experiments.trials import PAPER, Curve, Example, Grid, Neighbour
+from distilhash.experiments.trials import PAPER, Grid
 from markup import HOSTILE, Balanced
 from trial_rows import CURVES, grid_of, hostile, page_of, row
 
@@ -22,12 +23,12 @@ LINKED = r"<td class=\"[^\"]*best\"[^>]*>\s*<span>(?:<a[^>]*>)?([^<]*)"
 def whole_run(text="text"):
     png = png_bytes(np.full((4, 4, 3), 7, dtype=np.uint8))
     found = [Neighbour(png, text, distance, distance < 2) for distance in range(4)]
-    query = Example(query_png=png, label=text, neighbours=found)
     return page_of(
         [*hostile(text), *grid_of([0.6, 0.7], [0.5, 0.6], [0.8], **CURVES)], Grid(), title=text, subtitle=text,
-        training=[(text, text, [Curve(name=text, x=[1, 2], y=[2, 1]), Curve(name="b", x=[1], y=[1], arm="scratch")]),
-                  ("left out", "y", [Curve(name="no data", x=[1], y=[math.nan])])],
-        examples=[("distilled", [query]), (text, [query])], provenance={text: text, "command": text}, notes=[text],
+        training=[(text, text, [Line(text, [1, 2], [2, 1], "neutral-1"), Line("b", [1], [1], "scratch", (7, 4))]),
+                  ("left out", "y", [])],
+        queries=[Query(png, text, [("distilled", found), (text, found)])],
+        provenance={text: text, "command": text}, notes=[text],
     )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def test_the_page_is_well_formed_and_keeps_its_order():
     text = "".join(parsed.text)
     assert text.count("✓") == text.count("✗") == 4
     assert "2 of 4 relevant" in text
-    assert "no data" not in text and "left out" not in text
+    assert "left out" not in text
     assert all(a.get("alt") for t, a in parsed.tags if t == "img")
     assert all(a.get("aria-label") or a.get("aria-hidden") for t, a in parsed.tags if t == "svg")
 

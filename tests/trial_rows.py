@@ -1,8 +1,8 @@
 """Rows of results.json for the tests: a plain one, a grid of them, one with any text in every place."""
 
 from distilhash.experiments.comparison import tables_of
-from distilhash.experiments.page import page
-from distilhash.experiments.trials import Grid, Report, read_trials
+from distilhash.experiments.page import Report, page
+from distilhash.experiments.trials import Grid, read_trials
 
 CURVES = {  # left out of a plain row, because each is drawn
     "curves": {"recall": [0.0, 0.5, 1.0], "precision": [0.9, 0.6, 0.1]},

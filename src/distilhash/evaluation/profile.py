@@ -11,8 +11,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,15 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distilhash.errors import DistilhashError
 from distilhash.models.student import Conv3x3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """How long one batch takes."""
-
-    batch_size: int  # images
-    median_ms: float  # milliseconds a batch
-    images_per_second: float  # batch_size over the median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +66,11 @@ def count_macs(module: nn.Module, size: int) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def latency(module: nn.Module, size: int, batch_size: int = 1, seconds: float = 1.0) -> Latency:
-    """Median time of a batch.
+def latency(module: nn.Module, size: int, batch_size: int = 1, seconds: float = 1.0) -> float:
+    """Median seconds of a batch in evaluation mode.
 
     Args:
-        module: takes (batch_size, 3, size, size); runs in evaluation mode and comes back in the mode it was in.
+        module: takes (batch_size, 3, size, size); a copy of it runs.
         size: side of the input, pixels.
         batch_size: images.
         seconds: how long to measure, at least.
@@ -97,47 +86,26 @@ def latency(module: nn.Module, size: int, batch_size: int = 1, seconds: float = 
     # Imported here: it looks for a CUDA toolkit, and warns where it finds one without a GPU.
     from torch.utils.benchmark import Timer
 
-    timer = Timer("module(images)", globals={"module": module, "images": images}, num_threads=torch.get_num_threads())
-    with _evaluating(module), torch.inference_mode():
-        median = timer.blocked_autorange(min_run_time=seconds).median
-    return Latency(batch_size=batch_size, median_ms=1000 * median, images_per_second=batch_size / median)
+    names = {"module": copy.deepcopy(module).eval(), "images": images}
+    with torch.inference_mode():
+        timer = Timer("module(images)", globals=names, num_threads=torch.get_num_threads())
+        return float(timer.blocked_autorange(min_run_time=seconds).median)
 
 
 def profile(
     module: nn.Module, size: int, name: str | None = None, batch_size: int = 32, seconds: float = 1.0
 ) -> Profile:
-    """Parameters, multiply-adds and times of one module.
-
-    Args:
-        module, size, seconds: as latency.
-        name: None: the module's own, or its backbone's.
-        batch_size: images of a batch for ``images_per_second``.
-    """
+    """Parameters, multiply-adds and times of one module; ``name`` None: its own, or its backbone's."""
     names = [name, getattr(module, "name", None), getattr(getattr(module, "backbone", None), "name", None)]
     return Profile(
-        name=next((known for known in names if isinstance(known, str)), type(module).__name__),
-        size=size,
-        parameters=count_parameters(module),
-        macs=count_macs(module, size),
-        latency_ms_batch1=latency(module, size, 1, seconds).median_ms,
-        images_per_second=latency(module, size, batch_size, seconds).images_per_second,
-        batch_size=batch_size,
-        threads=torch.get_num_threads(),
-    )
+        name=next((known for known in names if isinstance(known, str)), type(module).__name__), size=size,
+        parameters=count_parameters(module), macs=count_macs(module, size),
+        latency_ms_batch1=1000 * latency(module, size, 1, seconds),
+        images_per_second=batch_size / latency(module, size, batch_size, seconds),
+        batch_size=batch_size, threads=torch.get_num_threads(),
+    )  # fmt: skip
 
 
 def _check_size(size: int) -> None:
     if size < 1:
         raise DistilhashError("the side of the input must be at least one pixel", size)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every submodule's own mode again afterwards."""
-    before = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from distilhash.experiments.trials import ARMS, Grid, Pick, Trial, leaves
+from distilhash.experiments.trials import ARMS, Grid, Pick, Trial
 
 BUDGETS = ("paper", "desktop", "smoke")  # the largest first
 DATASETS = {"cifar10": "CIFAR-10", "nuswide": "NUS-WIDE", "mosaics": "Mosaics"}
@@ -225,6 +225,18 @@ def settings_apart(entries: Mapping[Place, Entry]) -> tuple[dict[str, str], dict
     apart = {place: {k: v for k, v in flat.items() if (k, v) not in shared} for place, flat in own.items()}
     first = next(iter(own.values()), {})
     return {k: v for k, v in first.items() if (k, v) in shared}, apart
+
+
+def leaves(settings: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Nested settings as flat names and texts: {"hash": {"bits": 64}} is "hash.bits": "64"."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        full = f"{above}.{name}" if above else str(name)
+        if isinstance(value, Mapping):
+            found |= leaves(value, full)
+        else:
+            found[full] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return found
 
 
 def _settings(trial: Trial) -> dict[str, str]:

@@ -39,7 +39,7 @@ from distilhash.experiments.comparison import (
     whole,
 )
 from distilhash.experiments.tables import csv_text, markdown_page, note
-from distilhash.experiments.trials import ARMS, Example, Report
+from distilhash.experiments.trials import ARMS, Grid, Trial
 from distilhash.files import write_atomically
 
 # What the headline sets in bold: .573, with its sign where it has one, and 3.8 times.
@@ -53,6 +53,36 @@ COLUMNS = (
     ("MACs", "per image", count, False, "macs"),
     ("Seconds", "training", whole, False, "seconds"),
 )
+
+
+class Neighbour(NamedTuple):
+    """One image that a search found."""
+
+    png: bytes
+    label: str
+    distance: int  # bits
+    relevant: bool
+
+
+class Query(NamedTuple):
+    """A query image, and what each arm finds nearest to it, nearest first."""
+
+    png: bytes
+    label: str
+    found: Sequence[tuple[str, Sequence[Neighbour]]]
+
+
+class Report(NamedTuple):
+    """Everything that the page shows; a part that is empty is left out of it."""
+
+    title: str
+    trials: Sequence[Trial]
+    subtitle: str = ""  # the argument, in a sentence or two
+    grid: Grid = Grid()  # what was planned; entries of it that are not done are shown as missing
+    training: Sequence[tuple[str, str, Sequence[Line]]] = ()  # figure title, name of y, lines by epoch
+    queries: Sequence[Query] = ()
+    provenance: Mapping[str, str] = {}  # "command" is set apart as code
+    notes: Sequence[str] = ()  # sentences for "how it was measured"
 
 
 class Panel(NamedTuple):
@@ -91,10 +121,10 @@ def page(report: Report) -> str:
         several_seeds=any(len(entry.trials) > 1 for table in tables for entry in table.entries.values()),
         by_bits=against_bits(tables),
         costs=trade_off(tables),
-        recall=curves(tables, "precision_recall", "recall", (0, 1)),
+        recall=curves(tables, "curves", "recall", (0, 1)),
         nearest=curves(tables, "precision_at_n", "nearest images, N", None),
         training=training(report),
-        queries=_queries(report),
+        queries=report.queries,
     )  # fmt: skip
 
 
@@ -208,10 +238,11 @@ def curves(
     first: list[Panel] = []
     more: list[Panel] = []
     for table, framework in _frames(tables):
-        shown, found = _known(table, framework, lambda entry: any(map(math.isfinite, getattr(entry.one, field)[1])))
+        shown, found = _known(table, framework, lambda entry: bool(getattr(entry.one, field).x))
         for bits, entries in found.items():
             points = {row: getattr(entry.one, field) for row, entry in entries.items()}
-            lines = [Line(table.short_name(row), x, y, row[0], _dash(table, row)) for row, (x, y) in points.items()]
+            lines = [Line(table.short_name(row), by.x, by.precision, row[0], _dash(table, row))
+                     for row, by in points.items()]  # fmt: skip
             name = f"{_name(tables, table, framework)} · {bits} bits"
             draw = partial(line_chart, lines, title=f"Precision by {x_label}, {name}", x_label=x_label,
                            y_label="precision", x_range=x_range, y_range=(0, 1))  # fmt: skip
@@ -221,18 +252,11 @@ def curves(
 
 
 def training(report: Report) -> list[Panel]:
-    """Curves by epoch: those of an arm in its colour, others in neutral ones; none without a number."""
-    panels = []
-    for title, y_label, found in report.training:
-        known = [curve for curve in found if any(map(math.isfinite, curve.y))]
-        lines = [
-            Line(curve.name, curve.x, curve.y, curve.arm or f"neutral-{i % 4 + 1}", DASHES[i % len(DASHES)])
-            for i, curve in enumerate(known)
-        ]
-        if lines:
-            draw = partial(line_chart, lines, title=title, x_label="epoch", y_label=y_label)
-            panels.append(Panel(title, draw, lines))
-    return panels
+    """Curves by epoch; a figure without one is left out."""
+    return [
+        Panel(title, partial(line_chart, lines, title=title, x_label="epoch", y_label=y_label), lines)
+        for title, y_label, lines in report.training if lines
+    ]  # fmt: skip
 
 
 def _frames(tables: Sequence[Table]) -> list[tuple[Table, str]]:
@@ -263,12 +287,3 @@ def _dash(table: Table, row: Row) -> tuple[float, ...]:
     """A row's own dashes, whichever rows are beside it; the distilled student's line is whole."""
     order = sorted(table.rows, key=lambda other: list(ARMS).index(other[0]))
     return DASHES[order.index(row) % len(DASHES)]
-
-
-def _queries(report: Report) -> list[tuple[bytes, str, list[tuple[str, Example]]]]:
-    """Each query image once, with its label and what every arm finds for it."""
-    queries: dict[tuple[bytes, str], list[tuple[str, Example]]] = {}
-    for arm, examples in report.examples:
-        for example in examples:
-            queries.setdefault((example.query_png, example.label), []).append((arm, example))
-    return [(png, label, found) for (png, label), found in queries.items()]

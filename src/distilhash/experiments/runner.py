@@ -168,7 +168,7 @@ class _Comparison:
         config = preset.hash_config(key)
         made = read_json(arms.run.path / "provenance.json", "provenance")
         return {
-            **dataclasses.asdict(key),
+            **key.model_dump(),
             "backbone": f"{hasher.backbone.name} at {hasher.input.size} px",
             "dataset": self.dataset,
             "protocol": f"{split.protocol}: {len(split.query):,} queries, {len(split.train):,} labelled{validation},"

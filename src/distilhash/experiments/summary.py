@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,10 @@ from distilhash.codes import CodeTable, hamming
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
 from distilhash.experiments.arms import PARTS, codes_path, read_seconds
+from distilhash.experiments.charts import DASHES, Line
+from distilhash.experiments.page import Neighbour, Query, Report
 from distilhash.experiments.presets import FRAMEWORKS, Preset
-from distilhash.experiments.trials import (
-    ARMS,
-    PAPER,
-    Curve,
-    Example,
-    Grid,
-    Neighbour,
-    Report,
-    Trial,
-    TrialKey,
-    read_trials,
-)  # fmt: skip
+from distilhash.experiments.trials import ARMS, PAPER, Grid, Trial, read_trials
 from distilhash.files import read_json
 from distilhash.training.run import RunDirectory
 
@@ -53,60 +45,61 @@ def report_of(
         trials=trials,
         grid=Grid(arms=PAPER.arms, frameworks=FRAMEWORKS, bits=preset.bits) if full else Grid(),
         training=_training(shown, path),
-        examples=_examples(shown, images, path) if preset.examples else (),
+        queries=_queries(shown, images, path) if preset.examples else (),
         provenance=_provenance(trials, preset, path),
         notes=_notes(preset),
     )
 
 
-def _key(trial: Trial) -> TrialKey:
-    return TrialKey(seed=trial.seed, bits=trial.bits, framework=trial.framework, arm=trial.arm)
-
-
-def _training(trials: Sequence[Trial], path: Path) -> list[tuple[str, str, list[Curve]]]:
-    """Losses and agreement by epoch; the curves of a stage that another machine ran are empty."""
+def _training(trials: Sequence[Trial], path: Path) -> list[tuple[str, str, list[Line]]]:
+    """Losses and agreement by epoch; the curves of a stage that another machine ran are left out."""
     place = path / str(trials[0].seed)
     distilled = RunDirectory.metrics_in(place / "distill")
-    hashed = [(trial, RunDirectory.metrics_in(place / _key(trial).stage)) for trial in trials]
+    hashed = [(f"{ARMS[t.arm]}, {t.framework.upper()}", RunDirectory.metrics_in(place / t.stage), "loss", t.arm)
+              for t in trials]  # fmt: skip
     return [
-        ("Distillation loss", "loss", [_curve(ARMS["distilled"], distilled, "loss", "distilled")]),
+        ("Distillation loss", "loss", _lines((ARMS["distilled"], distilled, "loss", "distilled"))),
         ("Agreement with the teacher", "agreement",
-         [_curve("cosine", distilled, "cosine"), _curve("overlap@10", distilled, "overlap_at_10")]),
-        ("Hashing loss", "loss",
-         [_curve(f"{ARMS[t.arm]}, {t.framework.upper()}", lines, "loss", t.arm) for t, lines in hashed]),
+         _lines(("cosine", distilled, "cosine", ""), ("overlap@10", distilled, "overlap_at_10", ""))),
+        ("Hashing loss", "loss", _lines(*hashed)),
     ]  # fmt: skip
 
 
-def _curve(name: str, lines: list[dict[str, Any]], value: str, arm: str = "") -> Curve:
-    points = [(line["epoch"], line[value]) for line in lines if value in line]
-    return Curve(name=name, x=[x for x, _ in points], y=[y for _, y in points], arm=arm)
+def _lines(*curves: tuple[str, list[dict[str, Any]], str, str]) -> list[Line]:
+    """Curves (name, lines of metrics.jsonl, value, arm), those of an arm in its colour; none without a number."""
+    found: list[Line] = []
+    for name, lines, value, arm in curves:
+        x = [line["epoch"] for line in lines if value in line]
+        y = [math.nan if line[value] is None else line[value] for line in lines if value in line]
+        if any(map(math.isfinite, y)):
+            i = len(found)
+            found.append(Line(name, x, y, arm or f"neutral-{i % 4 + 1}", DASHES[i % len(DASHES)]))
+    return found
 
 
-def _examples(trials: Sequence[Trial], images: ImageSource, path: Path) -> list[tuple[str, list[Example]]]:
-    """One query of each class, drawn by the seed and not by its result, with its nearest images; CSQ's codes."""
+def _queries(trials: Sequence[Trial], images: ImageSource, path: Path) -> list[Query]:
+    """One query of each class, drawn by the seed and not by its result, with the nearest images of every arm; CSQ's."""
+    trials = [trial for trial in trials if trial.framework == "csq"]
     split = Split.load(path / str(trials[0].seed) / "split.json")
+    codes = [[CodeTable.load(codes_path(path, trial, part)) for part in PARTS] for trial in trials]
+    labels, others = (np.asarray(table.labels) for table in codes[0])
+    order = np.random.default_rng(trials[0].seed).permutation(len(labels))
     names = images.class_names
 
     def picture(index: int) -> bytes:
         return png_bytes(np.asarray(images.read(np.array([index]))[0]))
 
-    found = []
-    for trial in (trial for trial in trials if trial.framework == "csq"):
-        query, database = (CodeTable.load(codes_path(path, _key(trial), part)) for part in PARTS)
-        labels, others = np.asarray(query.labels), np.asarray(database.labels)
-        order = np.random.default_rng(trial.seed).permutation(len(labels))
-        drawn = [next(i for i in order if labels[i] == label) for label in np.unique(labels)]
-        distances_QB = hamming(query.packed[drawn], database.packed, num_bits=query.num_bits)
-        nearest_QB = np.argsort(distances_QB, axis=1, kind="stable")[:, :NEIGHBOURS]
-        examples = []
-        for i, distances_B, nearest_B in zip(drawn, distances_QB, nearest_QB, strict=True):
-            neighbours = [
-                Neighbour(picture(split.database[j]), names[others[j]], int(distances_B[j]), others[j] == labels[i])
-                for j in nearest_B
-            ]
-            examples.append(Example(query_png=picture(split.query[i]), label=names[labels[i]], neighbours=neighbours))
-        found.append((trial.arm, examples))
-    return found
+    queries = []
+    for label in np.unique(labels):
+        drawn = next(i for i in order if labels[i] == label)
+        found = []
+        for trial, (query, database) in zip(trials, codes, strict=True):
+            distances_B = hamming(query.packed[[drawn]], database.packed, num_bits=query.num_bits)[0]
+            nearest = np.argsort(distances_B, kind="stable")[:NEIGHBOURS]
+            found.append((trial.arm, [Neighbour(picture(split.database[j]), names[others[j]], int(distances_B[j]),
+                                                others[j] == label) for j in nearest]))  # fmt: skip
+        queries.append(Query(picture(split.query[drawn]), names[label], found))
+    return queries
 
 
 def png_bytes(image_HW3: np.ndarray) -> bytes:

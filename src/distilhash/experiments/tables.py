@@ -16,6 +16,13 @@ from rich.text import Text
 from distilhash.experiments.comparison import MISSING, Entry, Table, count, done_of, score, tables_of, whole
 from distilhash.experiments.trials import ARMS, PAPER, Grid, Trial, read_trials
 
+CSV = ("dataset", "protocol", "budget", "arm", "backbone", "framework", "bits", "seed", "metric", "map", "stable_map",
+       "chosen.epoch", "chosen.map", "best_on_test.epoch", "best_on_test.map", "precision_at_radius_2", "parameters",
+       "macs", "seconds", "input_size", "epochs", "machine", "command", "settings")  # fmt: skip
+RENAMED = {"map": "expected_map_last_epoch", "stable_map": "stable_map_last_epoch",
+           "chosen.epoch": "validation_chosen_epoch", "chosen.map": "validation_chosen_map",
+           "best_on_test.epoch": "test_selected_epoch", "best_on_test.map": "test_selected_map"}  # fmt: skip
+
 
 def markdown_table(rows: Iterable[Mapping[str, Any]], grid: Grid = PAPER) -> str:
     """Rows of results.json as Markdown tables, with what their numbers are below them; unsound rows are refused."""
@@ -32,19 +39,8 @@ def csv_text(trials: Iterable[Trial]) -> str:
     """One line for each trial that is done, every number of it in full digits; what was not measured is empty."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        ["dataset", "protocol", "budget", "arm", "backbone", "framework", "bits", "seed", "metric",
-         "expected_map_last_epoch", "stable_map_last_epoch", "validation_chosen_epoch", "validation_chosen_map",
-         "test_selected_epoch", "test_selected_map", "precision_at_radius_2", "parameters", "macs", "seconds",
-         "input_size", "epochs", "machine", "command", "settings"]
-    )  # fmt: skip
-    for t in trials:
-        if t.done:
-            picks = [*(t.chosen or ("", "")), *(t.best_on_test or ("", ""))]
-            values = [t.dataset, t.protocol, t.budget, t.arm, t.backbone, t.framework, t.bits, t.seed, t.metric, t.map,
-                      t.stable_map, *picks, t.precision_at_radius_2, t.parameters, t.macs, t.seconds, t.input_size,
-                      t.epochs, t.machine, t.command, json.dumps(t.settings, sort_keys=True)]  # fmt: skip
-            writer.writerow([_csv(value) for value in values])
+    writer.writerow([RENAMED.get(name, name) for name in CSV])
+    writer.writerows([_csv(_value(trial, name)) for name in CSV] for trial in trials if trial.done)
     return file.getvalue()
 
 
@@ -135,7 +131,16 @@ def _plain(text: str) -> str:
     return re.sub(r"[\\|`*\[\]<>&~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
 
 
+def _value(trial: Trial, name: str) -> object:
+    value: object = trial
+    for part in name.split("."):
+        value = getattr(value, part, None)  # of an epoch that was not selected
+    return value
+
+
 def _csv(value: object) -> object:
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     if isinstance(value, float) and value.is_integer() and value >= 1:
