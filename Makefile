@@ -19,7 +19,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-dev browser nginx
 	$(BIN)/python benchmarks/cifar10_mirror.py --if-needed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check .

@@ -255,7 +255,7 @@ def test_no_query_is_read_before_it_is_encoded(tmp_path, monkeypatch):
 
 
 def test_the_comparison_trains_on_no_query(tmp_path, monkeypatch):
-    spy = tiny_images(400, source=Spy)
+    spy = tiny_images(360, source=Spy)  # one step of 256
     split = dataclasses.replace(holdout_split(spy.labels), protocol="cifar10")
     monkeypatch.setattr(runner, "open_readable", lambda *arguments, **options: spy)
     monkeypatch.setattr(runner, "split_of", lambda *arguments, **options: split)

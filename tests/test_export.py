@@ -13,9 +13,8 @@ import torch
 
 import distilhash.deploy.export as exporting
 from distilhash import cli
-from distilhash.checkpoint import save_model, save_tensors
+from distilhash.checkpoint import save_tensors
 from distilhash.codes import CodeTable, pack, unpack
-from distilhash.config import ExportConfig, InputConfig
 from distilhash.data.folders import FolderSource
 from distilhash.data.loading import open_readable, split_of
 from distilhash.data.sources import ArraySource
@@ -26,45 +25,9 @@ from distilhash.deploy.quantize import ExportNetwork
 from distilhash.deploy.runtime import INT8, ExportedHasher
 from distilhash.errors import DistilhashError
 from distilhash.evaluation import mean_average_precision
-from distilhash.models import create_hasher, create_student
-from mistakes import picture
+from exported import hasher
 
-CONFIG = ExportConfig(calibration_images=24, compared_images=20, seconds=0.01)
 RNG = np.random.default_rng(0)
-
-
-def hasher(size=32, stem="small"):
-    """A student whose BatchNorm has seen something, so that folding has something to fold."""
-    torch.manual_seed(0)
-    pixels = InputConfig(size=size, crop_mode="pad")
-    made = create_hasher(create_student("v1", size=size, stem=stem, input=pixels), num_bits=24)
-    with torch.no_grad():
-        for _ in range(5):
-            made(torch.randn(8, 3, size, size))
-    return made.eval()
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A hasher, photos in class folders, and the exported hasher; which images calibrated it."""
-    root = tmp_path_factory.mktemp("built")
-    for number in range(90):
-        coarse = RNG.integers(0, 256, (5, 5, 3), np.uint8)
-        picture(root / "photos" / f"class{number % 3}" / f"{number:02d}.png", coarse.repeat(8, 0).repeat(9, 1))
-    network = hasher()
-    network.seen = FolderSource(root / "photos").digests[:40]
-    description = {"kind": "hasher", "architecture": network.backbone.architecture, "bits": 24}
-    save_model(root / "hasher" / "model", network, description)
-    seen = []
-
-    def recorded(content, images, folder, inner=exporting.to_int8):
-        seen.append(images)
-        return inner(content, images, folder)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "to_int8", recorded)
-        report = exporting.export_hasher(root / "hasher", root / "exported", root / "photos", config=CONFIG)
-    return root, network, report, np.concatenate(seen)
 
 
 def names_in(folder):

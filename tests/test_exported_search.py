@@ -11,15 +11,10 @@ import sys
 import httpx
 import numpy as np
 import pytest
-import torch
 
 from distilhash import cli
-from distilhash.checkpoint import save_model
-from distilhash.config import ExportConfig
 from distilhash.data.folders import FolderSource
-from distilhash.deploy.export import export_hasher
 from distilhash.deploy.runtime import FLOAT, INT8, ExportedHasher
-from distilhash.models import create_hasher, create_student
 from distilhash.photos.catalogue import PhotoStore
 from distilhash.photos.encoder import open_encoder
 from mistakes import picture, refused
@@ -40,33 +35,16 @@ sys.exit(cli.main(["serve", *sys.argv[1:]]))
 """
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """photos/ in class folders, hasher/ and exported/."""
-    root = tmp_path_factory.mktemp("built")
+@pytest.fixture
+def place(built, tmp_path, monkeypatch):
+    """A working directory with photos/ in class folders, where hasher/ and exported/ lead to what was built."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("hasher", "exported"):
+        (tmp_path / name).symlink_to(built[0] / name)
     rng = np.random.default_rng(0)
     for number in range(COUNT):
         pixels = rng.integers(0, 256, (5, 5, 3), np.uint8).repeat(8, 0).repeat(9, 1)
-        picture(root / "photos" / f"class{number % 2}" / f"{number:02d}.png", pixels)
-    torch.manual_seed(0)
-    student = create_student("v1", size=32, stem="small")
-    network = create_hasher(student, num_bits=BITS)
-    with torch.no_grad():
-        for _ in range(5):  # so that BatchNorm has seen something, and codes differ
-            network(torch.randn(8, 3, 32, 32))
-    about = {"kind": "hasher", "architecture": student.architecture, "bits": BITS}
-    save_model(root / "hasher" / "model", network.eval(), about)
-    config = ExportConfig(calibration_images=12, compared_images=8, seconds=0.01)
-    export_hasher(root / "hasher", root / "exported", root / "photos", config=config)
-    return root
-
-
-@pytest.fixture
-def place(built, tmp_path, monkeypatch):
-    """An empty working directory, where photos/, hasher/ and exported/ lead to what was built."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("photos", "hasher", "exported"):
-        (tmp_path / name).symlink_to(built / name)
+        picture(tmp_path / "photos" / f"class{number % 2}" / f"{number:02d}.png", pixels)
     return tmp_path
 
 
@@ -141,12 +119,12 @@ def test_one_model_refuses_the_codes_of_another(place, capsys):
     assert refused(capsys, "search", "fp32.index", "photos/class0/00.png", "--int8").startswith(said)
 
 
-def test_another_calibration_is_another_int8_model(place, built):
+def test_another_calibration_is_another_int8_model(place):
     (place / "again").mkdir()
-    config = json.loads((built / "exported" / "config.json").read_text())
+    config = json.loads((place / "exported" / "config.json").read_text())
     config["files"][INT8] = config["files"][FLOAT]
     (place / "again" / "config.json").write_text(json.dumps(config))
-    shutil.copy(built / "exported" / FLOAT, place / "again" / INT8)
+    shutil.copy(place / "exported" / FLOAT, place / "again" / INT8)
     assert open_encoder("again", int8=True).fingerprint != open_encoder("exported", int8=True).fingerprint
 
 

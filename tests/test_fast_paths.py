@@ -25,7 +25,7 @@ from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 from tiny import tiny_teacher
 
-STEPS, BATCH = 10, 16
+STEPS, BATCH = 6, 16
 
 
 @pytest.fixture
@@ -48,10 +48,8 @@ def curve(path, monkeypatch, images, **changes):
             return super().step(loss, step)
 
     monkeypatch.setattr("distilhash.training.distill.Optimizers", Noting)
-    config = DistillConfig(
-        epochs=1, batch_size=BATCH, validation_size=40, prototypes=16, precision="float32", **changes
-    )
-    indices, teacher = np.arange(len(images)), tiny_teacher()
+    config = DistillConfig(epochs=1, batch_size=BATCH, prototypes=16, precision="float32", **changes)
+    indices, teacher = np.arange(STEPS * BATCH * 5 // 4), tiny_teacher()
     run = RunDirectory(path, {})
     compute_teacher_features(images, indices, teacher, path / "cache", crop_mode=student().input)
     torch.set_default_dtype(torch.float64)

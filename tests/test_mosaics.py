@@ -132,7 +132,7 @@ def test_other_images_and_other_folders_are_refused(tmp_path):
 @pytest.mark.parametrize(("framework", "bits"), [("csq", 48), ("dch", 16)])
 def test_hashing_learns_mosaics_from_list_files(tmp_path, framework, bits):
     """Both frameworks, and 48 bits of CSQ, for which there are no Hadamard centres: far above the untrained hasher."""
-    folder = write_mosaics(tmp_path / "m", tiny_images(360, 6), train=240, query=60, database=300, repeat=0.8)
+    folder = write_mosaics(tmp_path / "m", tiny_images(240, 6), train=144, query=40, database=160, repeat=0.8)
     config = HashConfig(framework=framework, bits=bits, epochs=4, batch_size=32, precision="float32")
     student = StudentConfig(size=32, stem="small")
     api.hash(folder, tmp_path / "run", "v1", config=config, student=student)
