@@ -17,7 +17,6 @@ from distilhash.evaluation import (
     average_precision,
     mean_average_precision,
     precision_at,
-    precision_at_radius,
     precision_recall,
     relevant_share,
 )
@@ -286,12 +285,9 @@ def test_precision_and_recall_by_radius_are_the_plain_loop(multi_label):
             recalls.append(r[inside].sum() / r.sum() if r.any() else 0)
         assert curve.precision[radius] == pytest.approx(np.mean(precisions), abs=1e-14)
         assert curve.recall[radius] == pytest.approx(np.mean(recalls), abs=1e-14)
-        assert precision_at_radius(*arrays, radius=radius) == curve.precision[radius]
     assert empty_balls > 3
-    assert precision_at_radius(*arrays) == curve.precision[2]
     packed = (pack(arrays[0]), pack(arrays[1]), *arrays[2:])
     np.testing.assert_array_equal(precision_recall(*packed, num_bits=9).precision, curve.precision)
-    assert precision_at_radius(*packed, num_bits=9) == curve.precision[2]
 
 
 @pytest.mark.parametrize("bits", [1, 3])
@@ -340,7 +336,7 @@ def test_the_metrics_of_one_scan_are_those_of_each_function(bits, database, mult
     found = evaluate_tables(query, images, at=5)
     expected = {
         "relevant_share": relevant_share(*codes[2:]),
-        "precision_at_radius_2": precision_at_radius(*codes, radius=min(2, bits)),
+        "precision_at_radius_2": precision_recall(*codes).precision[min(2, bits)],
         "map_at_all": mean_average_precision(*codes),
         "map_at_5": mean_average_precision(*codes, at=5),
         "stable_map_at_all": mean_average_precision(*codes, ties="stable"),
@@ -388,7 +384,7 @@ def test_arrays_that_do_not_fit_are_refused_by_every_metric(changes, message):
         "database_labels": LABELS,
         **changes,
     }
-    for metric in (average_precision, mean_average_precision, precision_recall, precision_at_radius):
+    for metric in (average_precision, mean_average_precision, precision_recall):
         with pytest.raises(DistilhashError, match=message):
             metric(**arguments)
     with pytest.raises(DistilhashError, match=message):
@@ -410,7 +406,7 @@ def test_options_that_mean_nothing_are_refused(options, message):
         mean_average_precision(CODES, CODES, LABELS, LABELS, **options)
 
 
-def test_ranks_and_radii_outside_the_problem_are_refused():
+def test_ranks_outside_the_problem_are_refused():
     arrays = (CODES, CODES, LABELS, LABELS)
     for ranks, message in (
         ([0, 1], "between 1 and the size of the database; got 0 to 1 of 3"),
@@ -423,9 +419,6 @@ def test_ranks_and_radii_outside_the_problem_are_refused():
             precision_at(*arrays, ranks)
     with pytest.raises(DistilhashError, match="unknown ties; got 'best'"):
         precision_at(*arrays, [1], ties="best")
-    for radius in (-1, 3):
-        with pytest.raises(DistilhashError, match=f"between 0 and the number of bits; got {radius}; 0 to 2"):
-            precision_at_radius(*arrays, radius=radius)
 
 
 @pytest.mark.parametrize("makers", [("a", "b"), (["a"], ["b"]), ({}, "b")])

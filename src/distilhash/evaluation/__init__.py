@@ -9,7 +9,6 @@ from distilhash.evaluation.metrics import (
     average_precision,
     mean_average_precision,
     precision_at,
-    precision_at_radius,
     precision_recall,
     relevant_share,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "average_precision",
     "mean_average_precision",
     "precision_at",
-    "precision_at_radius",
     "precision_recall",
     "relevant_share",
 ]

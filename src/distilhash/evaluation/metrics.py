@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from distilhash.codes import CodeTable
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.evaluation.counts import Counts, Retrieval, relevance
-from distilhash.evaluation.ties import expected_average_precision, stable_average_precision
+from distilhash.evaluation.ties import expected_average_precision
 from distilhash.files import write_json
 from distilhash.progress import log
 
@@ -92,10 +92,7 @@ def average_precision(
     if ties == "expected":
         scores = [expected_average_precision(c.items, c.hits, depth, denominator) for c in retrieval.blocks()]
     else:
-        scores = [
-            stable_average_precision(c.stable_sums[:, 0], c.stable_hits[:, 0], c.hits.sum(axis=1), depth, denominator)
-            for c in retrieval.blocks(np.array([depth]))
-        ]
+        scores = [_stable_average_precision(c, 0, depth, denominator) for c in retrieval.blocks(np.array([depth]))]
     return np.concatenate(scores)
 
 
@@ -104,9 +101,8 @@ def relevant_share(query_labels: ArrayLike, database_labels: ArrayLike) -> float
 
     mAP@5000 of a random ranking lies some thousandths above. The labels are those of average_precision.
     """
-    query, database = np.asarray(query_labels), np.asarray(database_labels)
-    blank_Q1, blank_B1 = (np.zeros((len(np.atleast_1d(labels)), 1), np.uint8) for labels in (query, database))
-    retrieval = Retrieval.checked(blank_Q1, blank_B1, query, database, num_bits=1)
+    codes = [np.zeros((np.atleast_1d(labels).shape[0], 1), np.uint8) for labels in (query_labels, database_labels)]
+    retrieval = Retrieval.checked(codes[0], codes[1], query_labels, database_labels, 1)
     found = sum(len(retrieval.relevant(query)) for query in range(retrieval.num_queries))
     return found / (retrieval.num_queries * retrieval.num_database)
 
@@ -128,19 +124,6 @@ def precision_recall(
     return RadiusCurve(np.arange(retrieval.num_bits + 1), *sums_2T / retrieval.num_queries)
 
 
-def precision_at_radius(
-    query_codes: ArrayLike, database_codes: ArrayLike, query_labels: ArrayLike, database_labels: ArrayLike,
-    radius: int = 2, *, num_bits: int | None = None,
-) -> float:  # fmt: skip
-    """Mean precision within a Hamming radius of 0 to K bits, as precision_recall counts it."""
-    curve = precision_recall(query_codes, database_codes, query_labels, database_labels, num_bits)
-    if not 0 <= radius < len(curve.radius):
-        raise DistilhashError(
-            "a Hamming radius lies between 0 and the number of bits", radius, f"0 to {curve.radius[-1]}"
-        )
-    return float(curve.precision[radius])
-
-
 def precision_at(
     query_codes: ArrayLike, database_codes: ArrayLike, query_labels: ArrayLike, database_labels: ArrayLike,
     ranks: ArrayLike, *, ties: str = "expected", num_bits: int | None = None,
@@ -156,10 +139,8 @@ def precision_at(
     if rank_R.ndim != 1 or rank_R.dtype.kind not in "iu" or not len(rank_R):
         raise DistilhashError("ranks must be a list of integers", f"{rank_R.dtype} {rank_R.shape}")
     if rank_R.min() < 1 or rank_R.max() > retrieval.num_database:
-        raise DistilhashError(
-            "ranks must lie between 1 and the size of the database",
-            f"{rank_R.min()} to {rank_R.max()} of {retrieval.num_database}",
-        )
+        given = f"{rank_R.min()} to {rank_R.max()} of {retrieval.num_database}"
+        raise DistilhashError("ranks must lie between 1 and the size of the database", given)
     hits_R, recall_R = np.zeros((2, len(rank_R)))
     for counts in retrieval.blocks(rank_R if ties == "stable" else None):
         hits_qR = counts.stable_hits if ties == "stable" else _expected_hits(counts, rank_R)
@@ -192,11 +173,8 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
             they do not tell their images apart.
     """
     if query.labels is None or database.labels is None:
-        raise DistilhashError(
-            "evaluation needs labels",
-            "a code table without labels",
-            "encode labelled images: CIFAR-10, or a folder with class subfolders or list files",
-        )
+        fix = "encode labelled images: CIFAR-10, or a folder with class subfolders or list files"
+        raise DistilhashError("evaluation needs labels", "a code table without labels", fix)
     bits, again = query.num_bits, "encode both with one hasher"
     if bits != database.num_bits:
         raise DistilhashError("the code tables differ in bits", f"{bits} and {database.num_bits}", again)
@@ -224,8 +202,7 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
         hits_R += _expected_hits(counts, rank_R).sum(axis=0)
         for column, (name, depth) in enumerate(depths.items()):
             expected[name] += float(expected_average_precision(counts.items, counts.hits, depth).sum())
-            sums_q, found_q = counts.stable_sums[:, column], counts.stable_hits[:, column]
-            stable[name] += float(stable_average_precision(sums_q, found_q, relevant_q, depth).sum())
+            stable[name] += float(_stable_average_precision(counts, column, depth).sum())
     precision_T, recall_T = ball_2T / num_queries
     return {
         "queries": num_queries,
@@ -296,11 +273,11 @@ def _identities(query: CodeTable, database: CodeTable) -> tuple[Integers, Intege
 
 def _labels_by_name(query: CodeTable, database: CodeTable) -> tuple[NDArray[Any], NDArray[Any], dict[str, list[str]]]:
     """The labels of both sides with numbers that mean the same class, and the classes that one side alone has."""
-    tables = {"query": query, "database": database}
-    labels = [np.asarray(table.labels) for table in tables.values()]
-    unnamed = [side for side, table in tables.items() if not len(table.class_names)]
+    sides = ("query", "database")
+    tables, labels = (query, database), [np.asarray(query.labels), np.asarray(database.labels)]
+    unnamed = [side for side, table in zip(sides, tables, strict=True) if not len(table.class_names)]
     if len(unnamed) == 2:
-        return labels[0], labels[1], {f"only_in_{side}": [] for side in tables}
+        return labels[0], labels[1], {f"only_in_{side}": [] for side in sides}
     if unnamed:
         fix = "write both again with: distilhash encode"
         raise DistilhashError("one of the code tables does not name its classes", unnamed[0], fix)
@@ -308,26 +285,22 @@ def _labels_by_name(query: CodeTable, database: CodeTable) -> tuple[NDArray[Any]
     place = {name: number for number, name in enumerate(names)}
     several = any(column.ndim == 2 for column in labels)
     used: list[set[str]] = []
-    for i, table in enumerate(tables.values()):
+    for i, table in enumerate(tables):
         place_C = np.array([place[name] for name in table.class_names])
         if labels[i].ndim == 2:
             spread = np.zeros((len(table), len(names)), np.uint8)
             spread[:, place_C[: labels[i].shape[1]]] = labels[i]
             labels[i], numbers = spread, np.flatnonzero(spread.any(axis=0))
         else:
-            labels[i], numbers = place_C[labels[i]], np.unique(place_C[labels[i]])
-            if several:
-                labels[i] = np.eye(len(names), dtype=np.uint8)[labels[i]]
+            labels[i] = place_C[labels[i]]
+            numbers = np.unique(labels[i])
+            labels[i] = np.eye(len(names), dtype=np.uint8)[labels[i]] if several else labels[i]
         used.append({names[number] for number in numbers})
     if not used[0] & used[1]:
         given = " and ".join(", ".join(sorted(side)[:SHOWN]) for side in used)
         raise DistilhashError("the code tables have no class in common", given, "name the classes of both alike")
     alone = used[0] - used[1], used[1] - used[0]
-    return (
-        labels[0],
-        labels[1],
-        {f"only_in_{side}": sorted(classes) for side, classes in zip(tables, alone, strict=True)},
-    )
+    return labels[0], labels[1], {f"only_in_{s}": sorted(classes) for s, classes in zip(sides, alone, strict=True)}
 
 
 def _depth(at: int | None, num_database: int) -> int:
@@ -335,6 +308,14 @@ def _depth(at: int | None, num_database: int) -> int:
     if at is not None and (not isinstance(at, int | np.integer) or at < 1):
         raise DistilhashError("at= is the number of ranks that count, at least 1", at, "leave it out for all ranks")
     return num_database if at is None else min(at, num_database)
+
+
+def _stable_average_precision(counts: Counts, column: int, depth: int, denominator: str = "found") -> Floats:
+    """Average precision (q,) of the ranking in database order, cut at the depth of a column of ``stable_hits``."""
+    found_q = counts.stable_hits[:, column]
+    possible_q = found_q if denominator == "found" else np.minimum(counts.hits.sum(axis=1), depth)
+    scores_q: Floats = counts.stable_sums[:, column] / np.maximum(possible_q, 1)
+    return scores_q
 
 
 def _ball_sums(counts: Counts) -> Floats:

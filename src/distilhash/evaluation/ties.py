@@ -1,4 +1,4 @@
-"""Average precision from counts: in expectation over all orders of tied images, in closed form, and for one order.
+"""Average precision from counts: in expectation over all orders of tied images, in closed form.
 
 Expected precision in a tie group of n images, r of them relevant, behind n0 images of which r0 are relevant. The
 image at place i = 1..n is relevant with probability r / n; given that it is, each of the i - 1 before it is with
@@ -58,20 +58,6 @@ def expected_average_precision(
         ratio = (sum_Q[query] + inside) / np.maximum(before + h, 1)
         expected_Q[query] = np.sum(probability * ratio)
     return expected_Q
-
-
-def stable_average_precision(
-    sum_Q: Floats, found_Q: Integers, relevant_Q: Integers, depth: int, denominator: str = "found"
-) -> Floats:
-    """Average precision (Q,) of one ranking; 0 where nothing relevant is found.
-
-    Args:
-        sum_Q: sum of the precisions at the ranks of relevant images within the cut.
-        found_Q, relevant_Q: relevant images within the cut, and in all.
-        depth, denominator: as above.
-    """
-    scores_Q: Floats = sum_Q / np.maximum(found_Q if denominator == "found" else np.minimum(relevant_Q, depth), 1)
-    return scores_Q
 
 
 def _sums(before: Integers, taken: Integers) -> tuple[Floats, Floats]:

@@ -181,15 +181,12 @@ def _words(text: str | None) -> list[str]:
 
 
 def _names(kind: str, text: str | None, known: Collection[str]) -> list[str]:
-    names = _words(text)
-    for name in names:
-        if name not in known:
-            raise unknown_name(kind, name, known)
-    return names
+    if unknown := [name for name in _words(text) if name not in known]:
+        raise unknown_name(kind, unknown[0], known)
+    return _words(text)
 
 
 def _numbers(what: str, text: str | None) -> list[int]:
-    words = _words(text)
-    if not all(word.isdecimal() and int(word) < 2**31 for word in words):
+    if not all(word.isdecimal() and int(word) < 2**31 for word in _words(text)):
         raise DistilhashError(f"--{what} takes whole numbers with commas between them", text, "such as 16,64")
-    return [int(word) for word in words]
+    return [int(word) for word in _words(text)]
