@@ -321,7 +321,7 @@ class TestIvf:
                     each.add(np.arange(6000), codes)
                 found, expected = index.search(codes[:200])[1], exact.search(codes[:200])[1]
                 probed[name] = index._ivf.nprobe
-                assert (index._ivf_search is not None) == (name == "clustered")
+                assert index._ivf.faster_than_exact == (name == "clustered")
             assert np.mean(found <= expected[:, -1:]) >= 0.999
         assert probed["clustered"] <= 2
         assert probed["scattered"] > 30
@@ -330,13 +330,13 @@ class TestIvf:
         path, saved = tmp_path / "index", tmp_path / "index.ivf"
         codes = drawn(np.random.default_rng(0), 300, 16)
         trained: list[int] = []
-        train = backends.IvfLists.train
+        train = backends.Ivf.train
 
-        def counted(codes_BP):
+        def counted(ids_B, codes_BP):
             trained.append(len(codes_BP))
-            return train(codes_BP)
+            return train(ids_B, codes_BP)
 
-        monkeypatch.setattr(backends.IvfLists, "train", counted)
+        monkeypatch.setattr(backends.Ivf, "train", counted)
 
         def opened() -> list[int]:
             trained.clear()
@@ -374,19 +374,3 @@ class TestIvf:
             index.add(np.arange(100, 120), codes[100:])
             assert index.search(codes[:1], 1)[1].tolist() == [[0]]
             assert index._ivf is not None
-
-    def test_without_faiss_it_is_refused_and_exact_search_goes_on(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "faiss", None)
-        monkeypatch.setattr(backends, "EXACT_UP_TO", 0)
-        backends.keeps_order.cache_clear()
-        try:
-            for name in ("ivf", "exact", "auto"):
-                with Index.open(":memory:", engine=name) as index:
-                    index.add([1], ONE)
-                    if name != "ivf":
-                        assert index.search(ONE, 1)[0].tolist() == [[1]]
-                    else:
-                        with pytest.raises(DistilhashError, match=r"distilhash\[search\]"):
-                            index.search(ONE, 1)
-        finally:
-            backends.keeps_order.cache_clear()

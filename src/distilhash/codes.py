@@ -84,21 +84,39 @@ def packed_pair(query: ArrayLike, database: ArrayLike, num_bits: int | None = No
     Raises:
         DistilhashError: the codes differ in length, hold other entries than -1/+1, or packed bytes do not fit K.
     """
-    sides = {"query_codes": np.asarray(query), "database_codes": np.asarray(database)}
-    for name, codes in sides.items():
-        if codes.ndim != 2 or codes.shape[1] == 0:
-            raise DistilhashError(f"{name} must be an array of two dimensions, (images, bits)", f"shape {codes.shape}")
-    lengths = {name: codes.shape[1] for name, codes in sides.items() if codes.dtype != np.uint8}
-    if num_bits is None:
-        if not lengths:
+    sides = np.asarray(query), np.asarray(database)
+    if num_bits is None:  # what one side says
+        num_bits = next((codes.shape[1] for codes in sides if codes.dtype != np.uint8 and codes.ndim == 2), None)
+    query_packed, num_bits = packed_codes(sides[0], num_bits, "query_codes")
+    return query_packed, packed_codes(sides[1], num_bits, "database_codes")[0], num_bits
+
+
+def packed_codes(codes: ArrayLike, num_bits: int | None = None, name: str = "codes") -> tuple[Bytes, int]:
+    """Codes (n, K) of -1/+1, or packed already, as packed codes (n, P), and K.
+
+    Args:
+        num_bits: K; needed where they are packed.
+        name: of the codes, for errors.
+
+    Raises:
+        DistilhashError: they have another length, hold other entries than -1/+1, or packed bytes do not fit K.
+    """
+    array = np.asarray(codes)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise DistilhashError(f"{name} must be an array of two dimensions, (images, bits)", f"shape {array.shape}")
+    if array.dtype == np.uint8:
+        if num_bits is None:
             raise DistilhashError("packed codes (uint8) do not say how many bits they hold", fix="pass num_bits=")
-        num_bits = next(iter(lengths.values()))
-    for name, length in lengths.items():
-        if length != num_bits:
-            given = f"{length} in {name}, {num_bits} elsewhere"
-            raise DistilhashError("all codes must have the same number of bits", given)
-    query_packed, database_packed = (_packed(codes, num_bits, name) for name, codes in sides.items())
-    return query_packed, database_packed, num_bits
+        return _checked_packed(array, num_bits, name), num_bits
+    if num_bits not in (None, array.shape[1]):
+        given = f"{array.shape[1]} in {name}, {num_bits} elsewhere"
+        raise DistilhashError("all codes must have the same number of bits", given)
+    wrong = array[np.abs(array) != 1] if array.dtype.kind in "if" else array.ravel()
+    if wrong.size or array.dtype.kind not in "if":
+        given = f"{wrong[0]!s} ({array.dtype})" if wrong.size else str(array.dtype)
+        fix = "take np.where(outputs > 0, 1, -1), or pack them"
+        raise DistilhashError(f"{name} must hold -1 and +1 only", given, fix)
+    return pack(array), array.shape[1]
 
 
 def hamming(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) -> NDArray[np.uint8 | np.uint16]:
@@ -123,17 +141,6 @@ def hamming(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) 
 def distance_dtype(num_bits: int) -> type[np.uint8 | np.uint16]:
     """The smallest unsigned type that holds every distance between codes of this length."""
     return np.uint8 if num_bits <= 255 else np.uint16
-
-
-def _packed(codes: NDArray[Any], num_bits: int, name: str) -> Bytes:
-    if codes.dtype == np.uint8:
-        return _checked_packed(codes, num_bits, name)
-    wrong = codes[np.abs(codes) != 1] if codes.dtype.kind in "if" else codes.ravel()
-    if wrong.size or codes.dtype.kind not in "if":
-        given = f"{wrong[0]!s} ({codes.dtype})" if wrong.size else str(codes.dtype)
-        fix = "take np.where(outputs > 0, 1, -1), or pack them"
-        raise DistilhashError(f"{name} must hold -1 and +1 only", given, fix)
-    return pack(codes)
 
 
 def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:

@@ -30,8 +30,8 @@ from distilhash.photos.catalogue import Photo, PhotoStore, is_missing
 from distilhash.photos.encoder import Encoder, PhotoFiles
 from distilhash.progress import progress
 from distilhash.retrieval import backends
+from distilhash.retrieval.backends import Ids
 from distilhash.retrieval.index import Index
-from distilhash.retrieval.store import Ids
 
 MIN_PRECISION = 0.95  # a photo that is taken for a copy of another one is hidden behind it
 COMPARED, EDITED = 300, 100  # photos of the sample: so many are compared with the others, and so many edited

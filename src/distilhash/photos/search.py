@@ -33,8 +33,8 @@ from distilhash.photos.encoder import (
 )
 from distilhash.photos.update import Summary, checked_roots, forget, update
 from distilhash.progress import log
+from distilhash.retrieval.backends import Ids
 from distilhash.retrieval.index import Index
-from distilhash.retrieval.store import Ids
 
 TOP = 10
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distilhash.codes import Bytes, packed_pair
+from distilhash.codes import Bytes, packed_codes
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.progress import log
 from distilhash.retrieval import backends
-from distilhash.retrieval.store import MAX_BITS, Ids, Store
+from distilhash.retrieval.backends import Distances, Ids
+from distilhash.retrieval.store import MAX_BITS, Store
 
 ENGINES = {
-    "auto": "exact up to four million codes, beyond IVF where its recall is 0.999 and it is faster (needs FAISS)",
+    "auto": "exact up to four million codes, beyond IVF where its recall is 0.999 and it is faster",
     "exact": "every code is compared",
     "ivf": "the codes of the nearest IVF lists are compared: approximate",
 }
@@ -41,8 +41,7 @@ class Index:
     def __init__(self, store: Store | None, num_bits: int | None, engine: str) -> None:
         self._store, self._num_bits, self._engine, self._mutex = store, num_bits, engine, threading.RLock()
         self._ids, self._codes = np.empty(0, np.int64), np.empty((0, 0), np.uint8)
-        self._ivf: backends.IvfLists | None = None
-        self._ivf_search: backends.IvfSearch | None = None
+        self._ivf: backends.Ivf | None = None
         self._ivf_saved = self._closed = False
         self._reload()
 
@@ -89,34 +88,32 @@ class Index:
             DistilhashError: an id is in the index already or comes twice, the codes have another length, another
                 process is writing, or the disk refuses.
         """
-        new_ids, array = _checked_ids(ids), np.asarray(codes)
+        new_ids = _checked_ids(ids)
         with self._mutex:
             self._begin_change()
-            packed = self._packed(array, "codes")
+            packed, num_bits = packed_codes(codes, self._num_bits)
+            _check_bits(num_bits)
             if len(packed) != len(new_ids):
                 raise DistilhashError("every code needs one id", f"{len(new_ids)} ids, {len(packed)} codes")
-            if not (new_ids[1:] > new_ids[:-1]).all():
-                order = np.argsort(new_ids)
-                new_ids, packed = new_ids[order], packed[order]
-                twice = new_ids[1:][new_ids[1:] == new_ids[:-1]]
-                if twice.size:
-                    raise DistilhashError("an id is given twice", int(twice[0]))
-            behind = not len(self._ids) or not len(new_ids) or new_ids[0] > self._ids[-1]  # the usual case
-            if not behind:
-                there = new_ids[self._rows(new_ids) >= 0]
-                if there.size:
-                    raise DistilhashError("an id is in the index already", int(there[0]), "remove it first")
-            num_bits = self._num_bits or _inferred_bits(array)
+            order = np.argsort(new_ids)
+            new_ids, packed = new_ids[order], packed[order]
+            twice = new_ids[1:][new_ids[1:] == new_ids[:-1]]
+            if twice.size:
+                raise DistilhashError("an id is given twice", int(twice[0]))
+            rows = np.searchsorted(self._ids, new_ids)
+            there = new_ids[np.append(self._ids, -1)[rows] == new_ids]
+            if there.size:
+                raise DistilhashError("an id is in the index already", int(there[0]), "remove it first")
             if self._store is not None:
                 with self._store.writing():
                     self._store.describe(num_bits=str(num_bits))
                     self._store.append(new_ids, packed)
-            self._num_bits = num_bits
+            items = _items(self._codes.reshape(-1, packed.shape[1]))
+            self._codes = np.insert(items, rows, _items(packed)).view(np.uint8).reshape(-1, packed.shape[1])
+            self._ids, self._num_bits = np.insert(self._ids, rows, new_ids), num_bits
             if self._ivf is not None:
-                self._ivf.list_of = np.append(self._ivf.list_of, self._ivf.assign(packed))
-            self._ids = np.append(self._ids, new_ids)
-            self._codes = np.concatenate([self._codes.reshape(-1, packed.shape[1]), packed])
-            self._take(slice(None) if behind else np.argsort(self._ids, kind="stable"))
+                self._ivf.add(new_ids, packed)
+                self._ivf_saved = False
 
     def remove(self, ids: ArrayLike) -> None:
         """Remove the codes of these ids (n,).
@@ -128,15 +125,20 @@ class Index:
         with self._mutex:
             self._begin_change()
             keep = np.ones(len(self._ids), np.bool_)
-            keep[self._known_rows(gone)] = False
+            keep[self._rows(gone)] = False
             if self._store is not None:
                 with self._store.writing():
                     self._store.withdraw(gone)
-            self._take(keep)
+            self._ids = self._ids[keep]
+            if self._codes.size:
+                self._codes = _items(self._codes)[keep].view(np.uint8).reshape(-1, self._codes.shape[1])
+            if self._ivf is not None:
+                self._ivf.remove(gone)
+                self._ivf_saved = False
             if self._store is not None:
                 self._store.tidy(self._ids, self._codes)
 
-    def search(self, codes: ArrayLike, top: int = 10) -> tuple[Ids, NDArray[np.int32]]:
+    def search(self, codes: ArrayLike, top: int = 10) -> tuple[Ids, Distances]:
         """The ``top`` nearest codes to each query, by (distance, id).
 
         Returns:
@@ -148,16 +150,15 @@ class Index:
         if top < 1:
             raise DistilhashError("the number of hits must be at least 1", top)
         with self._mutex:
-            self._refresh()
-            queries, kept_ids, kept_codes = self._packed(np.asarray(codes), "queries"), self._ids, self._codes
+            queries_QP, ids_N, codes_NP = self._asked(codes)
             ivf = self._ready_ivf()
+            if ivf is not None:
+                return ivf.nearest(queries_QP, top)
         # Outside the lock: a change makes new arrays.
-        positions, distances = ivf.nearest(queries, top) if ivf else backends.nearest(kept_codes, queries, top)
-        ids = kept_ids[positions] if len(kept_ids) else positions
-        ids[positions < 0] = -1
-        return ids, distances
+        positions, distances = backends.nearest(codes_NP, queries_QP, top)
+        return np.append(ids_N, -1)[positions], distances  # position -1 is none
 
-    def radius(self, codes: ArrayLike, r: int) -> list[tuple[Ids, NDArray[np.int32]]]:
+    def radius(self, codes: ArrayLike, r: int) -> list[tuple[Ids, Distances]]:
         """For each query ids and distances of all codes at most ``r`` bits away, by (distance, id); always exact.
 
         Raises:
@@ -166,16 +167,15 @@ class Index:
         if r < 0:
             raise DistilhashError("the radius must be at least 0", r)
         with self._mutex:
-            self._refresh()
-            queries, kept_ids, kept_codes = self._packed(np.asarray(codes), "queries"), self._ids, self._codes
-        return [(kept_ids[found], away) for found, away in backends.within(kept_codes, queries, r)]
+            queries_QP, ids_N, codes_NP = self._asked(codes)
+        return [(ids_N[found], away) for found, away in backends.within(codes_NP, queries_QP, r)]
 
     def codes_of(self, ids: ArrayLike) -> Bytes:
         """The packed codes (n, P) of these ids (n,); DistilhashError where one is not in the index."""
         wanted = _checked_ids(ids)
         with self._mutex:
             self._refresh()
-            return self._codes[self._known_rows(wanted)]
+            return self._codes[self._rows(wanted)]
 
     def close(self) -> None:
         """Save the IVF lists, if any, and close the file."""
@@ -207,15 +207,13 @@ class Index:
     def _reload(self) -> None:
         if self._store is None:
             return
-        if not self._store.exists and self._store.changed():  # made by another process since
-            self._store = Store(self._store.path)
         about = self._store.about()
         bits = int(about["num_bits"]) if "num_bits" in about else None
         if bits is not None and self._num_bits not in (None, bits):
             self._store.close()
             raise DistilhashError("the index holds codes of another length", f"{bits} bits, {self._num_bits} wanted")
         self._num_bits = bits or self._num_bits
-        self._ivf = self._ivf_search = None
+        self._ivf = None
         self._ids, self._codes = self._store.codes()
 
     def _begin_change(self) -> None:
@@ -228,55 +226,32 @@ class Index:
             fix = "change it with: distilhash index"
             raise DistilhashError("this index belongs to its photos", self._store.path, fix)
 
-    def _rows(self, ids: Ids) -> NDArray[np.int64]:
-        """The row (n,) of each id in the arrays; -1 for one that is not there."""
-        if len(self._ids) == 0:
-            return np.full(len(ids), -1, np.int64)
-        rows = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return np.where(self._ids[rows] == ids, rows, -1)
+    def _asked(self, queries: ArrayLike) -> tuple[Bytes, Ids, Bytes]:
+        """Packed queries (Q, P), and the ids and codes as they are now."""
+        self._refresh()
+        packed, _ = packed_codes(queries, self._num_bits, "queries")
+        return packed, self._ids, self._codes.reshape(-1, packed.shape[1])
 
-    def _known_rows(self, ids: Ids) -> NDArray[np.int64]:
-        rows = self._rows(ids)
-        if (rows < 0).any():
-            raise DistilhashError("an id is not in the index", int(ids[rows < 0][0]))
+    def _rows(self, ids: Ids) -> Ids:
+        """The row (n,) of each id in the arrays."""
+        rows = np.searchsorted(self._ids, ids)
+        unknown = ids[np.append(self._ids, -1)[rows] != ids]
+        if unknown.size:
+            raise DistilhashError("an id is not in the index", int(unknown[0]))
         return rows
 
-    def _take(self, rows: Any) -> None:
-        """Keep these rows (a slice, mask or permutation) of the ids, their codes and their lists."""
-        width = self._codes.shape[1]
-        if width:  # moving each code as one item is several times faster than byte by byte
-            items = self._codes.view(np.uint64 if width == 8 else f"V{width}")[:, 0]
-            self._codes = items[rows].view(np.uint8).reshape(-1, width)
-        self._ids = self._ids[rows]
-        if self._ivf is not None:
-            self._ivf.list_of, self._ivf_saved = self._ivf.list_of[rows], False
-        self._ivf_search = None
-
-    def _packed(self, array: NDArray[np.generic], name: str) -> Bytes:
-        bits = self._num_bits or _inferred_bits(array)
-        try:
-            packed = packed_pair(array, np.empty((0, -(-bits // 8)), np.uint8), bits)[0]
-        except DistilhashError as error:
-            parts = (part.replace("query_codes", name) for part in (error.what, error.got, error.fix))
-            raise DistilhashError(*parts) from None
-        return np.ascontiguousarray(packed)
-
-    def _ready_ivf(self) -> backends.IvfSearch | None:
+    def _ready_ivf(self) -> backends.Ivf | None:
         """The approximate search over the current codes, loaded or trained; None where search is to be exact."""
-        many = self._engine == "auto" and len(self._ids) > backends.EXACT_UP_TO and backends.has_faiss()
-        if not len(self._ids) or not (many or self._engine == "ivf"):
+        auto = self._engine == "auto"
+        if not len(self._ids) or self._engine == "exact" or (auto and len(self._ids) <= backends.EXACT_UP_TO):
             return None
-        if self._ivf_search is None or self._ivf is None:
-            if self._ivf is None and self._store is not None:
-                self._ivf = backends.IvfLists.load(self._store.beside(".ivf"), self._ids, self._codes)
-                self._ivf_saved = self._ivf is not None
-            if self._ivf is None or not self._ivf.enough_for(len(self._codes)):
-                self._ivf, self._ivf_saved = backends.IvfLists.train(self._codes), False
-                self._save_ivf()
-            if self._engine == "auto" and not self._ivf.faster_than_exact:
-                return None
-            self._ivf_search = backends.IvfSearch(self._ivf, self._codes)
-        return self._ivf_search
+        if self._ivf is None and self._store is not None:
+            self._ivf = backends.Ivf.load(self._store.beside(".ivf"), self._ids, self._codes)
+            self._ivf_saved = True
+        if self._ivf is None or not self._ivf.enough_for(len(self._ids)):
+            self._ivf, self._ivf_saved = backends.Ivf.train(self._ids, self._codes), False
+            self._save_ivf()
+        return self._ivf if self._ivf.faster_than_exact or not auto else None
 
     def _save_ivf(self) -> None:
         if self._store is not None and self._ivf is not None and not self._ivf_saved:
@@ -300,13 +275,9 @@ def _checked_ids(ids: ArrayLike) -> Ids:
     return array.astype(np.int64, copy=False)
 
 
-def _inferred_bits(codes: NDArray[np.generic]) -> int:
-    if codes.dtype == np.uint8:
-        what = "packed codes (uint8) do not say how many bits they hold"
-        raise DistilhashError(what, fix="pass num_bits= to Index.open")
-    bits = codes.shape[1] if codes.ndim == 2 and codes.shape[1] else 1  # else they are refused as they are packed
-    _check_bits(bits)
-    return bits
+def _items(codes_NP: Bytes) -> NDArray[np.void]:
+    """The codes (N,), each as one item, which NumPy moves several times faster than byte by byte."""
+    return np.ascontiguousarray(codes_NP).view(f"V{codes_NP.shape[1]}")[:, 0]
 
 
 def _check_bits(num_bits: int) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,17 @@ from numpy.typing import NDArray
 
 from distilhash.codes import Bytes
 from distilhash.errors import DistilhashError, refused
+from distilhash.retrieval.backends import Ids
 
-Ids = NDArray[np.int64]
-_HELD = "close the other program that has it open; where none has, keep it on a local disk: this one has no locks"
-_RIGHTS = "give yourself the rights to write it and its folder, or choose another --index"
 REMEDIES = {  # by SQLite's primary code; any other means damage
-    sqlite3.SQLITE_BUSY: _HELD,
-    sqlite3.SQLITE_LOCKED: _HELD,
-    sqlite3.SQLITE_PROTOCOL: _HELD,
-    sqlite3.SQLITE_PERM: _RIGHTS,
-    sqlite3.SQLITE_READONLY: _RIGHTS,
-    sqlite3.SQLITE_AUTH: _RIGHTS,
-    sqlite3.SQLITE_CANTOPEN: _RIGHTS,
+    **dict.fromkeys(
+        (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL),
+        "close the other program that has it open; where none has, keep it on a local disk: this one has no locks",
+    ),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_CANTOPEN),
+        "give yourself the rights to write it and its folder, or choose another --index",
+    ),
     sqlite3.SQLITE_FULL: "free some room on its disk",
     sqlite3.SQLITE_IOERR: "its disk, the connection to it or your quota there fails; see to that, then try again",
     sqlite3.SQLITE_NOMEM: "the memory does not suffice; close some programs",
@@ -57,7 +57,6 @@ SETTINGS = """
     PRAGMA wal_autocheckpoint = 1024;  -- pages, which is 32 MiB
 """
 MAX_BITS = (1 << 16) - 1  # distances have 16 bits
-_ANOTHER = "it is left as it is: name another file, or put back a copy of this one"
 SCHEMA = (  # in these very words, which the file keeps
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE log (seq INTEGER PRIMARY KEY, withdrawn INTEGER NOT NULL, ids BLOB NOT NULL, codes BLOB NOT NULL)",
@@ -80,19 +79,13 @@ class Store:
         # Not a soft lock either, which a killed process would leave behind.
         self._lock = filelock.FileLock(self.beside(".lock"), timeout=0, thread_local=False, fallback_to_soft=False)
         self._database: sqlite3.Connection | None = None
+        self._mutex = threading.RLock()  # one query of the connection at a time
         self._seen, self._closed = 0, False
-        with self._explained():
-            if path.exists():
-                self._connect()
+        self._connect()
 
     def beside(self, suffix: str) -> Path:
         """The file of this name and a suffix."""
         return self.path.with_name(self.path.name + suffix)
-
-    @property
-    def exists(self) -> bool:
-        """Whether there is anything in the file."""
-        return self._database is not None
 
     def about(self) -> dict[str, str]:
         """The table ``meta``: "num_bits", "encoder" (the hasher's fingerprint), "encoder_path"."""
@@ -134,7 +127,8 @@ class Store:
     def changed(self) -> bool:
         """Whether another process has written since codes() was last called."""
         self._check_open()
-        return self.path.exists() if self._database is None else self._version() != self._seen
+        self._connect()
+        return self._version() != self._seen
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -166,9 +160,7 @@ class Store:
                 raise DistilhashError(what, self.path, fix) from None
             except OSError as error:
                 raise refused(f"cannot lock the index by {self._lock.lock_file}", error) from error
-        if self._database is None:
-            with self._explained():
-                self._connect(create=True)
+        self._connect(create=True)
 
     def describe(self, **values: str) -> None:
         """Set entries of ``meta``. Call it inside writing(), like append, withdraw, clear and many."""
@@ -187,11 +179,7 @@ class Store:
             self.many("INSERT INTO log (withdrawn, ids, codes) VALUES (1, ?, X'')", [(_bytes(ids, "<i8"),)])
 
     def tidy(self, ids: Ids, packed: Bytes) -> bool:
-        """Compact a log that is mostly history or small blocks to its current ids (N,) and codes (N, P).
-
-        Returns:
-            Whether it was.
-        """
+        """Compact a log that is mostly history or small blocks to its current ids and codes; whether it was."""
         ((blocks, lines),) = self.rows("SELECT count(*), total(length(ids)) / 8 FROM log")
         if lines <= 2 * len(ids) + BLOCK and (blocks < SMALL_BLOCKS or lines / blocks > SMALL_BLOCKS):
             return False
@@ -215,9 +203,10 @@ class Store:
     def close(self) -> None:
         """Checkpoint and close the file, and release the writer's lock; nothing can be read or written afterwards."""
         self._closed = True
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+        with self._mutex:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
         if self._lock.is_locked:
             # Before the release: whoever opened it meanwhile sees that it is unlinked, and opens a new one.
             with contextlib.suppress(OSError):  # Windows refuses to delete an open file
@@ -225,30 +214,35 @@ class Store:
             self._lock.release()
 
     def _connect(self, create: bool = False) -> None:
-        # Where nothing can be written SQLite cannot create the shared memory of WAL; but there is no writer, either.
-        alone = not create and not os.access(self.path.parent, os.W_OK) and not self.beside("-wal").exists()
-        place = self.path.absolute().as_uri() + "?immutable=1" if alone else str(self.path)
-        database = sqlite3.connect(place, uri=alone, isolation_level=None, check_same_thread=False, timeout=10)
-        try:
-            database.executescript(SETTINGS)
-            database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-            schema = _schema_of(database)
-            if not schema and create:
-                _create(database)
-            elif not schema:  # its writer was killed before the first transaction
-                database.close()
+        """Open the file where that was not done; without ``create`` only if it is there and holds anything."""
+        with self._mutex, self._explained():
+            if self._database is not None or not (create or self.path.exists()):
                 return
-            elif database.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
-                raise DistilhashError("this file is not an index", self.path, "name one that distilhash index wrote")
-            elif database.execute("PRAGMA user_version").fetchone() != (VERSION,):
-                what, fix = "the index has another format", "use the version of distilhash that wrote it"
-                raise DistilhashError(what, f"{self.path} (this version reads format {VERSION})", fix)
-            elif schema != _schema_of(_create(sqlite3.connect(":memory:", isolation_level=None))):
-                raise self.damaged("its tables are not those of an index")
-        except BaseException:
-            database.close()
-            raise
-        self._database = database
+            # Where nothing can be written SQLite cannot create the shared memory of WAL; but there is no writer.
+            alone = not create and not os.access(self.path.parent, os.W_OK) and not self.beside("-wal").exists()
+            place = self.path.absolute().as_uri() + "?immutable=1" if alone else str(self.path)
+            database = sqlite3.connect(place, uri=alone, isolation_level=None, check_same_thread=False, timeout=10)
+            with contextlib.ExitStack() as stack:
+                stack.callback(database.close)
+                if self._is_index(database, create):
+                    self._database = database
+                    stack.pop_all()
+
+    def _is_index(self, database: sqlite3.Connection, create: bool) -> bool:
+        """Whether the file holds anything, which is checked to be an index, or made one."""
+        database.executescript(SETTINGS)
+        database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        schema = _schema_of(database)
+        if not schema:  # new, or its writer was killed before the first transaction
+            return create and bool(_create(database))
+        if database.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+            raise DistilhashError("this file is not an index", self.path, "name one that distilhash index wrote")
+        if database.execute("PRAGMA user_version").fetchone() != (VERSION,):
+            what, fix = "the index has another format", "use the version of distilhash that wrote it"
+            raise DistilhashError(what, f"{self.path} (this version reads format {VERSION})", fix)
+        if schema != _schema_of(_create(sqlite3.connect(":memory:", isolation_level=None))):
+            raise self.damaged("its tables are not those of an index")
+        return True
 
     def _version(self) -> int:
         ((version,),) = self.rows("PRAGMA data_version") or [(0,)]
@@ -256,11 +250,9 @@ class Store:
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows of a query; none where there is no file yet."""
-        self._check_open()
-        if self._database is None:
-            return []
-        with self._explained():
-            return self._database.execute(query, values).fetchall()
+        with self._mutex, self._explained():
+            self._check_open()
+            return [] if self._database is None else self._database.execute(query, values).fetchall()
 
     def many(self, statement: str, rows: Iterable[Any]) -> None:
         """Run a statement for each row of values."""
@@ -269,7 +261,8 @@ class Store:
 
     def damaged(self, why: str) -> DistilhashError:
         """The error for an index file with wrong contents."""
-        return DistilhashError("the index is damaged", f"{self.path} ({why})", _ANOTHER)
+        fix = "it is left as it is: name another file, or put back a copy of this one"
+        return DistilhashError("the index is damaged", f"{self.path} ({why})", fix)
 
     def _check_open(self) -> None:
         if self._closed:
