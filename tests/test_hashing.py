@@ -7,7 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from distilhash import losses
 from distilhash.checkpoint import load_tensors
 from distilhash.data.sources import ArraySource
 from distilhash.data.transforms import Preprocess
@@ -15,7 +17,7 @@ from distilhash.errors import DistilhashError
 from distilhash.inference import head_inputs
 from distilhash.losses import csq_loss, dch_loss, hash_centres
 from distilhash.training import hash as hashing
-from distilhash.training.hash import one_hot, train_hasher
+from distilhash.training.hash import train_hasher
 from distilhash.training.run import RunDirectory
 from tiny import HASH, TinyStudent, hash_tiny, losses_of, tiny_hasher, tiny_images
 
@@ -49,8 +51,8 @@ def test_both_frameworks_learn(tmp_path, framework, optimizer):
     images = tiny_images()
     config = dataclasses.replace(LONGER, framework=framework, optimizer=optimizer, weight_decay=0.0)
     hasher = hash_tiny(tmp_path / "run", config, images=images)
-    losses = losses_of(tmp_path / "run")
-    assert losses[-1] < 0.7 * losses[0]
+    found = losses_of(tmp_path / "run")
+    assert found[-1] < 0.7 * found[0]
     codes = codes_of(hasher, images)
     distances = (16 - codes @ codes.T) / 2
     same = images.labels[:, None] == images.labels
@@ -61,8 +63,8 @@ def test_both_frameworks_learn(tmp_path, framework, optimizer):
 def test_images_of_several_labels_are_hashed(tmp_path, framework):
     images = multi_label_images()
     hasher = hash_tiny(tmp_path / "run", dataclasses.replace(LONGER, framework=framework), images=images)
-    losses = losses_of(tmp_path / "run")
-    assert losses[-1] < 0.8 * losses[0]
+    found = losses_of(tmp_path / "run")
+    assert found[-1] < 0.8 * found[0]
     assert codes_of(hasher, images).shape == (120, 16)
 
 
@@ -89,8 +91,8 @@ def test_a_frozen_backbone_keeps_its_bytes_and_the_head_learns(tmp_path):
     hasher = hash_tiny(tmp_path / "run", dataclasses.replace(LONGER, freeze_backbone=True))
     assert bytes_of(hasher.backbone) == bytes_of(fresh.backbone)  # BatchNorm statistics included
     assert not torch.equal(hasher.head.weight, fresh.head.weight)
-    losses = losses_of(tmp_path / "run")
-    assert losses[-1] < 0.8 * losses[0]
+    found = losses_of(tmp_path / "run")
+    assert found[-1] < 0.8 * found[0]
 
 
 def test_a_head_is_trained_on_the_features_that_are_given(tmp_path):
@@ -159,10 +161,63 @@ def test_classes_need_no_names(tmp_path):
     assert losses_of(tmp_path / "unnamed") == losses_of(tmp_path / "named")
 
 
-def test_one_hot_spreads_classes_and_passes_several_labels():
-    assert one_hot(np.array([2, 0]), 4).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
-    labels = np.array([[1, 1], [0, 0]], np.uint8)
-    assert one_hot(labels, 2) is labels
+def centred(labels_NC, config):
+    """A framework that nobody published: every code shall be all ones."""
+    return lambda outputs_nK, labels_nC, indices_n: (outputs_nK - 1).square().mean()
+
+
+class Proxies(nn.Module):
+    """One that learns a code for each class, as some do."""
+
+    def __init__(self, labels_NC, config):
+        super().__init__()
+        self.labels_NC = labels_NC
+        self.proxies_CK = nn.Parameter(torch.randn(labels_NC.shape[1], config.bits))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, outputs_nK, labels_nC, indices_n):
+        assert torch.equal(labels_nC, self.labels_NC[indices_n])
+        self.calls += 1
+        return (outputs_nK - labels_nC.float() @ self.proxies_CK).square().mean()
+
+
+@pytest.fixture
+def own_frameworks(monkeypatch):
+    monkeypatch.setattr(losses.frameworks, "FRAMEWORKS", dict(losses.FRAMEWORKS))
+    losses.register("ones")(centred)
+    losses.register("proxies")(Proxies)
+
+
+def test_a_registered_framework_trains_as_itself(tmp_path, own_frameworks):
+    hasher = hash_tiny(tmp_path / "ones", dataclasses.replace(LONGER, framework="ones"))
+    assert (codes_of(hasher, tiny_images()) > 0).mean() > 0.95
+    found = losses_of(tmp_path / "ones")
+    assert found[-1] < 0.5 * found[0]
+
+
+def test_a_loss_that_learns_is_trained_and_continued(tmp_path, own_frameworks, monkeypatch):
+    config, states = settings(framework="proxies"), []
+    whole = hash_tiny(tmp_path / "whole", config)
+    real = RunDirectory.save_state
+
+    def save(run, tensors, step):
+        real(run, tensors, step)
+        states.append({name: tensor.clone() for name, tensor in tensors.items()})
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunDirectory, "save_state", save)
+        hash_tiny(tmp_path / "run", config)
+    assert states[-1]["loss.calls"] == 5
+    assert not torch.equal(states[0]["loss.proxies_CK"], states[-1]["loss.proxies_CK"])
+    assert bytes_of(hash_tiny(tmp_path / "run", config, resume=True)) == bytes_of(whole)
+
+
+def test_an_unknown_framework_names_the_registered_ones(own_frameworks):
+    with pytest.raises(DistilhashError) as error:
+        hashing.check(tiny_images(), np.arange(120), settings(framework="mine"))
+    assert all(name in error.value.fix for name in ("csq", "dch", "ones", "proxies"))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from distilhash import cli, config
+from distilhash.losses import FRAMEWORKS
 from distilhash.models import STUDENTS, TEACHERS
-from distilhash.training.hash import QUANTIZATION_WEIGHTS
 from distilhash.training.targets import TARGETS
 from mistakes import everything
 
@@ -90,4 +90,4 @@ def test_an_artefact_says_the_versions_that_there_are(without_torch):
 
 def test_list_names_what_the_modules_with_torch_hold():
     assert (list(config.TEACHERS), list(config.STUDENTS)) == (list(TEACHERS), list(STUDENTS))
-    assert (list(config.LOSSES), list(config.FRAMEWORKS)) == (list(TARGETS), list(QUANTIZATION_WEIGHTS))
+    assert (list(config.LOSSES), list(config.FRAMEWORKS)) == (list(TARGETS), list(FRAMEWORKS))

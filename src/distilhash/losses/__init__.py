@@ -17,10 +17,11 @@ from distilhash.losses.csq import (
     spread_hadamard_centres,
 )
 from distilhash.losses.dch import dch_loss
+from distilhash.losses.frameworks import FRAMEWORKS, create_loss, register
 
 __all__ = [
-    "CENTRES", "bernoulli_centres", "csq_loss", "dch_loss", "distillation_mse", "hadamard_centres", "hash_centres",
-    "multi_label_centres", "spread_hadamard_centres",
+    "CENTRES", "FRAMEWORKS", "bernoulli_centres", "create_loss", "csq_loss", "dch_loss", "distillation_mse",
+    "hadamard_centres", "hash_centres", "multi_label_centres", "register", "spread_hadamard_centres",
 ]  # fmt: skip
 
 

@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distilhash.config import HashConfig
 from distilhash.errors import DistilhashError, unknown_name
+from distilhash.losses.frameworks import Loss, register
 
 
 def csq_loss(outputs_NK: Tensor, centres_NK: Tensor | np.ndarray, quantization_weight: float = 1e-4) -> Tensor:
@@ -174,6 +176,15 @@ def multi_label_centres(
         raise DistilhashError(f"the tie-breaking centre needs {num_bits} bits, as the centres have", tied_K.shape)
     votes_NK = labels_NC.astype(np.float32) @ centres_CK.astype(np.float32)
     return np.where(votes_NK == 0, tied_K, np.sign(votes_NK)).astype(np.float32)
+
+
+@register("csq")
+def _csq(labels_NC: Tensor, config: HashConfig) -> Loss:
+    weight = 1e-4 if config.quantization_weight is None else config.quantization_weight  # as published
+    centres_CK = hash_centres(labels_NC.shape[1], config.bits, config.seed, kind=config.centres)
+    centres_NK = torch.from_numpy(multi_label_centres(labels_NC.cpu().numpy(), centres_CK, config.seed))
+    centres_NK = centres_NK.to(labels_NC.device)
+    return lambda outputs_nK, _, indices_n: csq_loss(outputs_nK, centres_NK[indices_n], weight)
 
 
 def _hadamard_exists(num_classes: int, num_bits: int) -> bool:

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distilhash.config import HashConfig
 from distilhash.errors import DistilhashError
+from distilhash.losses.frameworks import Loss, register
 
 LARGEST_COSINE = 0.99  # log(d) has no finite gradient at d = 0
 SMALLEST_NORM = 1e-4  # of a product of two norms: an output of zeros is orthogonal to everything
@@ -66,6 +68,12 @@ def dch_loss(
         quantization_N1 = torch.log1p(to_corner_N1 / gamma)
 
         return (weight_NN * cross_entropy_NN).mean() + quantization_weight * quantization_N1.mean()
+
+
+@register("dch")
+def _dch(labels_NC: Tensor, config: HashConfig) -> Loss:
+    weight = 0.1 if config.quantization_weight is None else config.quantization_weight  # as published
+    return lambda outputs_nK, labels_nC, _: dch_loss(outputs_nK, labels_nC, config.gamma, weight)
 
 
 def _hamming_like(a_MK: Tensor, b_NK: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ Legend: N images of a batch, S pixels, V views, D the teacher's feature dimensio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distilhash.checkpoint import save_model
-from distilhash.config import DistillConfig, InputConfig, as_dict
+from distilhash.config import DistillConfig, as_dict
 from distilhash.data.order import Batches
 from distilhash.data.prefetch import prefetch, readers
 from distilhash.data.sources import ImageSource
@@ -32,7 +31,7 @@ from distilhash.models.student import Student
 from distilhash.models.teacher import Teacher
 from distilhash.progress import progress
 from distilhash.training.optim import Optimizers
-from distilhash.training.run import RunDirectory, no_losses
+from distilhash.training.run import RunDirectory
 from distilhash.training.targets import TARGETS, Target, create_target
 from distilhash.training.teacher_features import compute_teacher_features, frozen, precision_of
 
@@ -47,11 +46,8 @@ def distill(
     """Train a student on unlabelled images.
 
     Args:
-        images: of which no label is read.
-        indices: the images that may be seen; some of them are the validation set.
-        teacher: stays as it is.
-        student: freshly made from ``config.seed``; trained in place.
-        config: the settings.
+        images, indices: of which no label is read, and those that may be seen; some of them are the validation set.
+        teacher, student: the one stays as it is; the other is trained in place.
         run: where the model is written. A run with a saved state is continued, and ends in the same weights.
         features: directory of the teacher's feature cache. None: inside the run.
         features_of: indices of the images in that cache, where those are more than ``indices``.
@@ -62,18 +58,23 @@ def distill(
         The student, in eval mode.
 
     Raises:
-        DistilhashError: an unknown loss, too few images, or a cache of another teacher.
+        DistilhashError: what ``check`` refuses, or a cache of another teacher.
     """
     check(config, images, indices)
-    device = current()
+    device, pixels = current(), Preprocess(student.input)
     train, validation = split_validation(indices, config.validation_size, config.seed)
-    cache_indices = indices if features_of is None else features_of
+    cached = indices if features_of is None else features_of
     features = features or run.path / "teacher_features"
     cache_VND = compute_teacher_features(
-        images, cache_indices, teacher, features, crop_mode=student.input, views=config.cached_views,
-        seed=config.seed, precision=config.precision, rebuild=rebuild_features,
+        images, cached, teacher, features, crop_mode=student.input, views=config.cached_views, seed=config.seed,
+        precision=config.precision, rebuild=rebuild_features,
     )  # fmt: skip
-    rows_of = _Rows(cache_indices)
+    order = np.argsort(cached)
+
+    def rows_of(chosen: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = order[np.searchsorted(cached, chosen, sorter=order)]
+        return rows
+
     if not np.ptp(cache_VND[0, rows_of(validation)], axis=0).any():
         fix = "give images that differ, or another teacher"
         raise DistilhashError("the teacher sees no difference between the images", f"{len(validation)} of them", fix)
@@ -82,44 +83,55 @@ def distill(
     student.to(device).to(memory_format=torch.channels_last).train()
     shape_N3SS = (config.batch_size, 3, student.input.size, student.input.size)
     precision = settled_precision(config.precision, run.path / "precision.json", student, shape_N3SS)
-
     batches = Batches(count=len(train), batch_size=config.batch_size, seed=config.seed)
-    steps = config.epochs * batches.steps
-    optimizers = Optimizers(
-        {"student": student, "projection_head": projection_head}, config.optimizer, steps, stage="distil",
-        precision=precision, published=torch.optim.Adam, rate=config.learning_rate, muon_lr=config.muon_lr,
-        weight_decay=config.weight_decay,
-    )  # fmt: skip
-    losses_2 = no_losses()
-    step = run.restore(optimizers, losses_2)
+    modules = {"student": student, "projection_head": projection_head}
+    optimizers = Optimizers(modules, config, config.epochs * batches.steps, "distil", precision, torch.optim.Adam)
+    step = run.restore(optimizers)
 
     def agreement() -> dict[str, float]:
-        teacher_ND = sent(torch.from_numpy(cache_VND[0, rows_of(validation)]), device)
-        features_ND = _features(student, images, validation, device)
+        blocks = np.split(validation, range(100, len(validation), 100))
+        student.eval()
         with torch.inference_mode():
-            return _agreement(features_ND, projection_head(features_ND), teacher_ND, target.of(teacher_ND))
+            features_ND = torch.cat([student(sent(pixels.tensor(pixels.read(images, b)), device)) for b in blocks])
+            teacher_ND = sent(torch.from_numpy(cache_VND[0, rows_of(validation)]), device)
+            found = _agreement(features_ND, projection_head(features_ND), teacher_ND, target.of(teacher_ND))
+        student.train()
+        return found
 
     if step == 0:
         run.record(0, epoch=0, **agreement())
-    student.train()
     seen = teacher.input.with_crop_of(student.input)
     online = frozen(teacher, seen, precision_of(features)) if config.mode == "online" else None
-    load = _loader(images, train, batches, student, config, cache_VND, rows_of, seen)
-    with progress("distil", steps * config.batch_size, done=step * config.batch_size) as shown:
-        for pixels_N3SS, of_teacher in prefetch(load, range(step, steps), **readers(shared=device.type != "cpu")):
+    pipelines = [pixels] if online is None else [pixels, Preprocess(seen)]
+
+    def load(step: int) -> list[Tensor]:
+        """The student's pixels (N, 3, S, S), and of the same views the teacher's features (N, D), or its pixels."""
+        epoch, batch = divmod(step, batches.steps)
+        chosen = train[batches.positions(epoch, batch)]
+        view = epoch % config.views if online is None else epoch
+        plain = online is None and view == 0
+        cropped = read_for(pipelines, images, chosen, None if plain else make_views(chosen, view, config.seed))
+        if config.augment:
+            cropped[0] = augmented(cropped[0], chosen, epoch, config.seed)
+        tensors = [pipeline.tensor(crops) for pipeline, crops in zip(pipelines, cropped, strict=True)]
+        if online is None:
+            tensors.append(torch.from_numpy(cache_VND[view, rows_of(chosen)]))
+        return [sent(tensor, device) for tensor in tensors]
+
+    with progress("distil", optimizers.steps * config.batch_size, done=step * config.batch_size) as shown:
+        for pixels_N3SS, of_teacher in prefetch(
+            load, range(step, optimizers.steps), **readers(shared=device.type != "cpu")
+        ):
             features_ND = of_teacher if online is None else online(of_teacher)
             with arithmetic(precision):
                 outputs_NT = projection_head(student(pixels_N3SS))
             loss = target.loss(outputs_NT.float(), target.of(features_ND))
-            value = optimizers.step(loss, step)
+            shown.add(config.batch_size, loss=optimizers.step(loss, step))
             step += 1
-            losses_2 += torch.tensor([value, 1])
-            shown.add(config.batch_size, loss=value)
             if step % batches.steps == 0:
                 optimizers.check(step)
-                run.record_epoch("distil", step, step // batches.steps, losses_2, agreement())
-                student.train()
-            run.save_if_due(optimizers, losses_2, step, config.checkpoint_seconds)
+                run.record_epoch(optimizers, step, step // batches.steps, agreement())
+            run.save_if_due(optimizers, step, config.checkpoint_seconds)
 
     description = {
         "kind": "student", "architecture": student.architecture, "teacher": teacher.name,
@@ -135,11 +147,7 @@ def distill(
 
 
 def check(config: DistillConfig, images: ImageSource, indices: np.ndarray) -> None:
-    """Refuse what cannot be run on these unlabelled images, before anything is computed or written.
-
-    Raises:
-        DistilhashError: an unknown loss, a device that is not there, too few images, or the same one over and over.
-    """
+    """Refuse what cannot be run on these unlabelled images, before anything is computed or written."""
     if config.loss not in TARGETS:
         raise unknown_name("distillation loss", config.loss, TARGETS)
     current()
@@ -153,9 +161,8 @@ def check(config: DistillConfig, images: ImageSource, indices: np.ndarray) -> No
         fix = "give more images or a smaller --batch-size"
         raise DistilhashError("too few images to distil on", f"{got}, with batches of {config.batch_size}", fix)
     if len(np.unique(images.digests[indices], axis=0)) < 2:
-        raise DistilhashError(
-            "nothing can be learnt of one image", f"{count:,} copies of it", "give images that differ"
-        )
+        got = f"{count:,} copies of it"
+        raise DistilhashError("nothing can be learnt of one image", got, "give images that differ")
 
 
 def split_validation(indices: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -165,18 +172,6 @@ def split_validation(indices: np.ndarray, count: int, seed: int) -> tuple[np.nda
     return indices[np.sort(order[count:])], indices[np.sort(order[:count])]
 
 
-class _Rows:
-    """From image indices to their rows in the cache."""
-
-    def __init__(self, indices: np.ndarray) -> None:
-        self._order = np.argsort(indices)
-        self._sorted = indices[self._order]
-
-    def __call__(self, chosen: np.ndarray) -> np.ndarray:
-        rows: np.ndarray = self._order[np.searchsorted(self._sorted, chosen)]
-        return rows
-
-
 def _projection_head(student: Student, target: Target, seed: int) -> nn.Module:
     """From the student's features to the target's dimensions; thrown away after distillation."""
     if student.feature_dim == target.dim:  # as in the paper
@@ -184,42 +179,6 @@ def _projection_head(student: Student, target: Target, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         return nn.Linear(student.feature_dim, target.dim)
-
-
-def _loader(
-    images: ImageSource, train: np.ndarray, batches: Batches, student: Student, config: DistillConfig,
-    cache_VND: np.ndarray, rows_of: _Rows, seen: InputConfig,
-) -> Callable[[int], tuple[Tensor, Tensor]]:  # fmt: skip
-    """What loads a step: the student's pixels (N, 3, S, S), and of the very same views the teacher's features (N, D).
-
-    Online it is the teacher's pixels, cropped as for the cache.
-    """
-    device = current()
-    pipelines = [Preprocess(student.input), *([Preprocess(seen)] if config.mode == "online" else [])]
-
-    def load(step: int) -> tuple[Tensor, Tensor]:
-        epoch, batch = divmod(step, batches.steps)
-        chosen = train[batches.positions(epoch, batch)]
-        view = epoch % config.views
-        views = make_views(chosen, view, config.seed) if view else None
-        cropped = read_for(pipelines, images, chosen, views)
-        if config.augment:
-            cropped[0] = augmented(cropped[0], chosen, epoch, config.seed)
-        tensors = [pipeline.tensor(crops) for pipeline, crops in zip(pipelines, cropped, strict=True)]
-        if config.mode == "cached":
-            tensors.append(torch.from_numpy(cache_VND[view, rows_of(chosen)]))
-        pixels_N3SS, of_teacher = (sent(tensor, device) for tensor in tensors)
-        return pixels_N3SS, of_teacher
-
-    return load
-
-
-def _features(student: Student, images: ImageSource, indices: np.ndarray, device: torch.device) -> Tensor:
-    student.eval()
-    pixels = Preprocess(student.input)
-    blocks = [indices[start : start + 100] for start in range(0, len(indices), 100)]
-    with torch.inference_mode():
-        return torch.cat([student(sent(pixels.tensor(pixels.read(images, block)), device)) for block in blocks])
 
 
 def _agreement(features_ND: Tensor, outputs_NT: Tensor, teacher_ND: Tensor, target_NT: Tensor) -> dict[str, float]:

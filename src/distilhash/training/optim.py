@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distilhash.config import Optimizer
-from distilhash.errors import DistilhashError, unknown_name
+from distilhash.config import DistillConfig, HashConfig
+from distilhash.errors import DistilhashError
 from distilhash.models.backbone import not_finite
 
-OPTIMIZERS = get_args(Optimizer)
 WARM_UP = 0.2  # share of the steps over which a one-cycle rate rises
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Muon's quintic p(x) = a x + b x^3 + c x^5, applied STEPS times
 STEPS = 5
@@ -53,13 +52,8 @@ class Muon(torch.optim.Optimizer):
 
     The update is that of ``timm.optim.Muon(nesterov=True, ns_coefficients="original", adjust_lr_fn="original")``. That
     one computes in bfloat16 and kernel by kernel: where a CPU has no bfloat16, a step of v1 at 32 pixels takes four
-    times as long with it. Here kernels of one shape are iterated together, in float32.
-
-    Args:
-        kernels: what to move.
-        lr: root-mean-square singular value of one update of a square kernel.
-        momentum: share of the old momentum that is kept.
-        weight_decay: decoupled.
+    times as long with it. Here kernels of one shape are iterated together, in float32. ``lr`` is the
+    root-mean-square singular value of one update of a square kernel; weight decay is decoupled.
     """
 
     def __init__(
@@ -104,46 +98,44 @@ class Optimizers:
 
     Args:
         modules: what is trained, by the names under which its tensors are packed.
-        name: one of OPTIMIZERS.
+        config: optimizer, learning rates and weight decay; ``muon_lr`` is given.
         steps: of the whole run.
         stage, precision: what is trained, and what the passes run in, for log and errors.
         published: the class behind the name "published".
-        rate: peak learning rate of AdamW, or the constant one of ``published``.
-        muon_lr: peak learning rate of Muon.
-        weight_decay: of kernels and matrices; with ``published`` of every weight.
     """
 
     def __init__(
-        self, modules: dict[str, nn.Module], name: str, steps: int, *, stage: str, precision: str,
-        published: type[torch.optim.Optimizer], rate: float, muon_lr: float, weight_decay: float,
+        self, modules: dict[str, nn.Module], config: DistillConfig | HashConfig, steps: int, stage: str,
+        precision: str, published: type[torch.optim.Optimizer],
     ) -> None:  # fmt: skip
-        self.modules, self.steps, self.constant = modules, steps, name == "published"
+        self.modules, self.steps, self.constant = modules, steps, config.optimizer == "published"
         self.stage, self._precision = stage, precision
+        self.losses_2 = torch.zeros(2, dtype=torch.float64)  # sum and number of the losses of this epoch
         parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-        self.members: list[torch.optim.Optimizer]
-        if name == "published":
-            self.members = [published(parameters, lr=rate, weight_decay=weight_decay)]  # type: ignore[call-arg]
-        elif name == "adamw":
-            self.members = [_adamw(parameters, rate, weight_decay)]
-        elif name == "muon":
-            # The first convolution sees pixels, not features: Muon is for hidden layers.
-            kernels = [p for p in parameters if p.ndim == 4 and p.shape[1] > 3]
-            chosen = {id(kernel) for kernel in kernels}
-            self.members = [_adamw([p for p in parameters if id(p) not in chosen], rate, weight_decay)]
-            if kernels:
-                self.members.append(Muon(kernels, lr=muon_lr, weight_decay=weight_decay))
+        rate, decay = config.learning_rate, config.weight_decay
+        if self.constant:
+            self.members = [published(parameters, lr=rate, weight_decay=decay)]  # type: ignore[call-arg]
         else:
-            raise unknown_name("optimizer", name, OPTIMIZERS)
+            # The first convolution sees pixels, not features: Muon is for hidden layers.
+            muon = config.optimizer == "muon"
+            kernels = [p for p in parameters if muon and p.ndim == 4 and p.shape[1] > 3]
+            chosen = {id(kernel) for kernel in kernels}
+            others = [p for p in parameters if id(p) not in chosen]
+            groups = [
+                {"params": [p for p in others if p.ndim > 1], "weight_decay": decay},
+                {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+            ]
+            self.members = [torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, fused=True)]
+            if kernels:
+                assert config.muon_lr is not None
+                self.members.append(Muon(kernels, lr=config.muon_lr, weight_decay=decay))
         self._peaks = [group["lr"] for member in self.members for group in member.param_groups]
 
     def step(self, loss: Tensor, step: int) -> float:
         """Move the weights along the gradient of ``loss``, at the rate of this step (0 is the first).
 
-        Returns:
-            The value of the loss; on a GPU it is waited for, so it is read once, and last.
-
-        Raises:
-            DistilhashError: it is not finite.
+        Returns the loss, which on a GPU is waited for, so it is read once, and last; DistilhashError where it is not
+        finite.
         """
         share = 1.0 if self.constant else one_cycle(step, self.steps)
         groups = [group for member in self.members for group in member.param_groups]
@@ -157,6 +149,7 @@ class Optimizers:
         value = loss.item()
         if not math.isfinite(value):
             raise self._diverged("the loss", step + 1)
+        self.losses_2 += torch.tensor([value, 1])
         return value
 
     def check(self, step: int) -> None:
@@ -181,11 +174,7 @@ class Optimizers:
         return tensors
 
     def unpack(self, tensors: dict[str, Tensor]) -> None:
-        """Put a packed state back.
-
-        Raises:
-            DistilhashError: the state is of other modules.
-        """
+        """Put a packed state back; DistilhashError where it is of other modules."""
         for name, module in self.modules.items():
             prefix = f"{name}."
             try:
@@ -197,19 +186,16 @@ class Optimizers:
                     "resume with the version that saved it, or start anew in another --output",
                 ) from error
         for number, member in enumerate(self.members):
-            state = member.state_dict()
-            state["state"] = {}
+            moments: dict[int, dict[str, Tensor]] = {}
             parameters = [p for group in member.param_groups for p in group["params"]]
             for key, value in tensors.items():
                 if key.startswith(f"optimizer.{number}."):
-                    _, _, index, moment = key.split(".", 3)
-                    parameter = parameters[int(index)]
+                    index, _, moment = key.removeprefix(f"optimizer.{number}.").partition(".")
+                    like = parameters[int(index)]
                     # Fused AdamW walks memory, so a moment needs the strides of its parameter.
-                    same = value.shape == parameter.shape
-                    state["state"].setdefault(int(index), {})[moment] = (
-                        torch.empty_like(parameter).copy_(value) if same else value
-                    )
-            member.load_state_dict(state)
+                    kept = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+                    moments.setdefault(int(index), {})[moment] = kept
+            member.load_state_dict(member.state_dict() | {"state": moments})
 
 
 def one_cycle(step: int, steps: int) -> float:
@@ -218,11 +204,3 @@ def one_cycle(step: int, steps: int) -> float:
     if step < rise:
         return (step + 1) / (rise + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))
-
-
-def _adamw(parameters: list[nn.Parameter], rate: float, weight_decay: float) -> torch.optim.AdamW:
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, fused=True)

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from distilhash.checkpoint import load_tensors, save_tensors
@@ -30,11 +29,6 @@ TEMPORARY = ".*.tmp"  # names of files that are being written
 # What is there before a stage makes anything.
 PREAMBLE = {"provenance.json", "config.json", "images.txt", "split.json", "train.log"}
 SHOWN = 3  # differing settings that an error names
-
-
-def no_losses() -> Tensor:
-    """Sum and number (2,) of the losses of an epoch that begins; part of the training state."""
-    return torch.zeros(2, dtype=torch.float64)
 
 
 class RunDirectory:
@@ -109,20 +103,13 @@ class RunDirectory:
         """Append one line to metrics.jsonl."""
         self._append("metrics.jsonl", to_json({"step": step, **values}))
 
-    def record_epoch(self, stage: str, step: int, epoch: int, losses_2: Tensor, measured: dict[str, float]) -> None:
-        """Log and record the end of an epoch.
-
-        Args:
-            stage: what is trained, in a few words.
-            step, epoch: how many are finished.
-            losses_2: sum and number of the losses of this epoch; set to zero for the next.
-            measured: what was measured after it.
-        """
-        loss = (losses_2[0] / losses_2[1]).item()
+    def record_epoch(self, optimizers: Optimizers, step: int, epoch: int, measured: dict[str, float]) -> None:
+        """Log and record the end of an epoch and what was measured after it; the sum of losses begins anew."""
+        loss = (optimizers.losses_2[0] / optimizers.losses_2[1]).item()
         shown = "".join(f"  {name} {value:.3f}" for name, value in measured.items())
-        self.log(f"{stage}  epoch {epoch}  loss {loss:.4f}{shown}")
+        self.log(f"{optimizers.stage}  epoch {epoch}  loss {loss:.4f}{shown}")
         self.record(step, epoch=epoch, loss=loss, **measured)
-        losses_2.zero_()
+        optimizers.losses_2.zero_()
 
     @staticmethod
     def metrics_in(path: str | Path) -> list[dict[str, Any]]:
@@ -137,24 +124,24 @@ class RunDirectory:
                     break
         return lines
 
-    def restore(self, optimizers: Optimizers, losses_2: Tensor) -> int:
+    def restore(self, optimizers: Optimizers) -> int:
         """Put the last saved state back, if there is one, and return how many steps were finished then."""
         tensors, step = self.load_state()
         if tensors:
-            losses_2.copy_(tensors.pop("losses"))
+            optimizers.losses_2.copy_(tensors.pop("losses"))
             optimizers.unpack(tensors)
             self.log(f"{optimizers.stage} goes on from step {step:,} of {optimizers.steps:,}")
         return step
 
-    def save_if_due(self, optimizers: Optimizers, losses_2: Tensor, step: int, every_seconds: float) -> None:
-        """Save the state that follows ``step`` finished steps, where the last save is old enough.
+    def save_if_due(self, optimizers: Optimizers, step: int, every_seconds: float) -> None:
+        """Save the state after ``step`` finished steps where the last save is old enough; one that is not finite stops.
 
         Raises:
             DistilhashError: the state is not finite; the last one that was is kept.
         """
         if self.state_is_due(every_seconds):
             optimizers.check(step)
-            self.save_state(optimizers.pack() | {"losses": losses_2}, step)
+            self.save_state(optimizers.pack() | {"losses": optimizers.losses_2}, step)
 
     def state_is_due(self, every_seconds: float) -> bool:
         """Whether the last save of the training state is older than ``every_seconds``."""
