@@ -1,5 +1,6 @@
 """What every test shares: one thread (results to the byte, and no fight for the cores) and real CIFAR-10."""
 
+import gc
 import os
 
 import pytest
@@ -17,6 +18,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests st
 def cifar10():
     """The real 60,000 images, fetched into the ordinary cache where they are not there yet."""
     return load_cifar10()
+
+
+def pytest_collection_finish():
+    """Take the half a million objects of the imported libraries out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

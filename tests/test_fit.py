@@ -83,8 +83,8 @@ def test_few_photos_are_hashed_with_the_teacher(here, capsys):
 @pytest.mark.parametrize("method", ["itq", "pseudo"])
 def test_no_label_is_read_and_a_stopped_fit_ends_in_the_same_bytes(tmp_path, monkeypatch, method):
     monkeypatch.setattr(fitting, "EDITED", 3)
-    images, config = Unlabelled(tiny_images()), FitConfig(**{**vars(CONFIG), "method": method, "backbone": "student"})
-    plan, teacher = fitting.fit_plan(config, 120, SMALL), create_teacher("pip/efficientnet_lite0", size=32)
+    images, config = Unlabelled(tiny_images(64)), FitConfig(**{**vars(CONFIG), "method": method, "backbone": "student"})
+    plan, teacher = fitting.fit_plan(config, 64, SMALL), create_teacher("pip/efficientnet_lite0", size=32)
 
     def work(place: Path):
         run = RunDirectory(place, {"stage": "fit"}, resume=True)
@@ -106,7 +106,7 @@ def test_no_label_is_read_and_a_stopped_fit_ends_in_the_same_bytes(tmp_path, mon
         assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
     work(tmp_path / "run")
     assert content(tmp_path / "run") == content(tmp_path / "whole")
-    codes = encode(tiny_images(), np.arange(120), hasher).packed
+    codes = encode(tiny_images(64), np.arange(64), hasher).packed
     assert len(np.unique(codes, axis=0)) > 1
 
 

@@ -5,7 +5,7 @@ Legend: N images, n images of a batch, S pixels, D features, K bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from distilhash.models.backbone import Backbone
 from distilhash.models.fold import folded
 from distilhash.models.hasher import Hasher
 from distilhash.progress import progress
+
+Run = Callable[[ImageSource, np.ndarray], Iterator[np.ndarray]]
 
 
 def encode(
@@ -51,13 +53,18 @@ def outputs(
     device: torch.device | None = None,
 ) -> Iterator[np.ndarray]:  # fmt: skip
     """The hasher's outputs (n, K) of ``images[indices]``, batch after batch; ``device`` None: that of this process."""
+    return prepared(hasher, precision=precision, device=device)(images, indices)
+
+
+def prepared(hasher: Hasher, *, precision: str | None = None, device: torch.device | None = None) -> Run:
+    """outputs() of one hasher, which is folded once, for many calls on a few images each."""
     precision = precision or usable_precision(hasher.precision)
-    return _through(images, indices, hasher.backbone, hasher.head, precision, device or current())
+    return _prepared(hasher.backbone, hasher.head, precision, device or current())
 
 
 def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) -> np.ndarray:
     """What the head of a hasher on this backbone is given of ``images[indices]``: features (N, D), none below zero."""
-    return np.concatenate(list(_through(images, indices, backbone, nn.Identity(), "float32", current())))
+    return np.concatenate(list(_prepared(backbone, nn.Identity(), "float32", current())(images, indices)))
 
 
 def encode_features(
@@ -71,9 +78,7 @@ def encode_features(
     return CodeTable.of(pack(outputs_NK), hasher.num_bits, images, indices, provenance or {})
 
 
-def _through(
-    images: ImageSource, indices: np.ndarray, backbone: Backbone, head: nn.Module, precision: str, device: torch.device
-) -> Iterator[np.ndarray]:
+def _prepared(backbone: Backbone, head: nn.Module, precision: str, device: torch.device) -> Run:
     """Backbone, ReLU and head of ``images[indices]``, batch after batch, in that order."""
     pixels = Preprocess(backbone.input)
     backbone.eval()
@@ -81,16 +86,20 @@ def _through(
     shared = device.type != "cpu"
     network = on(folded(backbone, precision=precision), device)
     head = on(head, device)
-    parts = 1 if shared else torch.get_num_threads()
-    size = max(1, min(batch_factor(device) * BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // parts)))
-
-    def batch_of(block: np.ndarray) -> Tensor:
-        return sent(pixels.tensor(pixels.read(images, block)), device)
 
     def outputs_of(batch_N3SS: Tensor) -> np.ndarray:
         with torch.inference_mode():
             found: np.ndarray = head(torch.relu(network(batch_N3SS))).cpu().numpy()
         return found
 
-    blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
-    return through(batch_of, outputs_of, blocks, shared=shared)
+    def run(images: ImageSource, indices: np.ndarray) -> Iterator[np.ndarray]:
+        parts = 1 if shared else torch.get_num_threads()
+        size = max(1, min(batch_factor(device) * BATCH_PIXELS // pixels.config.size**2, -(-len(indices) // parts)))
+
+        def batch_of(block: np.ndarray) -> Tensor:
+            return sent(pixels.tensor(pixels.read(images, block)), device)
+
+        blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
+        return through(batch_of, outputs_of, blocks, shared=shared)
+
+    return run

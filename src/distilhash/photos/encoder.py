@@ -12,7 +12,6 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -253,11 +252,11 @@ def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
     import torch
 
     from distilhash.checkpoint import load_hasher
-    from distilhash.inference import outputs
+    from distilhash.inference import prepared
     from distilhash.models.backbone import fingerprint_of
 
     network, _ = load_hasher(place)
 
     # float32 on the CPU: on every machine a photo keeps its code, so an index may move.
-    on_cpu = partial(outputs, hasher=network, precision="float32", device=torch.device("cpu"))
+    on_cpu = prepared(network, precision="float32", device=torch.device("cpu"))
     return Encoder(path, network.num_bits, fingerprint_of(network), on_cpu)
