@@ -25,7 +25,7 @@ from distilhash.training.run import RunDirectory
 from distilhash.training.teacher_features import compute_teacher_features
 from tiny import tiny_teacher
 
-STEPS, BATCH = 6, 16
+STEPS, BATCH = 4, 16
 
 
 @pytest.fixture
