@@ -16,6 +16,8 @@ ENVIRONMENT = {
     # in again takes a part of each pass. Larger blocks, such as a large photo's pixels, go back to the system.
     "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20),
+    # Pillow would cut them into blocks of 16 MiB, which glibc keeps.
+    "PILLOW_BLOCK_SIZE": "128m",
 }
 STARTED = "DISTILHASH_STARTED"  # set in the second start, so that there is no third
 

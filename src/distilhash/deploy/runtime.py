@@ -4,37 +4,37 @@ An exported directory holds ``config.json`` (the input, the number of bits, and 
 ``model.onnx`` and ``model.int8.onnx``. All of it may come from a stranger. Before a model reaches the runtime its file
 is checked against the config's SHA-256, its size against a limit, its inputs and outputs against the shapes in the
 config, and it may refer to nothing outside itself: no tensors in other files, no operators from libraries, no
-subgraphs. These checks and what they guard are one file, so that no model is loaded past them.
+subgraphs.
 
 Shapes: N images, n images of a batch, S side of the input in pixels, K bits.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
 
 from distilhash.codes import CodeTable, pack
-from distilhash.config import InputConfig, from_dict
+from distilhash.config import InputConfig
 from distilhash.data.prefetch import BATCH_PIXELS, cores, prefetch
 from distilhash.data.sources import DIGEST_BYTES, Fingerprinted, ImageSource, count_seen, digests_of
 from distilhash.data.transforms import Preprocess
 from distilhash.errors import DistilhashError, require
-from distilhash.files import read_json
+from distilhash.files import readable_file
 from distilhash.progress import progress
 
 if TYPE_CHECKING:
     import onnxruntime
 
-FORMAT = "distilhash.export/1"
+Format = Literal["distilhash.export/1"]
+(FORMAT,) = get_args(Format)
 FLOAT, INT8 = "model.onnx", "model.int8.onnx"
 SEEN = "images_seen.npy"
 MAX_BYTES = 1 << 30  # of a model file; the largest teacher has 0.4 GB
@@ -78,7 +78,7 @@ class ExportedHasher:
         self.input, self.num_bits, self.threads = config.input, config.bits, threads
         kind, self.precision = ("fp32", "float32") if model == FLOAT else ("int8", "int8")
         self.fingerprint = config.hasher if model == FLOAT else f"{config.hasher}-int8"
-        self.model_fingerprint = f"{config.hasher}-{kind}-{config.files[model]['sha256'][:16]}"
+        self.model_fingerprint = f"{config.hasher}-{kind}-{config.files[model].sha256[:16]}"
         self.seen: NDArray[np.uint8] | None = None  # digests (M, 16) of what it was trained on, where they are known
         self._session = session
 
@@ -143,37 +143,42 @@ class ExportedHasher:
         return CodeTable.of(np.concatenate(packed), self.num_bits, source, chosen, made)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportedConfig:
-    """What ``config.json`` of an exported directory says."""
+class ModelFile(BaseModel, frozen=True, strict=True):
+    """What the config says of a model file."""
 
+    sha256: str
+    bytes: int
+
+
+class ExportedConfig(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
+    """What ``config.json`` of an exported directory says; these rules hold within ``input``, too."""
+
+    format: Format
     input: InputConfig
-    bits: int
+    bits: Annotated[int, Field(ge=1, le=MAX_BITS)]
     hasher: str  # fingerprint of the checkpoint
-    files: dict[str, dict[str, Any]]  # name -> sha256 and bytes
+    files: dict[str, ModelFile]
+    source: dict[str, Any] = {}
+    export: dict[str, Any] = {}
+    images: str = ""  # fingerprint of those that calibrated it
 
     @classmethod
     def load(cls, directory: str | Path) -> ExportedConfig:
         """Read the config of a directory; DistilhashError where it is missing, or wrong in any detail."""
-        path = Path(directory, "config.json")
-        if path.is_file() and path.stat().st_size > MAX_CONFIG_BYTES:
+        path = readable_file(Path(directory, "config.json"), "no config of an exported hasher here", _AGAIN)
+        if path.stat().st_size > MAX_CONFIG_BYTES:
             raise DistilhashError("the config of an exported hasher is too large", path, _AGAIN)
-        data = read_json(path, "config of an exported hasher")
         try:
-            if data["format"] != FORMAT:
-                raise ValueError(f"its format is {data['format']!r}")
-            config = cls(
-                input=_checked_input(data["input"]),
-                bits=_whole(data["bits"], 1, MAX_BITS),
-                hasher=str(data["hasher"]),
-                files={str(name): dict(about) for name, about in data["files"].items()},
-            )
+            config = cls.model_validate_json(path.read_bytes())
+            if config.input.size > MAX_SIDE:
+                raise DistilhashError(f"an input has at most {MAX_SIDE} pixels a side", config.input.size)
             Preprocess(config.input)
             return config
-        except KeyError as error:
-            cause = f"{error.args[0]} is missing"
-        except (TypeError, ValueError, AttributeError, OverflowError, DistilhashError) as error:
-            cause = str(error).removesuffix(".")
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            cause = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        except DistilhashError as error:
+            cause = str(error)
         raise DistilhashError("the config of an exported hasher is damaged", f"{path} ({cause})", _AGAIN)
 
 
@@ -189,7 +194,7 @@ def checked_model(path: str | Path, config: ExportedConfig) -> bytes:
     if path.stat().st_size > MAX_BYTES:
         raise DistilhashError("a model file is too large", f"{path}: {path.stat().st_size:,} bytes", _AGAIN)
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != config.files.get(path.name, {}).get("sha256"):
+    if path.name not in config.files or hashlib.sha256(content).hexdigest() != config.files[path.name].sha256:
         raise DistilhashError("a model file is not the one that its config names", path, _AGAIN)
     try:
         parsed = onnx.load_model_from_string(content)  # a parse alone: tensors in other files are not opened
@@ -248,22 +253,6 @@ def _misfit(what: str, values: Any, name: str, shape: list[int]) -> str:
     if kind.elem_type != 1 or not dims or dims[0].HasField("dim_value"):  # 1: float32
         return f"its {what} is not a batch of float32"
     return "" if [dim.dim_value for dim in dims[1:]] == shape else f"its {what} has another shape than the config says"
-
-
-def _checked_input(data: Any) -> InputConfig:
-    found = from_dict(InputConfig, dict(data))
-    if None in dataclasses.astuple(found):  # which a config takes for a later choice
-        raise ValueError("a setting of the input is null")
-    _whole(found.size, 1, MAX_SIDE)
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in (*found.mean, *found.std)):
-        raise ValueError("a number of mean or std is not finite")
-    return found
-
-
-def _whole(value: Any, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:  # type() because True is an int, too
-        raise ValueError(f"{value!r} is not a whole number from {least} to {most}")
-    return value
 
 
 def _seen(file: Path) -> NDArray[np.uint8]:

@@ -5,8 +5,7 @@ copies usually are, and the distances of these copies are held against the dista
 index, where a photo that shows the same picture is no other one. Of a photo with one copy in the index, recall is how
 often the copy lies within the radius, and precision how often what lies there is the copy and not the nearest other
 photo. The radius has the greatest recall with a precision of at least MIN_PRECISION; of several, it is the middle one,
-as far from the copies as from the other photos, since there are other copies than those that were tried. One file: the
-radius is measured for these groups alone.
+as far from the copies as from the other photos, since there are other copies than those that were tried.
 
 Shapes: N codes, n hits, c copies, s photos of the sample, K bits, P = ceil(K / 8) bytes.
 """
@@ -16,12 +15,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageEnhance
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from distilhash.codes import Bytes, hamming
 from distilhash.data.decode import UnreadableImage, decode_image
@@ -41,11 +42,13 @@ SIDE, THUMBNAIL = 512, 32  # pixels: the shorter side of what is edited; both si
 MOST_BYTES = 150 << 20  # that a photo of the sample may take, beside the memory that indexing has taken
 CHECKED = 8  # nearest photos, among which the first that is no copy is looked for
 SAME_PICTURE = 0.85  # correlation of thumbnails
-AT_ONCE = 2  # photos whose copies are in memory
 GROUPED_FROM = 4  # times as many hits are searched first as groups are wanted
 KEY = "near_duplicates"
 
 Distances = NDArray[np.int32]
+Share = Annotated[float, Field(ge=0, le=1)]
+# What an index stores: bits, recall, precision, photos that were edited, the hasher, and the number of codes.
+_STORED = TypeAdapter(tuple[NonNegativeInt, Share, Share, PositiveInt, str, PositiveInt])
 
 
 def _recompressed(image: Image.Image) -> Image.Image:
@@ -103,12 +106,10 @@ def measure(store: PhotoStore, encoder: Encoder) -> NearDuplicates:
         return near_duplicates(about)
     value = "null"  # what was measured before is of other photos
     if len(ids_N) >= FEWEST:
-        sample = shuffled(ids_N, 0, CALIBRATION)[:COMPARED]
-        copies_c, edited = _copies(store, encoder, ids_N, codes_NP, sample)
-        others_s = _others(store, ids_N, codes_NP, sample) if edited >= FEWEST else np.empty(0, np.int32)
-        if len(others_s) >= FEWEST:
-            bits, recall, precision = best_radius(copies_c, others_s, encoder.num_bits)
-            value = json.dumps([bits, recall, precision, edited, encoder.fingerprint, len(ids_N)])
+        copies_c, others_s, edited = _distances(store, encoder, ids_N, codes_NP)
+        if min(edited, len(others_s)) >= FEWEST:
+            best = best_radius(copies_c, others_s, encoder.num_bits)
+            value = json.dumps([*best, edited, encoder.fingerprint, len(ids_N)])
     if value != about.get(KEY, "null"):
         with store.writing():
             store.describe(**{KEY: value})
@@ -218,79 +219,69 @@ def present_groups(
 
 def _stored(about: Mapping[str, str]) -> tuple[NearDuplicates, str, int] | None:
     """What was measured, for which hasher, and for how many codes; None where nothing sound is stored."""
-    num_bits = int(about.get("num_bits", 0))
     try:
-        bits, recall, precision, photos, fingerprint, count = json.loads(about.get(KEY, "null"))
-        found = NearDuplicates(bits, num_bits, float(recall), float(precision), int(photos))
-        whole = type(bits) is int and 0 <= bits <= num_bits and photos > 0 and count > 0
-        return (found, str(fingerprint), int(count)) if whole and 0 <= recall <= 1 and 0 <= precision <= 1 else None
-    except (ValueError, TypeError, OverflowError, RecursionError):
+        bits, recall, precision, photos, fingerprint, count = _STORED.validate_json(about.get(KEY, "null"), strict=True)
+    except ValidationError:
         return None
+    found = NearDuplicates(bits, int(about.get("num_bits", 0)), recall, precision, photos)
+    return (found, fingerprint, count) if found.bits <= found.num_bits else None
 
 
-def _copies(store: PhotoStore, encoder: Encoder, ids_N: Ids, codes_NP: Bytes, sample: Ids) -> tuple[Distances, int]:
-    """The distance of every edited copy from its photo, and the number of photos that were edited."""
-    distances, edited = [np.empty(0, np.int32)], 0
-    with progress("measuring near-duplicates", min(EDITED, len(sample)), "photos") as counter:
-        for start in range(0, min(EDITED, len(sample)), AT_ONCE):
-            ids = sample[start : min(start + AT_ONCE, EDITED)]
-            pictures, rows = list[Image.Image](), list[int]()
-            for identity, photo in store.photos_of(ids.tolist()).items():
-                picture = _picture(photo, SIDE)
-                if picture is not None:
-                    pictures += [edit(picture) for edit in EDITS]
-                    rows += len(EDITS) * [int(np.searchsorted(ids_N, identity))]
-                    edited += 1
-            if pictures:
-                differing = encoder.run(_Pictures(pictures)) ^ codes_NP[rows]
-                distances.append(np.bitwise_count(differing).sum(axis=1, dtype=np.int32))
-            counter.add(len(ids))
-    return np.concatenate(distances), edited
+def _distances(store: PhotoStore, encoder: Encoder, ids_N: Ids, codes_NP: Bytes) -> tuple[Distances, Distances, int]:
+    """Distances of edited copies from their photos and of the nearest other photos; how many photos were edited.
 
-
-def _others(store: PhotoStore, ids_N: Ids, codes_NP: Bytes, sample: Ids) -> Distances:
-    """The distance of the nearest photo of another picture from each photo of the sample.
-
-    Left out are photos that cannot be read, and those whose CHECKED nearest ones all show the same picture.
+    Left out are photos that cannot be read; of the nearest ones, those that show the same picture.
     """
-    queries_sP = codes_NP[np.searchsorted(ids_N, sample)]
-    positions, distances = backends.nearest(codes_NP, queries_sP, min(CHECKED + 1, len(ids_N)))
-    others = []
-    for identity, near, away in zip(sample.tolist(), ids_N[positions].tolist(), distances.tolist(), strict=True):
-        photos = store.photos_of([identity, *near])
-        own = _grey(photos[identity])
-        if own is None:
-            continue
-        for other, distance in zip(near, away, strict=True):
-            same = photos[other].content == photos[identity].content  # as is the photo itself
-            if not same and not _same_picture(own, _grey(photos[other])):
-                others.append(distance)
-                break
-    return np.array(others, np.int32)
+    positions_s = np.searchsorted(ids_N, shuffled(ids_N, 0, CALIBRATION)[:COMPARED])
+    near, away = backends.nearest(codes_NP, codes_NP[positions_s], min(CHECKED + 1, len(ids_N)))
+    copies, others, edited = [np.empty(0, np.int32)], list[int](), 0
+    with progress("measuring near-duplicates", len(positions_s), "photos") as counter:
+        for position, near_ids, distances in zip(positions_s, ids_N[near].tolist(), away.tolist(), strict=True):
+            identity = int(ids_N[position])
+            photos = store.photos_of([identity, *near_ids])
+            picture = _picture(photos[identity], SIDE if edited < EDITED else THUMBNAIL)
+            if picture is not None:
+                if edited < EDITED:
+                    differing = encoder.run(_Pictures([edit(picture) for edit in EDITS])) ^ codes_NP[position]
+                    copies.append(np.bitwise_count(differing).sum(axis=1, dtype=np.int32))
+                    edited += 1
+                grey, content = _grey(picture), photos[identity].content
+                found = zip((photos[other] for other in near_ids), distances, strict=True)
+                different = (
+                    away for photo, away in found if photo.content != content and not _same_picture(grey, photo)
+                )
+                others += islice(different, 1)
+            counter.add(1)
+    return np.concatenate(copies), np.array(others, np.int32), edited
 
 
-def _grey(photo: Photo) -> NDArray[np.float64] | None:
-    """A photo as few grey pixels of mean 0 and sum of squares 1; None where it cannot be read."""
-    picture = _picture(photo, THUMBNAIL)
-    if picture is None:
-        return None
-    small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+def _grey(picture: Image.Image) -> NDArray[np.float64]:
+    """A picture as few grey pixels of mean 0 and sum of squares 1."""
+    small = _within(picture, THUMBNAIL).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     grey: NDArray[np.float64] = np.asarray(small, np.float64)
     grey = grey - grey.mean()
     return grey / max(1.0, float(np.linalg.norm(grey)))
 
 
-def _same_picture(one: NDArray[np.float64], other: NDArray[np.float64] | None) -> bool:
-    """Whether two photos show the same picture, or its mirror image."""
-    return other is not None and max((one * other).sum(), (one * other[:, ::-1]).sum()) >= SAME_PICTURE
+def _same_picture(grey: NDArray[np.float64], photo: Photo) -> bool:
+    """Whether a photo shows the same picture, or its mirror image."""
+    picture = _picture(photo, THUMBNAIL)
+    if picture is None:
+        return False
+    other = _grey(picture)
+    return bool(max((grey * other).sum(), (grey * other[:, ::-1]).sum()) >= SAME_PICTURE)
 
 
 def _picture(photo: Photo, side: int) -> Image.Image | None:
-    """A photo whose sides have at most ``side`` and 4 * ``side`` pixels; None where it cannot be read or is large."""
+    """A photo as in _within(); None where it cannot be read or is large."""
     try:
-        picture = decode_image(Path(photo.path), photo.path, side, MOST_BYTES)
+        return _within(decode_image(Path(photo.path), photo.path, side, MOST_BYTES), side)
     except UnreadableImage:
         return None
+
+
+def _within(picture: Image.Image, side: int) -> Image.Image:
+    """A picture whose sides have at most ``side`` and 4 * ``side`` pixels."""
     scale = min(1.0, side / min(picture.size), 4 * side / max(picture.size))
     return picture.resize([max(1, round(length * scale)) for length in picture.size], reducing_gap=2.0)
 

@@ -12,7 +12,7 @@ drops all that lies below an indexed folder.
 Work is committed every two seconds or so, in the order of the walk. Files that are gone are dropped last, so that a
 move is still recognised after a kill, and a resumed run ends in the rows of an uninterrupted one. Codes of another
 hasher are made in a file of their own beside the index (``INDEX.rebuild``), whose rows replace those of the index in
-one transaction: until then the index is as it was. One file, as each step must survive a kill at the next.
+one transaction: until then the index is as it was.
 """
 
 from __future__ import annotations
@@ -85,17 +85,17 @@ def update(
     if of_another and not rebuild:
         got = f"{encoder.path}, instead of {about.get('encoder_path', 'an unknown one')}"
         raise store.other_hasher(got, encoder.path)
-    if not of_another:
-        _describe(store, roots, encoder)
-        summary = _updated(store, roots, encoder, scan, verify, prune)
-        _delete_rebuild(store, encoder)
-        return summary
-    with contextlib.closing(_begun_rebuild(store, encoder)) as rebuilt:
-        _describe(rebuilt, roots, encoder)
-        summary = _updated(rebuilt, rebuilt.roots(), encoder, scan, verify, prune)
-    store.take_over(rebuilt.path)
+    with contextlib.closing(_begun_rebuild(store, encoder)) if of_another else contextlib.nullcontext(store) as target:
+        with target.writing():
+            target.describe(num_bits=str(encoder.num_bits), encoder=encoder.fingerprint, encoder_path=encoder.path)
+            target.put_roots(roots)
+        work = _Update(target, target.roots() if of_another else roots, encoder, scan, verify)
+        work.encode()
+        work.end(prune)
+    if of_another:
+        store.take_over(target.path)
     _delete_rebuild(store, encoder)
-    return summary
+    return work.summary
 
 
 def forget(store: PhotoStore, folders: Iterable[str | Path]) -> int:
@@ -128,12 +128,6 @@ def checked_roots(folders: Iterable[str | Path]) -> list[str]:
 def _absolute(folder: str | Path) -> str:
     # Unlike pathlib's, these keep links, and do not raise for "~nobody" or where access is denied.
     return os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111
-
-
-def _describe(store: PhotoStore, roots: Sequence[str], encoder: Encoder) -> None:
-    with store.writing():
-        store.describe(num_bits=str(encoder.num_bits), encoder=encoder.fingerprint, encoder_path=encoder.path)
-        store.put_roots(roots)
 
 
 def _begun_rebuild(store: PhotoStore, encoder: Encoder) -> PhotoStore:
@@ -185,66 +179,54 @@ def _unlink(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _updated(
-    store: PhotoStore, roots: Sequence[str], encoder: Encoder, scan: ScanConfig | None, verify: bool, prune: bool
-) -> Summary:
-    known = {photo.path: photo for photo in store.photos()}
-    files, unreadable, others = walk(roots, scan)
-    # A link that leads nowhere any more is a missing file: what it led to may lie on a disk that is not mounted.
-    files = [file for file in files if file.size >= 0 or not _has_code(known.get(file.path))]
-    absent = [root for root in store.roots() if not os.path.isdir(root)]  # noqa: PTH112
-    unreadable += [(root, "No such file or directory") for root in absent if root not in roots]
-    empty = [root for root in roots if root not in absent and _is_empty(root)]
-    unreadable += [(root, "it is empty") for root in empty if any(is_below(path, [root]) for path in known)]
-    summary = Summary(unreadable=unreadable, other_files=dict(others))
-    work = _Update(store, encoder, known, {file.path for file in files}, verify, summary)
-    waiting = [file for file in files if not work.is_unchanged(file)]
-    if waiting:
-        work.encode(waiting)
-    work.end([*roots, *absent], prune)
-    return summary
-
-
-@dataclasses.dataclass
 class _Update:
-    """One update: the photos that were known, by path, the paths that the walk found, and the summary so far."""
+    """One update: what the walk finds held against what is known, encoded, and ended."""
 
-    store: PhotoStore
-    encoder: Encoder
-    known: dict[str, Photo]
-    there: set[str]
-    verify: bool
-    summary: Summary
+    def __init__(
+        self, store: PhotoStore, roots: Sequence[str], encoder: Encoder, scan: ScanConfig | None, verify: bool
+    ) -> None:
+        self.store, self.encoder, self.verify = store, encoder, verify
+        self.known = known = {photo.path: photo for photo in store.photos()}
+        files, unreadable, others = walk(roots, scan)
+        # A link that leads nowhere any more is a missing file: what it led to may lie on a disk that is not mounted.
+        self.files = [file for file in files if file.size >= 0 or not _has_code(known.get(file.path))]
+        absent = [root for root in store.roots() if not os.path.isdir(root)]  # noqa: PTH112
+        unreadable += [(root, "No such file or directory") for root in absent if root not in roots]
+        empty = [root for root in roots if root not in absent and _is_empty(root)]
+        unreadable += [(root, "it is empty") for root in empty if any(is_below(path, [root]) for path in known)]
+        self.summary = Summary(unreadable=unreadable, other_files=dict(others))
+        self._roots = [*roots, *absent]
+        # Photos that the walk did not find: by path; by content; and of a content that was found elsewhere, those that
+        # are missing, and the others by the path to which links lead.
+        self._unseen = {path: known[path] for path in sorted(known.keys() - {file.path for file in self.files})}
+        self._lost = defaultdict[bytes | None, list[Photo]](list)
+        for photo in reversed(self._unseen.values()):
+            self._lost[photo.content].append(photo)
+        self._split: dict[bytes, tuple[list[Photo], dict[str, Photo]]] = {}
 
-    def __post_init__(self) -> None:
-        self._moved = set[str]()  # paths that photos had before
-        # By content: the photos that the walk did not find; those of them that are missing, by path, once asked for.
-        self._unseen: defaultdict[bytes | None, list[Photo]] = defaultdict(list)
-        for path in sorted(self.known.keys() - self.there, reverse=True):
-            self._unseen[self.known[path].content].append(self.known[path])
-        self._missing: dict[bytes, list[Photo]] = {}
-        self._links: dict[bytes, dict[str, Photo]] = {}  # the others, by the path to which links lead
-
-    def is_unchanged(self, file: FoundFile) -> bool:
+    def _is_unchanged(self, file: FoundFile) -> bool:
         """Whether the stored size and time are the file's; if so, it is counted."""
         photo = self.known.get(file.path)
         # A file that could not be opened is tried again: new permissions change neither size nor time.
         if self.verify or photo is None or photo.content is None or photo.failure == WAITING:
             return False
-        if (photo.size, photo.changed_ns) != (file.size, file.changed_ns):
+        if photo[1:4] != file:
             return False
         self._count(photo, photo)
         return True
 
-    def encode(self, files: Sequence[FoundFile]) -> None:
-        """Read and commit these files, in batches that take about COMMIT_SECONDS each."""
+    def encode(self) -> None:
+        """Read and commit the files that have changed, in batches that take about COMMIT_SECONDS each."""
+        files = [file for file in self.files if not self._is_unchanged(file)]
         done, size = 0, FIRST_BATCH
+        if not files:
+            return
         with progress("indexing", len(files), "photos") as counter:
             while done < len(files):
                 began = time.monotonic()
                 batch = files[done : done + size]
                 try:
-                    self.commit(batch)
+                    self._commit(batch)
                 except DistilhashError as error:
                     kept = f"{done:,} of {len(files):,} photos are kept, and the same command goes on"
                     raise DistilhashError(error.what, error.got, f"{error.fix}; {kept}".lstrip("; ")) from error
@@ -253,49 +235,46 @@ class _Update:
                 seconds = max(time.monotonic() - began, 1e-3)
                 size = int(np.clip(size * COMMIT_SECONDS / seconds, 1, min(2 * size, LARGEST_BATCH)))
 
-    def commit(self, files: Sequence[FoundFile]) -> None:
+    def _commit(self, files: Sequence[FoundFile]) -> None:
         """Read these files and store the outcome in one transaction."""
         found = [self._read(file) for file in files]
         to_encode = [i for i, (_, _, is_new) in enumerate(found) if is_new]
-        encoded = self.encoder.encode([files[i].path for i in to_encode])
-        rows = {i: row for row, i in enumerate(to_encode)}
-        next_id = self.store.next_id()
-        kept, withdrawn, ids, picked = list[Photo](), list[int](), list[int](), list[int]()
+        packed, failures = self.encoder.encode([files[i].path for i in to_encode])
+        row_of, next_id = {i: row for row, i in enumerate(to_encode)}, self.store.next_id()
+        kept, withdrawn, coded = list[Photo](), list[int](), dict[int, int]()  # coded: row of the codes by id
         for i, file in enumerate(files):
-            (photo, old, _), row = found[i], rows.get(i)
+            photo, old, is_new = found[i]
             if photo.content is None and _has_code(old):  # what cannot be read just now keeps its code
                 self._count(photo, old)
                 continue
             if _stat(file.path) != file:
                 self.summary.unsettled += 1
                 continue
-            if row is not None and row in encoded.failures:
-                photo, row = photo._replace(failure=encoded.failures[row]), None
+            if is_new and row_of[i] in failures:
+                photo = photo._replace(failure=failures[row_of[i]])
             if not photo.id:
                 photo, next_id = photo._replace(id=next_id), next_id + 1
             kept.append(photo)
-            if row is not None:
-                ids.append(photo.id)
-                picked.append(row)
-            if old is not None and old.failure is None and (row is not None or photo.failure is not None):
+            if is_new and photo.failure is None:
+                coded[photo.id] = row_of[i]
+            if _has_code(old) and (photo.id in coded or photo.failure is not None):
                 withdrawn.append(photo.id)
-            if old is not None and old.path != photo.path:
-                self._moved.add(old.path)
+            if old is not None:
+                self._unseen.pop(old.path, None)
             self._count(photo, old)
         with self.store.writing():
             self.store.withdraw(np.array(withdrawn, np.int64))
             self.store.put_photos(kept)
-            if ids:
-                self.store.append(np.array(ids, np.int64), encoded.packed[picked])
+            self.store.append(np.array([*coded], np.int64), packed[[*coded.values()]])
 
-    def end(self, roots: Sequence[str], prune: bool) -> None:
-        """List the photos below these folders that are missing or left out, drop what is to be, and tidy up."""
+    def end(self, prune: bool) -> None:
+        """List the photos below the folders that are missing or left out, drop what is to be, and tidy up."""
         unsure = [folder for folder, _ in self.summary.unreadable]
         dropped = []
-        for path in sorted(self.known.keys() - self.there - self._moved):
-            if not is_below(path, roots):
+        for path, photo in self._unseen.items():
+            if not is_below(path, self._roots):
                 continue
-            photo, missing = self.known[path], is_missing(path)
+            missing = is_missing(path)
             sure = not is_below(path, unsure) and (not missing or _was_deleted(path))
             if sure and (prune or (missing and photo.failure not in (None, WAITING))):  # without a code nothing is lost
                 dropped.append(photo)
@@ -303,10 +282,9 @@ class _Update:
                 self.summary.missing.append(path)
             elif sure:
                 self.summary.passed_over.append(path)
-        gone = [root for root in roots if not os.path.isdir(root)]  # noqa: PTH112
-        if gone:
-            left = [photo.path for photo in self.store.photos()]
-            gone = [root for root in gone if not any(is_below(path, [root]) for path in left)]
+        gone = [root for root in self._roots if not os.path.isdir(root)]  # noqa: PTH112
+        left = [photo.path for photo in self.store.photos()] if gone else []
+        gone = [root for root in gone if not any(is_below(path, [root]) for path in left)]
         if dropped or gone:
             with self.store.writing():
                 self.store.drop_photos(dropped)
@@ -330,14 +308,12 @@ class _Update:
 
     def _moved_here(self, path: str, content: bytes) -> Photo | None:
         """The photo that this file was: one of its content that is gone, or that links lead to the same file."""
-        if content not in self._missing:
-            unseen = {photo: is_missing(photo.path) for photo in self._unseen[content]}
-            self._missing[content] = [photo for photo, missing in unseen.items() if missing]
-            self._links[content] = {os.path.realpath(photo.path): photo for photo, gone in unseen.items() if not gone}
-        linked = self._links[content].pop(os.path.realpath(path), None)
-        if linked is not None or not self._missing[content]:
-            return linked
-        return self._missing[content].pop()
+        if content not in self._split:
+            missing = {photo: is_missing(photo.path) for photo in self._lost[content]}
+            linked = {os.path.realpath(photo.path): photo for photo, gone in missing.items() if not gone}
+            self._split[content] = [photo for photo, gone in missing.items() if gone], linked
+        lost, links = self._split[content]
+        return links.pop(os.path.realpath(path), None) or (lost.pop() if lost else None)
 
     def _count(self, photo: Photo, old: Photo | None) -> None:
         if photo.failure is not None:
