@@ -1,14 +1,12 @@
 """What a folder holds and what it lacks, before anything is trained on it: ``distilhash check``.
 
-Every image is decoded once. Lists are read and splits are drawn by the functions that training uses, so that both
+Every image is decoded once. Images are opened and splits are drawn by the functions that training uses, so that both
 refuse the same data.
-
-Shapes: N images, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,9 @@ from numpy.typing import NDArray
 
 from distilhash.config import ScanConfig
 from distilhash.data.cifar10 import load_cifar10
-from distilhash.data.folders import (
-    FolderSource,
-    Listed,
-    Walk,
-    checked_folder,
-    list_files,
-    listed_files,
-    read_lists,
-    told_others,
-    walk,
-)
+from distilhash.data.folders import FolderSource, ListSource, checked_folder, list_files, told_others
 from distilhash.data.loading import LISTED, split_of
-from distilhash.data.sources import DIGEST_BYTES, FileSource, Labels, Subset, find_unreadable, keys_of
-from distilhash.data.splits import list_split
+from distilhash.data.sources import ImageSource, Subset, find_unreadable, first_copies
 from distilhash.errors import DistilhashError
 
 # NUS-WIDE-21, as the published comparisons split it: 100 query and 500 training images for each of 21 concepts.
@@ -52,187 +39,134 @@ def inspect_images(images: str | Path, scan: ScanConfig | None = None) -> dict[s
     Raises:
         DistilhashError: there is no folder.
     """
-    found: dict[str, Any] = {"parts": [], "label_columns": 0, "overlaps": {}, "copies": {}}
-    found |= {"missing": [], "unreadable": [], "problems": [], "notes": [], "unlistable": [], "other_files": {}}
-    if images == "cifar10":
-        source = load_cifar10()
-        found |= {"kind": "cifar10", "parts": [_part("all", len(source))], "label_columns": len(source.class_names)}
-    else:
-        root = checked_folder(images)
-        found |= _check_lists(root) if list_files(root) else _check_folder(root, scan)
-    return found | {
-        "images": str(images),
-        "ready": not found["problems"],
-        "missing": found["missing"][:LISTED],
-        "unreadable": [{"image": name, "reason": reason} for name, reason in found["unreadable"][:LISTED]],
-        "problems": [problem.removesuffix(".") for problem in found["problems"]],
-        "notes": [note.removesuffix(".") for note in found["notes"]],
-    }
-
-
-def _check_lists(root: Path) -> dict[str, Any]:
+    kind = "cifar10" if images == "cifar10" else "list files" if list_files(checked_folder(images)) else "folder"
+    found: dict[str, Any] = {"images": str(images), "kind": kind, "parts": [], "label_columns": 0, "overlaps": {}}
+    found |= {"copies": {}, "missing": [], "unreadable": [], "unlistable": [], "other_files": {}}
+    found |= {"problems": [], "notes": []}
     try:
-        listed = read_lists(root)
+        source = _opened(images, scan, found)
+        readable = _count_parts(source, found)
+        if len(readable):
+            _count_copies(Subset(source, readable), found)
+        if not found["problems"]:  # whatever else the split would refuse
+            split_of(Subset(source, readable), images, "cifar10", 0, None, needed=True)
     except DistilhashError as error:
-        return {"kind": "list files", "problems": [str(error)]}
-    files = listed_files(root, listed)
-    missing_N = np.array([file is None for file in files])
-    readable_N = np.zeros(len(files), bool)
-    digests_N16 = np.zeros((len(files), DIGEST_BYTES), np.uint8)
-    unreadable: list[tuple[str, str]] = []
-    present = [file.path for file in files if file is not None]
-    if present:
-        names = [path for path, file in zip(listed.paths, files, strict=True) if file is not None]
-        source = FileSource(present, names, None, [])
-        report = find_unreadable(source)
-        digests_N16[~missing_N] = source.digests
-        readable_N[np.flatnonzero(~missing_N)[report.readable]] = True
-        unreadable = report.unreadable
-    counts = [
-        listed.among(chosen_N)
-        for chosen_N in (missing_N, ~missing_N & ~readable_N, listed.labels.sum(axis=1) == 0, readable_N)
-    ]
-    parts = [_part(name, len(listed.lists[name]), *(count[name] for count in counts[:3])) for name in listed.lists]
-    overlaps, problems = _overlaps(listed)
-    columns = listed.labels.shape[1]
-    if missing_N.any():
-        fix = f"fetch them from the authors' page, {NUS_WIDE_PAGE}" if columns == NUS_WIDE_COLUMNS else "fetch them"
-        problems.append(
-            f"{int(missing_N.sum()):,} of {len(files):,} images are missing; {fix}, or take their lines out"
-        )
-    problems += [f"no image of {name} can be read" for name, count in counts[3].items() if not count]
-    copies, copied, notes = _copies(
-        np.flatnonzero(readable_N), digests_N16, listed.paths, listed.labels, listed.lists,
-    )  # fmt: skip
-    problems += copied
-    if not problems:  # whatever else the split would refuse
-        place = np.cumsum(readable_N) - 1
-        kept = {name: place[indices[readable_N[indices]]] for name, indices in listed.lists.items()}
-        problems = _refusal(lambda: list_split(kept, int(readable_N.sum())))
-    return {
-        "kind": "list files", "parts": parts, "label_columns": columns, "overlaps": overlaps, "copies": copies,
-        "problems": problems,
-        "missing": [path for path, gone in zip(listed.paths, missing_N, strict=True) if gone],
-        "unreadable": unreadable, "notes": _notes(listed, parts) + notes,
-    }  # fmt: skip
+        found["problems"].append(str(error).removesuffix("."))
+    return found | {"ready": not found["problems"]}
 
 
-def _check_folder(root: Path, scan: ScanConfig | None) -> dict[str, Any]:
-    try:
-        source = FolderSource(root, None, certain=True, scan=scan)
-    except DistilhashError as error:
-        return {"kind": "folder", "problems": [str(error)], **_left_out(walk([str(root)], scan))}
-    report = find_unreadable(source)
-    kind, problems = "class folders", list[str]()
-    notes = [f"the folder {folder} cannot be listed: {reason}" for folder, reason in source.found.unreadable]
-    notes += [told_others(source.found.others)] * bool(source.found.others)
+def _opened(images: str | Path, scan: ScanConfig | None, found: dict[str, Any]) -> ImageSource:
+    """The images as training opens them; but of lists also those that are missing."""
+    if found["kind"] == "cifar10":
+        return load_cifar10()
+    if found["kind"] == "list files":
+        return ListSource(images, complete=False)
+    source = FolderSource(images, scan=scan)
+    found["unlistable"] = [{"folder": folder, "reason": reason} for folder, reason in source.found.unreadable]
+    found["other_files"] = dict(source.found.others)
+    source.read_labels(certain=True)
+    found["notes"] += [f"the folder {folder} cannot be listed: {why}" for folder, why in source.found.unreadable]
+    found["notes"] += [told_others(source.found.others)] * bool(source.found.others)
+    found["kind"] = "folder without labels" if source.labels is None else "class folders"
     if source.labels is None:
-        kind = "folder without labels"
-        why = _refusal(lambda: FolderSource(root, True, scan=scan))
-        notes.append(f"to distil only, as there are no labels: {why[0]}")
+        try:
+            source.read_labels(needed=True)
+        except DistilhashError as error:
+            found["notes"].append(f"to distil only, as there are no labels: {str(error).removesuffix('.')}")
     if source.lists:
-        kind = f"the parts of a split: {', '.join(sorted(source.lists))}; {kind}"
-    found: dict[str, Any] = {"parts": [_part("all", len(source), unreadable=len(report.unreadable))]}
+        found["kind"] = f"the parts of a split: {', '.join(sorted(source.lists))}; {found['kind']}"
+    return source
+
+
+def _count_parts(source: ImageSource, found: dict[str, Any]) -> NDArray[np.int64]:
+    """Count what each part lacks; the images that can be read."""
+    problems, notes = found["problems"], found["notes"]
+    report = find_unreadable(source)
+    readable_N = np.isin(np.arange(len(source)), report.readable)
+    missing_N, bare_N = np.zeros((2, len(source)), bool)
+    parts: Mapping[str, NDArray[np.int64]] = {"all": np.arange(len(source))}
+    if isinstance(source, ListSource):
+        missing_N, parts = source.missing_N, source.lists
+    labels = source.labels
+    if labels is not None and labels.ndim == 2:
+        bare_N = labels.sum(axis=1) == 0
+    counted = {"missing": missing_N, "unreadable": ~missing_N & ~readable_N, "without_label": bare_N}
+    for name, part in parts.items():
+        counts = {what: int(among_N[part].sum()) for what, among_N in counted.items()}
+        found["parts"].append({"part": name, "images": len(part), **counts})
+    missing = {name: None for name, gone in zip(source.names, missing_N, strict=True) if gone}
+    unreadable = [{"image": name, "reason": reason} for name, reason in report.unreadable if name not in missing]
+    found |= {
+        "label_columns": len(source.class_names),
+        "missing": [*missing][:LISTED],
+        "unreadable": unreadable[:LISTED],
+    }
+    if isinstance(source, ListSource):
+        _compare_lists(source, found)
+    problems += [f"no image of {name} can be read" for name, part in source.lists.items() if not readable_N[part].any()]
     if not len(report.readable):
-        return found | {"kind": kind, "problems": ["none of the images can be read"], "unreadable": report.unreadable}
-    kept = Subset(source, report.readable)
-    if source.labels is not None:
-        empty = sorted(set(source.class_names) - {source.class_names[c] for c in np.unique(np.asarray(kept.labels))})
-        notes += [f"no image of class {name} can be read: training would go on without it" for name in empty]
-    found["copies"], problems, copied = _copies(
-        report.readable, source.digests, source.names, source.labels, source.lists
-    )
-    if not problems:
-        problems = _refusal(lambda: split_of(kept, root, "", 0, None, needed=True))
-    return found | {
-        "kind": kind, "label_columns": len(source.class_names), "problems": problems, "unreadable": report.unreadable,
-        "notes": notes + copied, **_left_out(source.found),
-    }  # fmt: skip
+        problems.append("none of the images can be read")
+    if labels is not None and labels.ndim == 1:
+        lost = np.setdiff1d(labels, labels[report.readable]).tolist()
+        notes += [
+            f"no image of class {source.class_names[c]} can be read: training would go on without it" for c in lost
+        ]
+    return report.readable
 
 
-def _copies(
-    readable: NDArray[np.int64], digests: NDArray[np.uint8], names: Sequence[str], labels: Labels,
-    lists: Mapping[str, NDArray[np.int64]],
-) -> tuple[dict[str, int], list[str], list[str]]:  # fmt: skip
-    """Readable images that hold the same as another one: counts, problems and notes."""
-    keys = keys_of(digests)
-    _, first, copies = np.unique(keys[readable], return_index=True, return_inverse=True)
-    first_N = np.arange(len(keys))
-    first_N[readable] = readable[first[copies.ravel()]]
-    counts, problems, notes = dict[str, int](), list[str](), list[str]()
-
-    def pairs(what: str, copied: NDArray[np.int64], originals: NDArray[np.int64]) -> str:
-        counts[what] = len(copied)
-        return f"{len(copied):,} {what}, such as {names[copied[0]]} ({names[originals[0]]})" if len(copied) else ""
-
-    for part in ("train", "validation", "database"):
-        if "test" not in lists or part not in lists:
-            continue
-        queries, others = (np.intersect1d(lists[name], readable) for name in ("test", part))
-        place = {int(first_N[i]): int(i) for i in others}
-        shared = np.array([i for i in queries if place.get(int(first_N[i]), i) != i], np.int64)
-        said = pairs(f"queries have a copy in {part}", shared, np.array([place[int(first_N[i])] for i in shared]))
-        if said and part == "database":
-            notes.append(f"{said}: a copy is found at distance 0")
-        elif said:
-            problems.append(f"{said}; a query must not be seen before: take one of the two out")
-    copied = np.flatnonzero(first_N != np.arange(len(keys)))
-    said = pairs("images are copies of another", copied, first_N[copied])
-    if said:
-        notes.append(said + ("" if lists else "; a drawn split keeps copies together"))
-    if labels is not None:
-        differ = np.array([i for i in copied if np.any(labels[i] != labels[first_N[i]])], np.int64)
-        said = pairs("images are copies of one with other labels", differ, first_N[differ])
-        notes += [said] if said else []
-    return counts, problems, notes
-
-
-def _left_out(found: Walk) -> dict[str, Any]:
-    unlistable = [{"folder": folder, "reason": reason} for folder, reason in found.unreadable]
-    return {"unlistable": unlistable, "other_files": dict(found.others)}
-
-
-def _overlaps(listed: Listed) -> tuple[dict[str, int], list[str]]:
-    """Images that two lists share, by "train in test" and so on; and a sentence where they must share none."""
-    overlaps, problems = {}, []
+def _compare_lists(source: ListSource, found: dict[str, Any]) -> None:
+    """What lists share, and what is to be said of those of NUS-WIDE and of queries without a label."""
+    problems, notes, columns = found["problems"], found["notes"], found["label_columns"]
     for part, whole in (("train", "database"), ("train", "test"), ("database", "test")):
-        shared = np.intersect1d(listed.lists[part], listed.lists[whole])
-        overlaps[f"{part} in {whole}"] = len(shared)
+        shared = np.intersect1d(source.lists[part], source.lists[whole])
+        found["overlaps"][f"{part} in {whole}"] = len(shared)
         if whole == "test" and len(shared):
             problems.append(
-                f"{len(shared):,} images of {part} are in test, too, such as {listed.paths[shared[0]]}; a query must "
+                f"{len(shared):,} images of {part} are in test, too, such as {source.names[shared[0]]}; a query must "
                 "not be seen before: take it out of one of the two"
             )
-    return overlaps, problems
-
-
-def _notes(listed: Listed, parts: Sequence[dict[str, Any]]) -> list[str]:
-    notes = []
-    columns = listed.labels.shape[1]
+    missing = int(source.missing_N.sum())
+    if missing:
+        fix = f"fetch them from the authors' page, {NUS_WIDE_PAGE}" if columns == NUS_WIDE_COLUMNS else "fetch them"
+        problems.append(f"{missing:,} of {len(source):,} images are missing; {fix}, or take their lines out")
     if columns == NUS_WIDE_COLUMNS:
-        counts = {part["part"]: part["images"] for part in parts}
-        as_published = all(counts[name] == count for name, count in NUS_WIDE_COUNTS.items())
+        as_published = all(len(source.lists[name]) == count for name, count in NUS_WIDE_COUNTS.items())
         wanted = " and ".join(f"{count:,} in {name}" for name, count in NUS_WIDE_COUNTS.items())
         notes.append(
             f"{columns} columns are those of NUS-WIDE-21, web photographs with their 21 most frequent concepts: "
             f"published with {wanted}, {'as here' if as_published else 'which these lists do not have'}"
         )
-    unlabelled = sum(part["without_label"] for part in parts if part["part"] == "test")
-    if unlabelled:
-        notes.append(f"{unlabelled:,} queries have no label: nothing is relevant to them, and they count as 0")
-    return notes
+    bare = sum(part["without_label"] for part in found["parts"] if part["part"] == "test")
+    if bare:
+        notes.append(f"{bare:,} queries have no label: nothing is relevant to them, and they count as 0")
 
 
-def _refusal(draw: Callable[[], object]) -> list[str]:
-    """The sentence with which a split is refused, if it is."""
-    try:
-        draw()
-    except DistilhashError as error:
-        return [str(error).removesuffix(".")]
-    return []
+def _count_copies(source: ImageSource, found: dict[str, Any]) -> None:
+    """Count the images of a source that hold the same as another one."""
+    first_N = first_copies(source.digests)
 
+    def said(what: str, pairs: list[tuple[int, int]]) -> list[str]:
+        found["copies"][what] = len(pairs)
+        return [
+            f"{len(pairs):,} {what}, such as {source.names[one]} ({source.names[other]})" for one, other in pairs[:1]
+        ]
 
-def _part(name: str, images: int, missing: int = 0, unreadable: int = 0, without_label: int = 0) -> dict[str, Any]:
-    return {
-        "part": name, "images": images, "missing": missing, "unreadable": unreadable, "without_label": without_label,
-    }  # fmt: skip
+    for part in ("train", "validation", "database"):
+        if not {"test", part} <= set(source.lists):
+            continue
+        place = {first_N[i]: i for i in source.lists[part]}
+        queries = np.sort(source.lists["test"])
+        shared = [(i, place[first_N[i]]) for i in queries if place.get(first_N[i], i) != i]
+        sentences = said(f"queries have a copy in {part}", shared)
+        if part == "database":
+            found["notes"] += [f"{sentence}: a copy is found at distance 0" for sentence in sentences]
+        else:
+            fix = "a query must not be seen before: take one of the two out"
+            found["problems"] += [f"{sentence}; {fix}" for sentence in sentences]
+    copied = [(i, first) for i, first in enumerate(first_N) if i != first]
+    kept_together = "" if source.lists else "; a drawn split keeps copies together"
+    found["notes"] += [sentence + kept_together for sentence in said("images are copies of another", copied)]
+    labels = source.labels
+    if labels is not None:
+        differ = [(i, first) for i, first in copied if np.any(labels[i] != labels[first])]
+        found["notes"] += said("images are copies of one with other labels", differ)

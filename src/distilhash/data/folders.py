@@ -1,27 +1,20 @@
 """Images that are files, below a folder or named by list files; one file, as photos and training find them by one walk.
 
-The walk lists and stats, and opens only files without an ending, which their first bytes tell. Links are followed and
-each real folder is visited once, so a loop of links ends.
-
 A folder is read as what its folders say: classes; or the parts of a split (train, val and test, or query, gallery and
 train), with the classes below them; or nothing, where all images lie in it directly. Whatever is in doubt is told, and
 refused where labels matter, for a labelled set that is taken for an unlabelled one would be distilled on whole.
-
-List files have one ``path 0 1 0 ...`` a line, the form in which NUS-WIDE and its like are published. The three of a
-protocol lie in one folder, to which paths are relative; an image that two of them name is one image of the source.
 
 Shapes: N images, C classes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,12 +28,11 @@ from distilhash.errors import DistilhashError, refused
 from distilhash.progress import log
 
 LISTS = ("train.txt", "database.txt", "test.txt")
-# Names of folders that are a part of a split, such as "Train", "test_set" or "val2"; and the list that each stands for.
-_PART_FOLDERS = {
-    "train": r"train(?:ing)?", "validation": r"val(?:id(?:ation)?)?", "test": r"test(?:ing)?|query|queries",
-    "database": r"gallery|database",
-}  # fmt: skip
-_PART_ENDING = r"s?(?:[ _.-]?(?:set|data|images|split))?(?:[ _.-]?\d+)?"
+# A folder that is a part of a split, such as "Train", "test_set" or "val2"; the group is the list that it stands for.
+_PART = re.compile(
+    r"(?:(?P<train>train(?:ing)?)|(?P<validation>val(?:id(?:ation)?)?)|(?P<test>test(?:ing)?|query|queries)"
+    r"|(?P<database>gallery|database))s?(?:[ _.-]?(?:set|data|images|split))?(?:[ _.-]?\d+)?"
+)
 # What programs keep for themselves, in lower case: thumbnails, snapshots, bins.
 SKIPPED = frozenset({
     "__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin",
@@ -175,8 +167,8 @@ def _begins_as_image(path: str) -> bool:
 class FolderSource(FileSource):
     """The images of a folder and of all folders below it, in the order of their relative paths.
 
-    A folder below it that cannot be listed is left out, and is in ``found``. ``lists`` gives the indices of each part's
-    images where the folders are the parts of a split, as in ListSource.
+    A folder below it that cannot be listed is left out, and is in ``found``. Where the folders are the parts of a
+    split, ``lists`` gives the images of each.
 
     Args:
         root: the folder.
@@ -192,77 +184,121 @@ class FolderSource(FileSource):
     def __init__(
         self, root: str | Path, labelled: bool | None = False, *, certain: bool = False, scan: ScanConfig | None = None
     ) -> None:
-        root = checked_folder(root)
-        scan = scan or ScanConfig()
-        found = walk([str(root)], scan)
+        self.root, self.scan = checked_folder(root), scan or ScanConfig()
+        found = walk([str(self.root)], self.scan)
         if not found.files:
             why = [f"{folder} cannot be listed: {reason}" for folder, reason in found.unreadable[:1]]
             why += [told_others(found.others)] * bool(found.others)
             endings = f"known endings: {' '.join(sorted(EXTENSIONS))}"
             raise DistilhashError("a folder holds no images", "; ".join([str(root), *why]), endings)
-        paths = sorted((_name(root, file.path), file.path) for file in found.files)
+        paths = sorted((self._name(file.path), file.path) for file in found.files)
+        super().__init__([path for _, path in paths], [name for name, _ in paths])
         self.found = found._replace(files=[])
-        super().__init__([path for _, path in paths], [name for name, _ in paths], None, [])
-        self.lists: dict[str, NDArray[np.int64]] = {}
-        if labelled is False:
-            return
+        if labelled is not False:
+            self.read_labels(needed=bool(labelled), certain=certain)
+
+    def read_labels(self, *, needed: bool = False, certain: bool = False) -> None:
+        """Take the folders for classes or parts: in any case where that is ``needed``, else where they can be."""
         try:
-            self.lists = _parts_of(root, self.names)
+            self.lists = self._parts()
             level = 1 if self.lists else 0  # of the folders that are classes
-            if labelled or any(name.count("/") > level for name in self.names):
-                least = 2 if labelled or certain else 1  # a gallery's queries may all be of one class
-                self.labels, self.class_names = _classes_of(root, self.names, level, scan, least)
+            if needed or any(name.count("/") > level for name in self.names):
+                # A gallery's queries may all be of one class.
+                self.labels, self.class_names = self._classes(level, 2 if needed or certain else 1)
         except DistilhashError as error:
-            if labelled or (certain and not self.lists):  # parts say enough to leave the queries out
+            if needed or (certain and not self.lists):  # parts say enough to leave the queries out
                 raise
             log.warning("no labels are read: %s", error)
 
+    def _name(self, path: str) -> str:
+        """A path relative to the root, with "/"."""
+        return _escaped(path[len(os.path.join(self.root, "")) :].replace(os.sep, "/"))  # noqa: PTH118
+
+    def _parts(self) -> dict[str, NDArray[np.int64]]:
+        """The images of each part, where the folders just below the root are the parts of a split; else none."""
+        tops = [name.partition("/")[0] if "/" in name else "" for name in self.names]
+        matches = {top: _PART.fullmatch(top.lower()) for top in sorted(set(tops))}
+        folders = {top: str(match.lastgroup) for top, match in matches.items() if match}
+        others = [top or "loose images" for top, match in matches.items() if not match]
+        deep = any(top in folders and name.count("/") > 1 for top, name in zip(tops, self.names, strict=True))
+        if folders and others and (len(folders) > 1 or deep or "" in matches):
+            beside = f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}"
+            raise DistilhashError(
+                "a folder holds either the parts of a split or classes",
+                f"{', '.join(folders)} beside {beside} in {self.root}",
+                "move one of the two away, or distil with --unlabelled",
+            )
+        of_one_kind = len(folders) > 1 and len({re.sub(r"[ _.-]?\d+$", "", folder) for folder in folders}) == 1
+        if folders and (others or of_one_kind):
+            log.warning("read as classes, not as parts of a split: %s in %s", ", ".join(folders), self.root)
+            return {}
+        if len(set(folders.values())) < len(folders):
+            got = f"{', '.join(folders)} in {self.root}"
+            raise DistilhashError("two folders stand for one part of the split", got, "join them")
+        return {part: np.flatnonzero([top == folder for top in tops]) for folder, part in folders.items()}
+
+    def _classes(self, level: int, least: int) -> tuple[NDArray[np.int64], list[str]]:
+        """(N,) classes and their names: the folders just below the root, or below its parts, which is level 1."""
+        loose = [name for name in self.names if name.count("/") <= level]
+        if loose:
+            raise DistilhashError(
+                "in a labelled folder every image lies in the folder of its class",
+                f"{len(loose)} images beside the class folders in {self.root}, such as {loose[0]}",
+                "move them into class folders or away, or distil with --unlabelled",
+            )
+        class_names, classes_N = np.unique([name.split("/")[level] for name in self.names], return_inverse=True)
+        if level == 0:
+            passes = passing_over(str(self.root), self.scan)
+            paths = [os.path.join(self.root, name) for name in os.listdir(self.root)]  # noqa: PTH118, PTH208
+            folders = [path for path in paths if os.path.isdir(path) and not passes(path)]  # noqa: PTH112
+            empty = sorted({self._name(path) for path in folders}.difference(class_names.tolist()))
+            if empty:
+                closed = {self._name(folder): f" (cannot be listed: {why})" for folder, why in self.found.unreadable}
+                where = f"{', '.join(name + closed.get(name, '') for name in empty[:3])} in {self.root}"
+                fix = "fill it, give access to it, or leave it out with --exclude"
+                raise DistilhashError("a class folder holds no images", where, fix)
+        if len(class_names) < least:
+            raise DistilhashError(
+                "a labelled folder needs images in two class folders or more",
+                f"only {str(class_names[0])!r} in {self.root}",
+                "name the folder inside, if that holds the classes, or distil with --unlabelled",
+            )
+        return classes_N.astype(np.int64), class_names.tolist()
+
 
 class ListSource(FileSource):
-    """The images that the list files of a folder name, with their labels.
+    """The images that the list files of a folder name, with their labels: ``path 0 1 0 ...`` a line, as in NUS-WIDE.
 
-    ``lists`` gives the indices of each list's images, in the order of its lines, by the list's name without ending.
-    Labels are (N, C) uint8, or (N,) int64 classes where every line has exactly one 1.
+    Paths are relative to the folder. ``lists`` gives the images of each list, in the order of its lines; an image that
+    two of them name is one image of the source. Labels are (N, C) uint8, or (N,) int64 classes where every line has
+    exactly one 1.
+
+    Args:
+        root: the folder.
+        complete: whether an image that is not there is an error.
 
     Raises:
         DistilhashError: with the file and line, or with the images that are not there.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, complete: bool = True) -> None:
         root = checked_folder(root)
-        listed = read_lists(root)
-        files = listed_files(root, listed)
-        present = [file for file in files if file is not None]
-        if len(present) < len(files):
-            missing = [path for path, file in zip(listed.paths, files, strict=True) if file is None]
-            by_list = listed.among(np.array([file is None for file in files]))
-            counts = ", ".join(f"{count:,} in {name}" for name, count in by_list.items() if count)
+        digits, lists = _read_lists(root)
+        super().__init__([os.path.join(root, path) for path in digits], list(map(_escaped, digits)))  # noqa: PTH118
+        place = {path: index for index, path in enumerate(digits)}
+        self.lists = {name: np.array([place[path] for path in paths], np.int64) for name, paths in lists.items()}
+        labels_NC = np.frombuffer("".join(digits.values()).encode(), np.uint8).reshape(len(digits), -1) - ord("0")
+        self.labels = labels_NC.argmax(axis=1) if (labels_NC.sum(axis=1) == 1).all() else labels_NC
+        self.class_names = [str(c) for c in range(labels_NC.shape[1])]
+        self.missing_N = np.array([not os.path.isfile(path) for path in self.paths])  # noqa: PTH113
+        missing = [name for name, gone in zip(self.names, self.missing_N, strict=True) if gone]
+        if missing and complete:
+            counts = ", ".join(f"{self.missing_N[part].sum():,} in {name}" for name, part in self.lists.items())
             raise DistilhashError(
                 "the list files name images that are not there",
-                f"{len(missing)} of {len(files)} missing under {root}: {', '.join(missing[:3])}",
+                f"{len(missing)} of {len(self)} missing under {root}: {', '.join(missing[:3])}",
                 f"put them there or take the lines out ({counts}); distilhash check {root} counts them",
             )
-        labels_NC = listed.labels
-        one_hot = bool((labels_NC.sum(axis=1) == 1).all())
-        class_names = [str(c) for c in range(labels_NC.shape[1])]
-        super().__init__(
-            [file.path for file in present], list(map(_escaped, listed.paths)),
-            labels_NC.argmax(axis=1) if one_hot else labels_NC, class_names,
-        )  # fmt: skip
-        self.lists = listed.lists
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Listed:
-    """What the list files of a folder say; nothing of it has been looked for on the disk."""
-
-    paths: list[str]  # N, relative, each image once
-    labels: NDArray[np.uint8]  # (N, C) of 0/1
-    lists: dict[str, NDArray[np.int64]]  # by the list's name without ending: its images, in the order of its lines
-
-    def among(self, chosen_N: NDArray[np.bool_]) -> dict[str, int]:
-        """How many images of each list are among the chosen ones."""
-        return {name: int(chosen_N[indices].sum()) for name, indices in self.lists.items()}
 
 
 def checked_folder(root: str | Path) -> Path:
@@ -287,8 +323,8 @@ def list_files(root: str | Path) -> dict[str, Path]:
     return found
 
 
-def read_lists(root: str | Path) -> Listed:
-    """Read the list files of a folder. Raises DistilhashError with the file and line, or where one is missing."""
+def _read_lists(root: Path) -> tuple[dict[str, str], dict[str, dict[str, None]]]:
+    """The labels of each path, as "010", and the paths of each list by its name without ending; in order."""
     found = list_files(root)
     missing = [name for name in LISTS if name not in found]
     if missing:
@@ -296,11 +332,10 @@ def read_lists(root: str | Path) -> Listed:
         fix = "add what is missing, or take the others away"
         raise DistilhashError("a folder with list files needs train.txt, database.txt and test.txt", got, fix)
     labels_of: dict[str, str] = {}
-    position: dict[str, int] = {}
-    lists: dict[str, NDArray[np.int64]] = {}
+    lists: dict[str, dict[str, None]] = {}
     columns = 0
     for name in LISTS:
-        listed: dict[str, None] = {}
+        listed = lists[Path(name).stem] = {}
         for path, labels, where in _lines(found[name]):
             columns = columns or len(labels)
             if len(labels) != columns:
@@ -309,25 +344,13 @@ def read_lists(root: str | Path) -> Listed:
             if path in listed:
                 raise DistilhashError("a list names one image twice", f"{path} in {where}", "take one line out")
             listed[path] = None
-            position.setdefault(path, len(position))
             if labels_of.setdefault(path, labels) != labels:
                 raise DistilhashError("two lists give one image different labels", f"{path} in {where}")
         if not listed:
             raise DistilhashError("a list file is empty", str(found[name]))
-        lists[Path(name).stem] = np.array([position[path] for path in listed], np.int64)
     if columns < 2:
         raise DistilhashError("list files need two label columns or more", f"{columns} in {root}")
-    digits = np.frombuffer("".join(labels_of.values()).encode(), np.uint8)
-    return Listed(paths=list(labels_of), labels=digits.reshape(-1, columns) - ord("0"), lists=lists)
-
-
-def listed_files(root: str | Path, listed: Listed) -> list[FoundFile | None]:
-    """The file of each listed image (N); None where there is none."""
-    paths = [os.path.join(root, path) for path in listed.paths]  # noqa: PTH118
-    return [
-        FoundFile.of(path, status) if status and stat.S_ISREG(status.st_mode) else None
-        for path, status in zip(paths, map(_status, paths), strict=True)
-    ]
+    return labels_of, lists
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
@@ -342,9 +365,7 @@ def _lines(file: Path) -> Iterator[tuple[str, str, str]]:
         if not line:
             continue
         where = f"line {number} of {file}"
-        match = _LINE.fullmatch(line)
-        if match is None:
-            match = _PLAIN_LINE.fullmatch(line)
+        match = _LINE.fullmatch(line) or _PLAIN_LINE.fullmatch(line)
         if match is None or _ending(match[1]) not in ("", *EXTENSIONS):
             raise DistilhashError("a list line must begin with the path of an image", f"{line[:80]!r} in {where}")
         labels = (match[2] or "").split()
@@ -366,81 +387,6 @@ def _inside(text: str, where: str) -> str:
     return "/".join(parts)
 
 
-def _name(root: Path, path: str) -> str:
-    """The path below the root, with "/"."""
-    return _escaped(path[len(os.path.join(root, "")) :].replace(os.sep, "/"))  # noqa: PTH118
-
-
 def _escaped(name: str) -> str:
     """The name with any byte that is not UTF-8 escaped."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _parts_of(root: Path, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """The indices of each part's images where the folders just below the root are the parts of a split; else none."""
-    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
-    parts = ((top, _part_of(top)) for top in sorted(set(tops)))
-    folders = {top: part for top, part in parts if part is not None}
-    others = sorted(set(tops).difference(folders))
-    if not folders:
-        return {}
-    if not others and len(folders) > 1 and len({re.sub(r"[ _.-]?\d+$", "", folder) for folder in folders}) == 1:
-        log.warning("the folders %s are read as classes, not as one part of a split", ", ".join(folders))
-        return {}
-    if others:
-        deep = any(top in folders and name.count("/") > 1 for top, name in zip(tops, names, strict=True))
-        if len(folders) > 1 or deep or "" in others:
-            beside = f"{', '.join(other or 'loose images' for other in others[:3])}{', ...' if len(others) > 3 else ''}"
-            raise DistilhashError(
-                "a folder holds either the parts of a split or classes",
-                f"{', '.join(folders)} beside {beside} in {root}",
-                "move one of the two away, or distil with --unlabelled",
-            )
-        log.warning("the folder %s is read as a class, as %s is, not as a part of a split", *folders, others[0])
-        return {}
-    if len(set(folders.values())) < len(folders):
-        got = f"{', '.join(folders)} in {root}"
-        raise DistilhashError("two folders stand for one part of the split", got, "join them")
-    lists: dict[str, NDArray[np.int64]] = {}
-    for folder, part in folders.items():
-        lists[part] = np.array([index for index, top in enumerate(tops) if top == folder], np.int64)
-    return lists
-
-
-def _part_of(folder: str) -> str | None:
-    """The list that a folder of this name stands for."""
-    patterns = _PART_FOLDERS.items()
-    return next((part for part, names in patterns if re.fullmatch(f"(?:{names}){_PART_ENDING}", folder.lower())), None)
-
-
-def _classes_of(
-    root: Path, names: Sequence[str], level: int, scan: ScanConfig, least: int
-) -> tuple[NDArray[np.int64], list[str]]:
-    """(N,) classes and their names: the folders just below the root, or below its parts, which is level 1."""
-    loose = [name for name in names if name.count("/") <= level]
-    if loose:
-        raise DistilhashError(
-            "in a labelled folder every image lies in the folder of its class",
-            f"{len(loose)} images beside the class folders in {root}, such as {loose[0]}",
-            "move them into class folders or away, or distil with --unlabelled",
-        )
-    class_names, classes_N = np.unique([name.split("/")[level] for name in names], return_inverse=True)
-    if level == 0:
-        passes = passing_over(str(root), scan)
-        folders = [path for path in root.iterdir() if os.path.isdir(path) and not passes(str(path))]  # noqa: PTH112
-        closed = sorted(_escaped(path.name) for path in folders if not os.access(path, os.R_OK | os.X_OK))
-        if closed:
-            where = f"{', '.join(closed[:3])} in {root}"
-            raise DistilhashError(
-                "a class folder cannot be listed", where, "give access to it, or leave it out with --exclude"
-            )
-        empty = sorted({_escaped(path.name) for path in folders}.difference(class_names.tolist()))
-        if empty:
-            where = f"{', '.join(empty[:3])} in {root}"
-            raise DistilhashError("a class folder holds no images", where, "fill it or take it away")
-    if len(class_names) < least:
-        raise DistilhashError(
-            "a labelled folder needs images in two class folders or more", f"only {str(class_names[0])!r} in {root}",
-            "name the folder inside, if that holds the classes, or distil with --unlabelled",
-        )  # fmt: skip
-    return classes_N.astype(np.int64), class_names.tolist()

@@ -1,11 +1,7 @@
-"""What a command is told to read: the images behind a name, without those that cannot be read, and their split.
-
-Shapes: N images, C classes.
-"""
+"""What a command is told to read: the images behind a name, without those that cannot be read, and their split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +10,7 @@ from numpy.typing import NDArray
 from distilhash.config import ScanConfig
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.folders import LISTS, FolderSource, ListSource, checked_folder, list_files, told_others
-from distilhash.data.sources import ImageSource, Subset, count_seen, readable
+from distilhash.data.sources import ImageSource, count_seen, readable
 from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.progress import log
@@ -77,35 +73,31 @@ def split_of(
     Raises:
         DistilhashError: the file is of other images, or the images cannot be split.
     """
-    lists = lists_of(source)
     if file is not None:
         split = Split.load(file).of(source, file)
     elif images == "cifar10":
-        split = cifar10_split(np.asarray(source.labels), protocol, seed).bound(source)
-    elif lists:
-        split = list_split(lists, len(source), seed=seed).bound(source)
-        if not {"train", "database"} <= set(lists):
-            log.info("train and database are the same images: there is %s alone", " and ".join(sorted(lists)))
+        split = cifar10_split(np.asarray(source.labels), protocol, seed)
+    elif source.lists:
+        split = list_split(source.lists, len(source), seed=seed)
+        if not {"train", "database"} <= set(source.lists):
+            log.info("train and database are the same images: there is %s alone", " and ".join(sorted(source.lists)))
     elif source.labels is None:
         return None
     else:
         try:
             names = tuple(source.class_names)
-            split = holdout_split(source.labels, seed=seed, class_names=names, digests=source.digests).bound(source)
+            split = holdout_split(source.labels, seed=seed, class_names=names, digests=source.digests)
         except DistilhashError as error:
             if needed:
                 raise
             log.warning("no split is drawn: %s", error)
             return None
-    copies = {"train": 0, "database": 0}
     if source.decodes:  # no two images of CIFAR-10 are the same
-        copies = {part: count_seen(source, split.query, source.digests[getattr(split, part)]) for part in copies}
-    if any(copies.values()):
-        log.warning(
-            "of %s queries %s have a copy in train and %s in the database: numbers on them will be optimistic",
-            f"{len(split.query):,}", *(f"{count:,}" for count in copies.values()),
-        )  # fmt: skip
-    return split
+        copies = [count_seen(source, split.query, source.digests[part]) for part in (split.train, split.database)]
+        if any(copies):
+            said = "of %d queries %d have a copy in train and %d in the database: numbers on them will be optimistic"
+            log.warning(said, len(split.query), *copies)
+    return split.bound(source)
 
 
 def split_beside(hasher: str | Path) -> Path | None:
@@ -141,17 +133,3 @@ def part_of(
     if not len(indices):
         raise DistilhashError("this part of the split holds no images", part, "name another with --part")
     return indices
-
-
-def lists_of(source: ImageSource) -> Mapping[str, NDArray[np.int64]]:
-    """The parts that lists or folders prescribe, by name; of some images their positions among those."""
-    if isinstance(source, ListSource | FolderSource):
-        return source.lists
-    if not isinstance(source, Subset):
-        return {}
-    lists, kept = lists_of(source.source), source.indices
-    places = {int(index): place for place, index in enumerate(kept)}
-    return {
-        name: np.array([places[index] for index in indices.tolist() if index in places], np.int64)
-        for name, indices in lists.items()
-    }

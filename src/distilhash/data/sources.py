@@ -1,4 +1,4 @@
-"""Where images come from: the protocol of a source, arrays, files, subsets, and which images can be read.
+"""Where images come from: arrays, files, subsets, and which images can be read.
 
 An image is what it holds: its digest is BLAKE2b with 16 bytes of a file's content (what ``b2sum -l 128`` prints) or of
 an array's pixels. Dates, roots and positions are never part of an identity.
@@ -8,13 +8,12 @@ Shapes: N images, n images of a batch, C classes, H, W sides in pixels.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,50 +32,39 @@ CHECKED = 16  # images that a thread reads in one go
 DIGEST_BYTES = 16
 
 
-class ImageSource(Protocol):
-    """What every source of images has."""
+class ImageSource:
+    """What every source of images has. A subclass gives names, digests and read()."""
 
     names: list[str]  # N, each one's identity in codes, splits and reports
-    class_names: list[str]  # C; none where there are no labels
-    decodes: bool  # whether read() opens files, so that a single image may take much memory
-
-    @property
-    def labels(self) -> Labels:
-        """(N,) int64 classes, (N, C) uint8 of 0/1, or None."""
-
-    @property
-    def digests(self) -> NDArray[np.uint8]:
-        """(N, 16) uint8: equal content, equal digest. Zeros for a file that cannot be opened."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hex digits of names, digests and labels: other images, other fingerprint."""
+    labels: Labels = None
+    class_names: list[str] = []  # noqa: RUF012 (C, none where there are no labels; never changed in place)
+    lists: Mapping[str, NDArray[np.int64]] = {}
+    decodes = False  # whether read() opens files, so that a single image may take much memory
 
     def __len__(self) -> int:
         """The number of images."""
+        return len(self.names)
 
-    def read(self, indices: ArrayLike) -> Images:
-        """The images of these indices. Raises UnreadableImage."""
-
-
-class Fingerprinted:
-    """A source whose fingerprint follows from its other parts."""
-
-    names: list[str]
-    labels: Labels
-    digests: NDArray[np.uint8]
+    @functools.cached_property
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 16) uint8: equal content, equal digest. Zeros for a file that cannot be opened."""
+        raise NotImplementedError
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of names, digests and labels."""
+        """Sixteen hex digits of names, digests and labels: other images, other fingerprint."""
         digest = hashlib.sha256(json.dumps(self.names).encode())
         digest.update(self.digests.tobytes())
         if self.labels is not None:
             digest.update(f"{self.labels.dtype} {self.labels.shape}".encode() + self.labels.tobytes())
         return digest.hexdigest()[:16]
 
+    def read(self, indices: ArrayLike) -> Images:
+        """The images of these indices, a copy. Raises UnreadableImage."""
+        raise NotImplementedError
 
-class ArraySource(Fingerprinted):
+
+class ArraySource(ImageSource):
     """Images that are already an array.
 
     Args:
@@ -88,11 +76,8 @@ class ArraySource(Fingerprinted):
         DistilhashError: another type or shape.
     """
 
-    decodes = False
-
     def __init__(
-        self,
-        images: NDArray[np.uint8], labels: ArrayLike | None = None, names: Sequence[str] | None = None,
+        self, images: NDArray[np.uint8], labels: ArrayLike | None = None, names: Sequence[str] | None = None,
         class_names: Sequence[str] = (), fingerprint: str | None = None,
     ) -> None:  # fmt: skip
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.size == 0:
@@ -101,17 +86,13 @@ class ArraySource(Fingerprinted):
         self.names = [f"{i:05d}" for i in range(len(images))] if names is None else list(names)
         if len(self.names) != len(images):
             raise DistilhashError("every image needs one name", f"{len(self.names)} names for {len(images)} images")
-        self.labels = _checked_labels(labels, len(images))
+        self.labels = None if labels is None else _checked_labels(np.asarray(labels), len(images))
         self.class_names = list(class_names)
         if fingerprint is not None:
             self.fingerprint = fingerprint
 
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.images)
-
     @functools.cached_property
-    def digests(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def digests(self) -> NDArray[np.uint8]:
         """(N, 16) of each image's shape and pixels."""
         return digests_of(np.asarray(self.images))  # rows of a memory map are slow to make
 
@@ -120,29 +101,17 @@ class ArraySource(Fingerprinted):
         return self.images[np.asarray(indices, np.int64)]
 
 
-class FileSource(Fingerprinted):
-    """Images that are files.
-
-    Args:
-        paths: of the files, N.
-        names, labels, class_names: as in ImageSource.
-    """
+class FileSource(ImageSource):
+    """Images that are files, N paths with a name each."""
 
     decodes = True
 
-    def __init__(self, paths: Sequence[str], names: Sequence[str], labels: Labels, class_names: Sequence[str]) -> None:
-        self.paths = list(paths)
-        self.names = list(names)
-        self.labels = labels
-        self.class_names = list(class_names)
+    def __init__(self, paths: Sequence[str], names: Sequence[str]) -> None:
+        self.paths, self.names = list(paths), list(names)
         self._digests: dict[int, bytes] = {}
 
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.paths)
-
     @functools.cached_property
-    def digests(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def digests(self) -> NDArray[np.uint8]:
         """(N, 16) of each file's content; read once, by find_unreadable() where that came before."""
         unread = [index for index in range(len(self)) if index not in self._digests]
         if unread:
@@ -155,32 +124,30 @@ class FileSource(Fingerprinted):
 
     def read(self, indices: ArrayLike) -> list[Image.Image]:
         """The n images of these indices, decoded to mode RGB."""
-        indices_n = np.asarray(indices, np.int64)
-        return [decode_image(Path(self.paths[i]), self.names[i]) for i in indices_n]
+        return [decode_image(Path(self.paths[i]), self.names[i]) for i in np.asarray(indices, np.int64)]
 
 
-class Subset(Fingerprinted):
+class Subset(ImageSource):
     """Some images of a source, in the order of ``indices``."""
 
     def __init__(self, source: ImageSource, indices: ArrayLike) -> None:
-        self.source = source
-        self.indices = np.asarray(indices, np.int64)
+        self.source, self.indices = source, np.asarray(indices, np.int64)
         if self.indices.ndim != 1 or self.indices.size == 0:
             raise DistilhashError("a subset needs at least one index, in one dimension", f"shape {self.indices.shape}")
         if self.indices.min() < 0 or self.indices.max() >= len(source):
             got = f"{self.indices.min()}..{self.indices.max()} for {len(source)} images"
             raise DistilhashError("an index lies outside the source", got)
         self.names = [source.names[i] for i in self.indices]
-        self.labels: Labels = None if source.labels is None else source.labels[self.indices]
-        self.class_names = source.class_names
-        self.decodes = source.decodes
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.indices)
+        self.labels = None if source.labels is None else source.labels[self.indices]
+        self.class_names, self.decodes = source.class_names, source.decodes
+        places = {index: place for place, index in enumerate(self.indices.tolist())}
+        self.lists = {
+            name: np.array([places[index] for index in listed.tolist() if index in places], np.int64)
+            for name, listed in source.lists.items()
+        }
 
     @functools.cached_property
-    def digests(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def digests(self) -> NDArray[np.uint8]:
         """(N, 16), as the source has them."""
         return self.source.digests[self.indices]
 
@@ -189,8 +156,7 @@ class Subset(Fingerprinted):
         return self.source.read(self.indices[np.asarray(indices, np.int64)])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Report:
+class Report(NamedTuple):
     """Which images of a source can be read."""
 
     total: int
@@ -206,8 +172,6 @@ class Report:
 
 def find_unreadable(source: ImageSource) -> Report:
     """Decode every image once, on every core; of files the digest is taken, too, while they are at hand."""
-    if isinstance(source, ArraySource):
-        return Report(total=len(source), readable=np.arange(len(source)), unreadable=[])
 
     def reason(index: int) -> str | None:
         if isinstance(source, FileSource):
@@ -218,10 +182,9 @@ def find_unreadable(source: ImageSource) -> Report:
             return error.reason
         return None
 
-    reasons = _each("check images", reason, range(len(source)))
+    reasons = _each("check images", reason, range(len(source))) if source.decodes else [None] * len(source)
     unreadable = [(name, reason) for name, reason in zip(source.names, reasons, strict=True) if reason is not None]
-    readable_N = np.array([reason is None for reason in reasons], bool)
-    return Report(total=len(source), readable=np.flatnonzero(readable_N), unreadable=unreadable)
+    return Report(len(source), np.flatnonzero([reason is None for reason in reasons]), unreadable)
 
 
 def readable(source: ImageSource) -> tuple[ImageSource, Report]:
@@ -242,21 +205,25 @@ def digest_file(path: str) -> bytes:
         return bytes(DIGEST_BYTES)
 
 
-def keys_of(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
-    """(N,) one comparable value for each digest (N, 16), for sets of them."""
-    keys: NDArray[np.bytes_] = np.ascontiguousarray(digests).view(f"S{DIGEST_BYTES}").ravel()
-    return keys
-
-
-def count_seen(source: ImageSource, indices: NDArray[np.int64], seen: NDArray[np.uint8]) -> int:
-    """How many of these images are among those with the digests ``seen`` (M, 16), under whatever name."""
-    return int(np.isin(keys_of(source.digests[indices]), keys_of(seen)).sum())
-
-
 def digests_of(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """(N, 16): the digest of each array's shape and pixels."""
     hashes = (hashlib.blake2b(str(i.shape).encode() + i.tobytes(), digest_size=DIGEST_BYTES) for i in images)
     return _rows([found.digest() for found in hashes])
+
+
+def first_copies(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(N,) of each image the first one with its digest: itself where it is no copy."""
+    _, first, copies = np.unique(_keys(digests), return_index=True, return_inverse=True)
+    return first[copies.ravel()]
+
+
+def count_seen(source: ImageSource, indices: NDArray[np.int64], seen: NDArray[np.uint8]) -> int:
+    """How many of these images are among those with the digests ``seen`` (M, 16), under whatever name."""
+    return int(np.isin(_keys(source.digests[indices]), _keys(seen)).sum())
+
+
+def _keys(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    return np.ascontiguousarray(digests).view(f"S{DIGEST_BYTES}").ravel()
 
 
 def _rows(digests: Sequence[bytes]) -> NDArray[np.uint8]:
@@ -274,14 +241,11 @@ def _each(what: str, work: Callable[[int], T], indices: Sequence[int]) -> list[T
     return found
 
 
-def _checked_labels(labels: ArrayLike | None, count: int) -> Labels:
-    if labels is None:
-        return None
-    array = np.asarray(labels)
-    if array.ndim not in (1, 2) or len(array) != count or array.dtype.kind not in "iub":
-        got = f"{array.dtype} {array.shape} for {count} images"
+def _checked_labels(labels: NDArray[np.int64], count: int) -> Labels:
+    if labels.ndim not in (1, 2) or len(labels) != count or labels.dtype.kind not in "iub":
+        got = f"{labels.dtype} {labels.shape} for {count} images"
         raise DistilhashError("labels must be integers of shape (N,) or (N, C)", got)
-    if array.size and (array.min() < 0 or (array.ndim == 2 and array.max() > 1)):
+    if labels.size and (labels.min() < 0 or (labels.ndim == 2 and labels.max() > 1)):
         what = "labels must be 0, 1, ... (classes) or 0/1 (one column a class)"
-        raise DistilhashError(what, f"{array.min()}..{array.max()}")
-    return array.astype(np.int64) if array.ndim == 1 else array.astype(np.uint8)
+        raise DistilhashError(what, f"{labels.min()}..{labels.max()}")
+    return labels.astype(np.int64) if labels.ndim == 1 else labels.astype(np.uint8)

@@ -21,18 +21,19 @@ Shapes: N images, C classes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 from numpy.typing import ArrayLike, NDArray
 
 from distilhash.data.order import SPLITS, shuffled
-from distilhash.data.sources import DIGEST_BYTES, ImageSource, keys_of
+from distilhash.data.sources import DIGEST_BYTES, ImageSource, first_copies
 from distilhash.errors import DistilhashError, refused, unknown_name
 from distilhash.files import write_atomically
 from distilhash.progress import log
@@ -41,7 +42,6 @@ from distilhash.progress import log
 CIFAR10_PROTOCOLS = {"cifar10": (100, 500, False), "cifar10-1": (100, 500, True), "cifar10-2": (1000, 5000, True)}
 
 _PARTS = ("query", "train", "validation", "database")
-_IMAGE = re.compile(rf"([0-9a-f]{{{2 * DIGEST_BYTES}}})  (.*)")  # a line of b2sum: digest and name
 _MAX_BYTES = 256 << 20  # of a split file; the largest published one has a few megabytes
 
 
@@ -164,12 +164,13 @@ class Split:
         try:
             if path.stat().st_size > _MAX_BYTES:
                 raise DistilhashError("a split file is too large", f"{path}: {path.stat().st_size:,} bytes")
-            data = json.loads(path.read_bytes())
+            return cls(**dict(_saved().model_validate_json(path.read_bytes())))
         except OSError as error:
             raise refused(f"cannot read the split {path}", error, "name the split.json of a run") from error
-        except (ValueError, RecursionError) as error:
-            raise DistilhashError("a split file is not JSON", f"{path}: {error}") from error
-        return cls(**_checked(data, path))
+        except pydantic.ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            place = "".join(f"{part}: " for part in wrong["loc"])
+            raise DistilhashError("a file is not a split", f"{path}: {place}{wrong['msg']}") from error
 
 
 def cifar10_split(
@@ -217,37 +218,31 @@ def holdout_split(
     if not (0 < query_share < 1 and 0 < validation_share < 1):
         raise DistilhashError("a share lies between 0 and 1", f"query {query_share}, validation {validation_share}")
     classes = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
-    first_N = np.arange(len(labels))  # of each image the first copy
-    if digests is not None:
-        _, first, copies = np.unique(keys_of(digests), return_index=True, return_inverse=True)
-        first_N = first[copies.ravel()]
+    first_N = np.arange(len(labels)) if digests is None else first_copies(digests)
     pictures = np.unique(first_N)
     numbers = np.unique(classes)
-    counts = np.array([(classes[pictures] == c).sum() for c in numbers])
-    few = [class_names[c] if c < len(class_names) else f"class {c}" for c in numbers[counts < 3]]
+    few = [c for c in numbers.tolist() if (classes[pictures] == c).sum() < 3]
     if few or len(numbers) == 0:
+        names = [class_names[c] if c < len(class_names) else f"class {c}" for c in few[:5]]
         raise DistilhashError(
             "every class needs three different images: a query, one to train on and one to validate on",
-            f"too few in {', '.join(few[:5])}{', ...' if len(few) > 5 else ''}" if few else "no images",
+            f"too few in {', '.join(names)}{', ...' * (len(few) > 5)}" if few else "no images",
             "add images, take the class away, or distil with --unlabelled",
         )
     query, validation, train = list[NDArray[np.int64]](), list[NDArray[np.int64]](), list[NDArray[np.int64]]()
-    for c in numbers:
-        drawn = shuffled(pictures[classes[pictures] == c], seed, SPLITS, int(c))
+    for c in numbers.tolist():
+        drawn = shuffled(pictures[classes[pictures] == c], seed, SPLITS, c)
         num_query = min(max(1, round(query_share * len(drawn))), len(drawn) - 2)
         kept = drawn[num_query:]
         query.append(drawn[:num_query])
         train.append(kept)
         validation.append(kept[: min(max(1, round(validation_share * len(kept))), len(kept) - 1)])
-
-    def with_copies(chosen: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-        return np.flatnonzero(np.isin(first_N, np.concatenate(chosen)))
-
-    return Split(
-        protocol=f"holdout-{query_share:g}", seed=seed, num_images=len(labels), query=with_copies(query),
-        train=with_copies(train), validation=with_copies(validation), database=with_copies(train),
-        class_names=class_names,
-    )  # fmt: skip
+    parts = {"query": query, "train": train, "validation": validation, "database": train}
+    with_copies: dict[str, Any] = {
+        part: np.flatnonzero(np.isin(first_N, np.concatenate(chosen))) for part, chosen in parts.items()
+    }
+    protocol = f"holdout-{query_share:g}"
+    return Split(protocol=protocol, seed=seed, num_images=len(labels), class_names=class_names, **with_copies)
 
 
 def list_split(
@@ -294,53 +289,30 @@ def matched(before: Sequence[str], now: Sequence[str]) -> tuple[NDArray[np.int64
 
     An image is the one with its content: of several copies that of the same name, else any.
     """
+    size = 2 * DIGEST_BYTES
     place = {line: index for index, line in enumerate(now)}
     place_N = np.array([place.get(line, -1) for line in before], np.int64)
     free = defaultdict[str, list[int]](list)
     for index in sorted(set(range(len(now))).difference(place_N.tolist()), reverse=True):
-        free[now[index][: 2 * DIGEST_BYTES]].append(index)
+        free[now[index][:size]].append(index)
     others = np.flatnonzero(place_N < 0).tolist()
     for index in others:
-        copies = free[before[index][: 2 * DIGEST_BYTES]]
+        copies = free[before[index][:size]]
         if copies:
             place_N[index] = copies.pop()
-    left = {_name(now[index]) for copies in free.values() for index in copies}
-    lost = {_name(before[index]) for index in others if place_N[index] < 0}
-    found = {
-        "changed": left & lost, "missing": lost - left, "added": left - lost,
-        "renamed or moved": {_name(before[index]) for index in others if place_N[index] >= 0},
-    }  # fmt: skip
+    left = {now[index][size + 2 :] for copies in free.values() for index in copies}
+    moved, lost = ({before[i][size + 2 :] for i in others if (place_N[i] < 0) == gone} for gone in (False, True))
+    found = {"changed": left & lost, "missing": lost - left, "added": left - lost, "renamed or moved": moved}
     words = [f"{len(names):,} images {kind}, such as {min(names)}" for kind, names in found.items() if names]
     return place_N, "; ".join(words) or "other labels"
 
 
-def _name(image: str) -> str:
-    return image[2 * DIGEST_BYTES + 2 :]
-
-
-def _checked(data: Any, path: Path) -> dict[str, Any]:
-    """The fields of a split from JSON that anyone may have edited."""
-    names = {field.name for field in dataclasses.fields(Split)}
-    if isinstance(data, dict):
-        data = {"images": [], **data}  # files of earlier versions name none
-    if not isinstance(data, dict) or set(data) != names:
-        raise DistilhashError("a file is not a split", str(path), f"its fields must be {', '.join(sorted(names))}")
-
-    def is_integer(value: object) -> bool:
-        return type(value) is int and -(2**62) < value < 2**62  # type() because True is an int, too
-
-    def is_text(value: object) -> bool:
-        return isinstance(value, str)
-
-    def is_list(value: object, fits: Callable[[object], bool]) -> bool:
-        return isinstance(value, list) and all(map(fits, value))
-
-    sound = {name: is_text(data[name]) for name in ("protocol", "source")}
-    sound |= {name: is_integer(data[name]) for name in ("seed", "num_images")}
-    sound |= {part: is_list(data[part], is_integer) for part in _PARTS}
-    sound["class_names"] = is_list(data["class_names"], is_text)
-    sound["images"] = is_list(data["images"], lambda line: is_text(line) and bool(_IMAGE.fullmatch(str(line))))
-    wrong = sorted(name for name, fine in sound.items() if not fine)
-    if wrong:
-        raise DistilhashError("a split file holds a value of the wrong type", f"{', '.join(wrong)} in {path}")
-    return {**data, "class_names": tuple(data["class_names"]), "images": tuple(data["images"])}
+@functools.cache
+def _saved() -> type[pydantic.BaseModel]:
+    """The fields of a split in a file that anyone may have edited."""
+    integer = Annotated[int, pydantic.Field(gt=-(2**62), lt=2**62)]
+    line = Annotated[str, pydantic.Field(pattern=rf"^[0-9a-f]{{{2 * DIGEST_BYTES}}}  .*$")]  # of b2sum: digest and name
+    fields: dict[str, Any] = dict.fromkeys(_PARTS, list[integer])
+    fields |= {"protocol": str, "seed": integer, "num_images": integer, "class_names": tuple[str, ...], "source": str}
+    fields["images"] = (tuple[line, ...], ())  # files of earlier versions name none
+    return pydantic.create_model("_Saved", __config__={"extra": "forbid", "strict": True}, **fields)

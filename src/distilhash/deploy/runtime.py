@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 from distilhash.codes import CodeTable, pack
 from distilhash.config import InputConfig
 from distilhash.data.prefetch import BATCH_PIXELS, cores, prefetch
-from distilhash.data.sources import DIGEST_BYTES, Fingerprinted, ImageSource, count_seen, digests_of
+from distilhash.data.sources import DIGEST_BYTES, ImageSource, count_seen, digests_of
 from distilhash.data.transforms import Preprocess
 from distilhash.errors import DistilhashError, require
 from distilhash.files import readable_file
@@ -267,20 +267,15 @@ def _seen(file: Path) -> NDArray[np.uint8]:
     return np.asarray(seen)
 
 
-class _Given(Fingerprinted):
+class _Given(ImageSource):
     """Arrays in memory as a source; they may differ in size."""
 
-    decodes = False
-
     def __init__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> None:
-        self.images, self.labels = [np.asarray(image) for image in images], None
-        self.names, self.class_names = [f"{i:05d}" for i in range(len(images))], list[str]()
-
-    def __len__(self) -> int:
-        return len(self.images)
+        self.images = [np.asarray(image) for image in images]
+        self.names = [f"{i:05d}" for i in range(len(images))]
 
     @functools.cached_property
-    def digests(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def digests(self) -> NDArray[np.uint8]:
         return digests_of(self.images)
 
     def read(self, indices: Any) -> Any:  # arrays, which Preprocess takes as well

@@ -205,7 +205,7 @@ class PhotoFiles(FileSource):
     """An image source of these paths, in which an unreadable file is a black pixel and a noted failure."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        super().__init__(paths, paths, None, [])
+        super().__init__(paths, paths)
         self.fingerprint = ""  # the index knows its files: none is read for it
         self.failures: dict[int, str] = {}  # position: why it cannot be read
 

@@ -205,20 +205,13 @@ def fit_images(
     return load_hasher(run.path)
 
 
-class _Edited:
+class _Edited(ImageSource):
     """A source whose images are edited; it has no labels."""
-
-    labels = None
 
     def __init__(self, source: ImageSource, edit: Callable[[np.ndarray], np.ndarray]) -> None:
         self.source, self.edit = source, edit
         self.names, self.digests, self.fingerprint = source.names, source.digests, source.fingerprint
         self.decodes = source.decodes
-        self.class_names: list[str] = []
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.source)
 
     def read(self, indices: ArrayLike) -> Any:
         """The edited images of these indices, as arrays (H, W, 3)."""

@@ -14,6 +14,7 @@ Legend: N images, D features, K bits, P principal components, T clusters.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ def pseudo_classes(
     return nearest
 
 
-class PseudoLabelled:
+class PseudoLabelled(ImageSource):
     """A source whose labels are classes that nobody gave: its own are never asked for."""
 
     def __init__(self, source: ImageSource, indices: NDArray[np.int64], classes_N: NDArray[np.int64]) -> None:
@@ -114,17 +115,13 @@ class PseudoLabelled:
         self.fingerprint = source.fingerprint
         self.decodes = source.decodes
         self.class_names = [f"cluster {number}" for number in range(int(classes_N.max()) + 1)]
-        self.labels: NDArray[np.int64] = np.zeros(len(source), np.int64)
+        self.labels = np.zeros(len(source), np.int64)
         self.labels[indices] = classes_N
 
-    @property
+    @functools.cached_property
     def digests(self) -> NDArray[np.uint8]:
         """(N, 16), as its source has them."""
         return self.source.digests
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.source)
 
     def read(self, indices: ArrayLike) -> Images:
         """The images of these indices, as their source has them."""
