@@ -1,26 +1,25 @@
-"""Every command as one function of paths and names, as ``distilhash.distill(...)``; the command line calls these.
+"""Every command as one function of paths and names, as ``distilhash.distill(...)``.
 
-A function opens what it is given, refuses what it can before anything is written, and runs one stage of the packages
-below, whose own functions take objects. Imports are inside the functions, so that none pays for another's PyTorch.
-Messages and progress go to the logger "distilhash". One file, so that there is one place to look a command up.
+The command line makes its flags of these signatures, and its help of these docstrings. A function opens what it is
+given, refuses what it can before anything is written, and runs one stage of the packages below, whose own functions
+take objects. Imports are inside the functions, so that none pays for another's PyTorch. Messages and progress go to the
+logger "distilhash". Every function raises DistilhashError for a mistake of its caller.
 
 Arguments that several functions share:
 
 * ``images``: "cifar10", a folder of images (class subfolders where labels are needed), or a folder with list files
   (train.txt, database.txt and test.txt).
-* ``protocol``: published split of CIFAR-10, "cifar10", "cifar10-1" or "cifar10-2"; other images ignore it.
+* ``protocol``: published split of CIFAR-10; other images ignore it.
 * ``split_seed``: random seed of a split that is drawn; ``split``: the split.json of an earlier run instead.
-* ``scan``: which files below a folder are read; None: all but hidden ones.
+* ``scan``: which files below a folder are read.
 * ``resume``: go on with the run in the output directory; ``overwrite``: replace it. With neither, an existing run is
   refused; settings other than those it began with are refused, too.
-
-Every function raises DistilhashError for a mistake of its caller: an unknown name, a value out of bounds, a file that
-is missing or damaged.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 from distilhash.config import (
     FRAMEWORKS,
     LOSSES,
+    PHOTO_STUDENT,
     STUDENTS,
     TEACHERS,
     DemoConfig,
@@ -36,13 +36,14 @@ from distilhash.config import (
     FitConfig,
     HashConfig,
     InputConfig,
+    Part,
     Protocol,
     ReproduceConfig,
     ScanConfig,
     StudentConfig,
     TeacherConfig,
     as_dict,
-)
+)  # fmt: skip
 from distilhash.errors import DistilhashError, require_torch, unknown_name
 from distilhash.progress import log
 
@@ -54,18 +55,13 @@ if TYPE_CHECKING:
     from distilhash.data.sources import ImageSource
     from distilhash.models import Backbone, Hasher
 
-DEMO_OUTPUT, DISTILL_OUTPUT, HASH_OUTPUT = Path("runs/demo"), Path("runs/distill"), Path("runs/hash")
-REPRODUCE_OUTPUT, FIT_OUTPUT, EXPORT_OUTPUT = Path("runs/reproduce"), Path("runs/fit"), Path("exported")
-CODES, INDEX = Path("codes.safetensors"), Path("photos.index")
+TOKEN = "DISTILHASH_TOKEN"  # the environment variable of the service's secret
 
 
 def demo(
-    output: str | Path = DEMO_OUTPUT,
-    *,
-    config: DemoConfig | None = None,
-    resume: bool = False,
+    output: str | Path = Path("runs/demo"), *, config: DemoConfig = DemoConfig(), resume: bool = False,
     overwrite: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """Run the paper's comparison on CIFAR-10 in minutes.
 
     Args:
@@ -78,17 +74,13 @@ def demo(
     require_torch("the demo")
     from distilhash.experiments.runner import run_demo
 
-    return run_demo(config or DemoConfig(), output, resume=resume, overwrite=overwrite)
+    return run_demo(config, output, resume=resume, overwrite=overwrite)
 
 
 def reproduce(
-    table: str,
-    output: str | Path = REPRODUCE_OUTPUT,
-    *,
-    config: ReproduceConfig | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> list[dict[str, Any]]:
+    table: Literal["cifar10", "nuswide"], output: str | Path = Path("runs/reproduce"), *,
+    config: ReproduceConfig = ReproduceConfig(), resume: bool = False, overwrite: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Compute the trials of a table of the paper that are missing.
 
     Args:
@@ -106,34 +98,24 @@ def reproduce(
 
 
 def distill(
-    images: str | Path,
-    output: str | Path = DISTILL_OUTPUT,
-    *,
-    teacher: TeacherConfig | None = None,
-    student: StudentConfig | None = None,
-    config: DistillConfig | None = None,
-    protocol: str = "cifar10",
-    split_seed: int = 0,
-    split: str | Path | None = None,
-    scan: ScanConfig | None = None,
-    features: str | Path | None = None,
-    rebuild_features: bool = False,
-    unlabelled: bool = False,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> Path:
+    images: str | Path, output: str | Path = Path("runs/distill"), *, features: str | Path | None = None,
+    rebuild_features: bool = False, unlabelled: bool = False, config: DistillConfig = DistillConfig(),
+    teacher: TeacherConfig = TeacherConfig(), student: StudentConfig = StudentConfig(),
+    scan: ScanConfig = ScanConfig(), protocol: Protocol = "cifar10", split_seed: int = 0,
+    split: str | Path | None = None, resume: bool = False, overwrite: bool = False,
+) -> Path:  # fmt: skip
     """Distil a frozen teacher into a student, without labels.
 
     Args:
         images: "cifar10", a folder of images, or a folder with list files. Where they have labels, the queries of the
             split are left out; where it is not clear whether they have, they are refused.
         output: Run directory.
-        teacher: Network, weights and input size.
-        student: Network and input size.
-        config: Loss, optimizer and schedule.
         features: Directory of the teacher's feature cache. None: in the run.
         rebuild_features: Compute the feature cache again.
         unlabelled: Take the images for unlabelled ones: no split is drawn, and no query left out.
+        config: Loss, optimizer and schedule.
+        teacher: Network, weights and input size.
+        student: Network and input size.
 
     Returns:
         The student's model directory.
@@ -147,7 +129,6 @@ def distill(
     from distilhash.training import distill as stage
     from distilhash.training.run import RunDirectory
 
-    teacher, student, config = teacher or TeacherConfig(), student or StudentConfig(), config or DistillConfig()
     if unlabelled and split is not None:
         what = "--unlabelled leaves no queries out, and --split says which"
         raise DistilhashError(what, split, "name one of the two")
@@ -176,20 +157,11 @@ def distill(
 
 
 def hash(
-    images: str | Path,
-    output: str | Path = HASH_OUTPUT,
-    backbone: str | Path = "v1",
-    *,
-    config: HashConfig | None = None,
-    student: StudentConfig | None = None,
-    teacher: TeacherConfig | None = None,
-    protocol: str = "cifar10",
-    split_seed: int = 0,
-    split: str | Path | None = None,
-    scan: ScanConfig | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> Path:
+    images: str | Path, output: str | Path = Path("runs/hash"), backbone: str | Path = "v1", *,
+    config: HashConfig = HashConfig(), student: StudentConfig = StudentConfig(),
+    teacher: TeacherConfig = TeacherConfig(), scan: ScanConfig = ScanConfig(), protocol: Protocol = "cifar10",
+    split_seed: int = 0, split: str | Path | None = None, resume: bool = False, overwrite: bool = False,
+) -> Path:  # fmt: skip
     """Train a hasher on labelled images.
 
     Args:
@@ -214,7 +186,6 @@ def hash(
     from distilhash.training import hash as stage
     from distilhash.training.run import RunDirectory
 
-    config, student, teacher = config or HashConfig(), student or StudentConfig(), teacher or TeacherConfig()
     source = open_readable(images, labelled=True, scan=scan)
     chosen = split_of(source, images, protocol, split_seed, split, needed=True)
     assert chosen is not None
@@ -246,16 +217,10 @@ def hash(
 
 
 def fit(
-    photos: str | Path,
-    output: str | Path = FIT_OUTPUT,
-    *,
-    config: FitConfig | None = None,
-    teacher: TeacherConfig | None = None,
-    student: StudentConfig | None = None,
-    scan: ScanConfig | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> dict[str, Any]:
+    photos: str | Path, output: str | Path = Path("runs/fit"), *, config: FitConfig = FitConfig(),
+    teacher: TeacherConfig = TeacherConfig(), student: StudentConfig = PHOTO_STUDENT, scan: ScanConfig = ScanConfig(),
+    resume: bool = False, overwrite: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Make a hasher of unlabelled photos.
 
     Args:
@@ -263,7 +228,7 @@ def fit(
         output: Run directory.
         config: Method, bits and schedule.
         teacher: Network, weights and input size.
-        student: Network and input size; v1 at 64 pixels with the small stem where none is given.
+        student: Network and input size.
 
     Returns:
         "hasher" (its model directory), "backbone", "method", "photos", "bits" and "verdict" (a sentence). Where a
@@ -280,19 +245,11 @@ def fit(
 
 
 def encode(
-    hasher: str | Path,
-    images: str | Path,
-    output: str | Path = CODES,
-    *,
-    part: str = "all",
-    protocol: str = "cifar10",
-    split_seed: int = 0,
+    hasher: str | Path, images: str | Path, output: str | Path = Path("codes.safetensors"), *, part: Part = "all",
+    precision: Literal["float32", "bfloat16"] | None = None, int8: bool = False, threads: int | None = None,
+    scan: ScanConfig = ScanConfig(), protocol: Protocol = "cifar10", split_seed: int = 0,
     split: str | Path | None = None,
-    scan: ScanConfig | None = None,
-    precision: str | None = None,
-    int8: bool = False,
-    threads: int | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Encode images into a code table.
 
     Args:
@@ -307,14 +264,12 @@ def encode(
     Returns:
         "codes" (the file), "images" (how many) and "bits".
     """
-    from distilhash.data.loading import PARTS, open_readable, part_of
+    from distilhash.data.loading import open_readable, part_of
     from distilhash.deploy.runtime import INT8, ExportedHasher, model_file
+    from distilhash.device import PRECISIONS
 
-    precisions = get_args(get_type_hints(HashConfig)["precision"])[1:]
-    if part not in PARTS:
-        raise unknown_name("part", part, PARTS)
-    if precision not in (None, *precisions):
-        raise unknown_name("precision", str(precision), precisions)
+    if precision not in (None, *PRECISIONS[1:]):
+        raise unknown_name("precision", str(precision), PRECISIONS[1:])
     model = model_file(hasher, int8=int8)
     encode_images: Callable[[ImageSource, NDArray[np.int64]], CodeTable]
     if model is not None:
@@ -380,26 +335,19 @@ def profile(
 
 
 def export(
-    hasher: str | Path,
-    output: str | Path,
-    images: str | Path,
-    *,
-    config: ExportConfig | None = None,
-    protocol: str = "cifar10",
-    split_seed: int = 0,
-    split: str | Path | None = None,
-    scan: ScanConfig | None = None,
-    overwrite: bool = False,
-) -> dict[str, Any]:
+    hasher: str | Path, images: str | Path, output: str | Path = Path("exported"), *, overwrite: bool = False,
+    config: ExportConfig = ExportConfig(), scan: ScanConfig = ScanConfig(), protocol: Protocol = "cifar10",
+    split_seed: int = 0, split: str | Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write a hasher as ONNX in float32 and int8.
 
     Args:
         hasher: Run or model directory of a hasher.
-        output: Directory, written whole or not at all.
         images: Images to calibrate and compare on. Where they have a split, its queries are left out of calibration,
             and mAP is measured on it.
-        config: Numbers of images and durations.
+        output: Directory, written whole or not at all.
         overwrite: Replace the exported hasher in the output directory.
+        config: Numbers of images and durations.
 
     Returns:
         The report, as in report.json: agreement of codes, mAP, milliseconds, bytes, and a "verdict".
@@ -413,7 +361,7 @@ def export(
     )  # fmt: skip
 
 
-def check(images: str | Path, *, scan: ScanConfig | None = None) -> dict[str, Any]:
+def check(images: str | Path, *, scan: ScanConfig = ScanConfig()) -> dict[str, Any]:
     """Count what a folder holds and lacks before training.
 
     Args:
@@ -429,17 +377,10 @@ def check(images: str | Path, *, scan: ScanConfig | None = None) -> dict[str, An
 
 
 def index(
-    folders: Sequence[str | Path] = (),
-    index: str | Path = INDEX,
-    hasher: str | Path | None = None,
-    *,
-    int8: bool = False,
-    scan: ScanConfig | None = None,
-    verify: bool = False,
-    prune: bool = False,
-    forget: Sequence[str | Path] = (),
-    rebuild: bool = False,
-) -> dict[str, Any]:
+    folders: Sequence[str | Path] = (), index: str | Path = Path("photos.index"), hasher: str | Path | None = None, *,
+    int8: bool = False, verify: bool = False, prune: bool = False, forget: Sequence[str | Path] = (),
+    rebuild: bool = False, scan: ScanConfig = ScanConfig(),
+) -> dict[str, Any]:  # fmt: skip
     """Bring an index file up to date with folders of photos.
 
     Args:
@@ -469,16 +410,10 @@ def index(
 
 
 def search(
-    index: str | Path,
-    images: Sequence[str | Path] = (),
-    *,
-    ids: Sequence[int] = (),
-    top: int | None = None,
-    radius: int | None = None,
-    group_duplicates: int | Literal["auto"] | None = None,
-    hasher: str | Path | None = None,
-    int8: bool = False,
-) -> list[dict[str, Any]]:
+    index: str | Path, images: Sequence[str | Path] = (), *, ids: Sequence[int] = (), top: int | None = None,
+    radius: int | None = None, group_duplicates: int | Literal["auto"] | None = None,
+    hasher: str | Path | None = None, int8: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Find the photos of an index that are like an image.
 
     A query is not among its own hits.
@@ -522,16 +457,9 @@ def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool = False
 
 
 def serve(
-    index: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8765,
-    token: str | None = None,
-    hasher: str | Path | None = None,
-    int8: bool = False,
-    host_names: Sequence[str] = (),
-    root_path: str = "/",
-) -> None:
+    index: str | Path, *, host: str = "127.0.0.1", port: int = 8765, token: str | None = None,
+    host_names: Sequence[str] = (), root_path: str = "/", hasher: str | Path | None = None, int8: bool = False,
+) -> None:  # fmt: skip
     """Serve an index of photos as a page and a JSON API.
 
     Ends with Ctrl-C or SIGTERM.
@@ -540,19 +468,19 @@ def serve(
         index: Index file.
         host: Address to listen on, 0.0.0.0 or :: for all; any but this computer's loopback needs a token.
         port: TCP port; 0 takes a free one, which is logged.
-        token: Secret of 16 characters or more that every request must bring; open the page once with ?token=TOKEN. On
-            the command line, None is DISTILHASH_TOKEN, which other users do not see in the list of processes.
-        hasher: Where the index's hasher is. None: where it was.
-        int8: Take the int8 model of an exported hasher.
+        token: Secret of 16 characters or more that every request must bring; open the page once with ?token=TOKEN.
+            None: DISTILHASH_TOKEN, which other users do not see in the list of processes.
         host_names: A further name by which browsers reach this computer, as that of a proxy.
         root_path: Path under which a proxy serves this, as /photos, where the proxy does not remove it.
-
-    Raises:
-        DistilhashError: an argument makes no sense, the index or its hasher is missing, or the port is taken.
+        hasher: Where the index's hasher is. None: where it was.
+        int8: Take the int8 model of an exported hasher.
     """
     from distilhash.server.serve import serve as run
 
+    kept = os.environ.pop(TOKEN, None)  # the processes that decode uploads do not inherit it
+    token = kept if token is None else token
     run(index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_names, root_path=root_path)
+    log.info("ended")
 
 
 def known_names() -> dict[str, list[str]]:

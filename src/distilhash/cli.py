@@ -1,16 +1,16 @@
 """The command line: the only module that parses arguments, prints results and exits.
 
-Each command is a function below: tyro makes its flags of the signature and of the configs' fields, and its help of the
-docstring of the API's function of the same name. Results go to stdout (``--json`` for programs), messages and progress
-to stderr. Exit codes: 0 done, 1 our bug, 2 the user's mistake or what the system refuses (one sentence), 130 Ctrl-C,
-141 a reader of stdout that went away, 143 SIGTERM. One file, since a command here is little more than its signature.
+tyro makes a command's flags and help of the API's function of that name (COMMANDS); TEXTS says how a result is printed
+that is no plain table. Results go to stdout (``--json`` for programs), messages and progress to stderr. Exit codes:
+0 done, 1 our bug, 2 the user's mistake or what the system refuses (one sentence), 130 Ctrl-C, 141 a reader of stdout
+that went away, 143 SIGTERM.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
+import inspect
 import io
 import logging
 import os
@@ -20,7 +20,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO, get_origin, get_type_hints
 
 import tyro
 from rich import box
@@ -37,35 +37,20 @@ from tyro._errors import (  # private: pyproject.toml holds tyro to the versions
     UnrecognizedArgs,
     on_parse_error,
 )
-from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
+from tyro.conf import OmitArgPrefixes, Positional
 
 from distilhash import api
-from distilhash.config import (
-    PHOTO_STUDENT,
-    DemoConfig,
-    DistillConfig,
-    ExportConfig,
-    FitConfig,
-    HashConfig,
-    Protocol,
-    ReproduceConfig,
-    ScanConfig,
-    StudentConfig,
-    TeacherConfig,
-)
+from distilhash.config import Protocol
 from distilhash.device import choose
 from distilhash.errors import DistilhashError, printable, refused
 from distilhash.files import to_json
 from distilhash.progress import console, log
 
-TOKEN = "DISTILHASH_TOKEN"
 SHOWN = 3  # failures of each kind, in one line
 CONFIG = (
     tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.SuppressFixed,
-    tyro.conf.HelptextFromCommentsOff,
+    tyro.conf.HelptextFromCommentsOff, tyro.conf.UseAppendAction,
 )  # fmt: skip
-
-Scan = OmitArgPrefixes[UseAppendAction[ScanConfig]]
 
 _rerun = tyro.conf.create_mutex_group(required=False, title="existing run")
 
@@ -97,11 +82,6 @@ class Run(Compute):
     overwrite: Annotated[bool, _rerun] = False
     """Replace the run in the output directory."""
 
-    @property
-    def directory(self) -> dict[str, Any]:
-        """What the functions of the API take."""
-        return {"resume": self.resume, "overwrite": self.overwrite}
-
 
 @dataclasses.dataclass(frozen=True)
 class Splitting:
@@ -115,161 +95,80 @@ class Splitting:
     """The split.json of an earlier run. None: a new split."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a command prints: data as JSON or text, and a mistake to end with although there is a result."""
+def _command(name: str, function: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], Show]]:
+    """A function of the API as tyro reads it, with what commands share in groups; it gives its arguments."""
+    hints, parameters = get_type_hints(function), inspect.signature(function).parameters
+    groups: dict[str, type] = {"splitting": Splitting} if "protocol" in parameters else {}
+    groups["show"] = Run if "resume" in parameters else Compute if name == "encode" else Show
+    shared = {field.name for group in groups.values() for field in dataclasses.fields(group)}
+    own = [_argument(each, hints[each.name]) for each in parameters.values() if each.name not in shared]
+    for key, group in groups.items():
+        hint: Any = Annotated[group, OmitArgPrefixes]
+        own.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=group(), annotation=hint))
+    signature = inspect.Signature(own)
 
-    data: Any
-    text: Any = None  # a string or a table of rich; None: the data as a table
-    mistake: DistilhashError | None = None
+    def command(*values: Any, **named: Any) -> tuple[dict[str, Any], Show]:
+        given = signature.bind(*values, **named).arguments
+        show = given.pop("show")
+        for group in filter(None, (given.pop("splitting", None), show)):
+            given |= {key: value for key, value in vars(group).items() if key in parameters}
+        return given, show
 
-
-def _demo(
-    *,
-    output: Path = api.DEMO_OUTPUT,
-    config: OmitArgPrefixes[DemoConfig] = DemoConfig(),
-    show: OmitArgPrefixes[Run] = Run(),
-) -> Result:
-    return _trials(api.demo(output, config=config, **show.directory), output)
-
-
-def _reproduce(
-    table: Positional[Literal["cifar10", "nuswide"]],
-    *,
-    output: Path = api.REPRODUCE_OUTPUT,
-    config: OmitArgPrefixes[ReproduceConfig] = ReproduceConfig(),
-    show: OmitArgPrefixes[Run] = Run(),
-) -> Result:
-    return _trials(api.reproduce(table, output, config=config, **show.directory), output)
+    command.__doc__ = function.__doc__
+    command.__annotations__ = {each.name: each.annotation for each in own}
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    return command
 
 
-def _distill(
-    images: Positional[str],
-    *,
-    output: Path = api.DISTILL_OUTPUT,
-    features: Path | None = None,
-    rebuild_features: bool = False,
-    unlabelled: bool = False,
-    config: OmitArgPrefixes[DistillConfig] = DistillConfig(),
-    teacher: TeacherConfig = TeacherConfig(),
-    student: StudentConfig = StudentConfig(),
-    scan: Scan = ScanConfig(),
-    splitting: OmitArgPrefixes[Splitting] = Splitting(),
-    show: OmitArgPrefixes[Run] = Run(),
-) -> Result:
-    model = api.distill(
-        images, output, teacher=teacher, student=student, config=config, features=features,
-        rebuild_features=rebuild_features, unlabelled=unlabelled, scan=scan, **vars(splitting), **show.directory,
-    )  # fmt: skip
-    return Result({"student": str(model)})
+def _argument(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
+    """A parameter of the API as an argument: of one type, and by its place where it is required or a plain list."""
+    name, required = parameter.name, parameter.default is parameter.empty
+    path = str if name in ("images", "photos", "backbone", "hasher") else Path  # a name may stand there, too
+    hint = {
+        str | Path: path, str | Path | None: path | None, Sequence[str | Path]: tuple[str, ...],
+        Sequence[str]: tuple[str, ...], Sequence[int]: tuple[int, ...],
+    }.get(hint, hint)  # fmt: skip
+    several = get_origin(hint) is tuple
+    if parameter.kind is not parameter.KEYWORD_ONLY and (required or several):
+        return parameter.replace(annotation=Annotated[hint, Positional])
+    if several:  # --host-name, once for each
+        hint = Annotated[hint, tyro.conf.arg(name=name.removesuffix("s").replace("_", "-"))]
+    elif name in ("config", "scan"):
+        hint = Annotated[hint, OmitArgPrefixes]
+    return parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hint)
 
 
-def _hash(
-    images: Positional[str],
-    *,
-    backbone: str = "v1",
-    output: Path = api.HASH_OUTPUT,
-    config: OmitArgPrefixes[HashConfig] = HashConfig(),
-    student: StudentConfig = StudentConfig(),
-    teacher: TeacherConfig = TeacherConfig(),
-    scan: Scan = ScanConfig(),
-    splitting: OmitArgPrefixes[Splitting] = Splitting(),
-    show: OmitArgPrefixes[Run] = Run(),
-) -> Result:
-    model = api.hash(
-        images,
-        output,
-        backbone,
-        config=config,
-        student=student,
-        teacher=teacher,
-        scan=scan,
-        **vars(splitting),
-        **show.directory,
+def _function(name: str) -> Callable[..., Any]:
+    return getattr(api, "known_names" if name == "list" else name)  # type: ignore[no-any-return]
+
+
+COMMANDS = {
+    name: _command(name, _function(name))
+    for name in (
+        "demo", "reproduce", "distill", "hash", "fit", "encode", "evaluate", "profile", "export", "check", "index",
+        "search", "code", "serve", "list",
     )
-    return Result({"hasher": str(model)})
+}  # fmt: skip
 
 
-def _fit(
-    photos: Positional[str],
-    *,
-    output: Path = api.FIT_OUTPUT,
-    config: OmitArgPrefixes[FitConfig] = FitConfig(),
-    teacher: TeacherConfig = TeacherConfig(),
-    student: StudentConfig = PHOTO_STUDENT,
-    scan: Scan = ScanConfig(),
-    show: OmitArgPrefixes[Run] = Run(),
-) -> Result:
-    found = api.fit(photos, output, config=config, teacher=teacher, student=student, scan=scan, **show.directory)
+def _trials(rows: list[dict[str, Any]], given: dict[str, Any]) -> list[Any]:
+    from distilhash.experiments.tables import terminal_table
+    from distilhash.experiments.trials import read_trials
+
+    return [terminal_table(read_trials(rows)), f"\nThe report: {printable(str(given['output'] / 'report.html'))}"]
+
+
+def _fit(found: dict[str, Any], _: object) -> list[Any]:
     rows = [{"hashed": name, **found[name]} for name in ("student", "teacher") if name in found]
     told = {key: value for key, value in found.items() if key not in ("student", "teacher", "verdict")}
-    return Result(found, [_table(told), *(["", _table(rows)] if rows else []), f"\n{found['verdict']}"])
+    return [_table(told), *(["", _table(rows)] if rows else []), f"\n{found['verdict']}"]
 
 
-def _encode(
-    hasher: Positional[Path],
-    images: Positional[str],
-    *,
-    part: Literal["all", "query", "database", "train", "validation"] = "all",
-    output: Path = api.CODES,
-    precision: Literal["float32", "bfloat16"] | None = None,
-    int8: bool = False,
-    threads: int | None = None,
-    scan: Scan = ScanConfig(),
-    splitting: OmitArgPrefixes[Splitting] = Splitting(),
-    show: OmitArgPrefixes[Compute] = Compute(),
-) -> Result:
-    from distilhash.deploy.runtime import model_file
-
-    if show.device and model_file(hasher) is not None:
-        raise DistilhashError("an exported hasher runs on the processor", f"--device {show.device}", "leave it out")
-    return Result(
-        api.encode(
-            hasher, images, output, part=part, precision=precision, int8=int8, threads=threads, scan=scan,
-            **vars(splitting),
-        )
-    )  # fmt: skip
+def _export(report: dict[str, Any], given: dict[str, Any]) -> list[Any]:
+    return [f"{report['verdict']}\n\nThe report: {printable(str(given['output'] / 'README.md'))}"]
 
 
-def _evaluate(
-    query: Positional[Path],
-    database: Positional[Path],
-    *,
-    at: int | None = None,
-    output: Path | None = None,
-    show: OmitArgPrefixes[Show] = Show(),
-) -> Result:
-    return Result(api.evaluate(query, database, at=at, output=output))
-
-
-def _profile(
-    networks: Positional[tuple[str, ...]],
-    *,
-    bits: int = 64,
-    size: int | None = None,
-    seconds: float = 1.0,
-    show: OmitArgPrefixes[Show] = Show(),
-) -> Result:
-    return Result(api.profile(_some(networks, "NETWORKS"), bits=bits, size=size, seconds=seconds))
-
-
-def _export(
-    hasher: Positional[Path],
-    images: Positional[str],
-    *,
-    output: Path = api.EXPORT_OUTPUT,
-    overwrite: bool = False,
-    config: OmitArgPrefixes[ExportConfig] = ExportConfig(),
-    scan: Scan = ScanConfig(),
-    splitting: OmitArgPrefixes[Splitting] = Splitting(),
-    show: OmitArgPrefixes[Show] = Show(),
-) -> Result:
-    report = api.export(hasher, output, images, config=config, overwrite=overwrite, scan=scan, **vars(splitting))
-    return Result(report, f"{report['verdict']}\n\nThe report: {printable(str(output / 'README.md'))}")
-
-
-def _check(images: Positional[str], *, scan: Scan = ScanConfig(), show: OmitArgPrefixes[Show] = Show()) -> Result:
-    found = api.check(images, scan=scan)
+def _check(found: dict[str, Any], _: object) -> list[Any]:
     lines = [f"{name}: {count:,} images" for name, count in found["overlaps"].items() if count]
     lines += [f"missing: {path}" for path in found["missing"]]
     lines += [f"unreadable: {bad['image']} ({bad['reason']})" for bad in found["unreadable"]]
@@ -280,33 +179,20 @@ def _check(images: Positional[str], *, scan: Scan = ScanConfig(), show: OmitArgP
         *([_table(found["parts"])] if found["parts"] else []),
         "\n".join([*map(printable, lines), "ready" if found["ready"] else "not ready"]),
     ]
-    mistake = None
-    if not found["ready"]:
-        first, *others = found["problems"]
-        more = f" (and {len(others)} more, listed above)" if others else ""
-        mistake = DistilhashError(f"these images are not ready: {first}{more}")
-    return Result(found, text, mistake)
+    if found["ready"]:
+        return text
+    first, *others = found["problems"]
+    more = f" (and {len(others)} more, listed above)" if others else ""
+    return [*text, DistilhashError(f"these images are not ready: {first}{more}")]
 
 
-def _index(
-    folders: Positional[tuple[str, ...]] = (),
-    *,
-    index: Path = api.INDEX,
-    hasher: str | None = None,
-    int8: bool = False,
-    verify: bool = False,
-    prune: bool = False,
-    forget: UseAppendAction[tuple[str, ...]] = (),
-    rebuild: bool = False,
-    scan: Scan = ScanConfig(),
-    show: OmitArgPrefixes[Show] = Show(),
-) -> Result:
-    done = api.index(
-        folders, index, hasher, int8=int8, scan=scan, verify=verify, prune=prune, forget=forget, rebuild=rebuild
-    )
+def _index(done: dict[str, Any], given: dict[str, Any]) -> list[Any]:
+    from distilhash.photos.duplicates import NearDuplicates
+
+    drops = "" if given["prune"] else "--prune drops them, "
     for key, what in (
         ("unreadable", "cannot be listed, and keep their photos"), ("failures", "cannot be read"),
-        ("missing", f"are missing and kept ({'' if prune else '--prune drops them, '}--forget drops a whole folder)"),
+        ("missing", f"are missing and kept ({drops}--forget drops a whole folder)"),
         ("passed_over", "are left out now and kept (--prune drops them)"),
     ):  # fmt: skip
         rows = done[key]
@@ -314,29 +200,13 @@ def _index(
             shown = [row if isinstance(row, str) else f"{row[0]} ({row[1]})" for row in rows[:SHOWN]]
             first = "; ".join(map(printable, shown))
             log.warning("%s", f"{len(rows):,} {what}: {first}{'; ...' if len(rows) > SHOWN else ''}")
-    from distilhash.photos.duplicates import NearDuplicates
-
     counted = {key: len(value) if isinstance(value, list) else value for key, value in done.items()}
     told = ("unreadable", "failures", "other_files", "rebuild_pays", "near_duplicates")
     table = _table({key: value for key, value in counted.items() if key not in told})
-    return Result(done, [table, str(NearDuplicates(**done["near_duplicates"]))])
+    return [table, str(NearDuplicates(**done["near_duplicates"]))]
 
 
-def _search(
-    index: Positional[Path],
-    images: Positional[tuple[str, ...]] = (),
-    *,
-    ids: Annotated[UseAppendAction[tuple[int, ...]], tyro.conf.arg(name="id")] = (),
-    top: int | None = None,
-    radius: int | None = None,
-    group_duplicates: int | Literal["auto"] | None = None,
-    hasher: str | None = None,
-    int8: bool = False,
-    show: OmitArgPrefixes[Show] = Show(),
-) -> Result:
-    found = api.search(
-        index, images, ids=ids, top=top, radius=radius, group_duplicates=group_duplicates, hasher=hasher, int8=int8
-    )
+def _search(found: list[dict[str, Any]], _: object) -> list[Any]:
     lines = []
     for answer in found:
         lines.append(f"{printable(answer['query'])}: {len(answer['hits'])} hits")
@@ -345,63 +215,19 @@ def _search(
                 mark = "  (missing)" if photo["missing"] else ""
                 name = f"{indent}{printable(photo['path'])}{mark}"
                 lines.append(f"{photo['distance']:>6}  {photo['id']:>8}  {name}".rstrip())
-    return Result(found, "\n".join(lines))
+    return ["\n".join(lines)]
 
 
-def _code(
-    hasher: Positional[str],
-    images: Positional[tuple[str, ...]],
-    *,
-    int8: bool = False,
-    show: OmitArgPrefixes[Show] = Show(),
-) -> Result:
-    found = api.code(hasher, _some(images, "IMAGES"), int8=int8)
-    return Result(found, "\n".join(f"{row['code']}  {printable(row['image'])}" for row in found))
+def _code(found: list[dict[str, Any]], _: object) -> list[Any]:
+    return ["\n".join(f"{row['code']}  {printable(row['image'])}" for row in found)]
 
 
-def _serve(
-    index: Positional[Path],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8765,
-    token: str | None = None,
-    host_names: Annotated[UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="host-name")] = (),
-    root_path: str = "/",
-    hasher: str | None = None,
-    int8: bool = False,
-    show: OmitArgPrefixes[Show] = Show(),
-) -> None:
-    kept = os.environ.pop(TOKEN, None)  # the processes that decode uploads do not inherit it
-    token = kept if token is None else token
-    api.serve(
-        index, host=host, port=port, token=token, hasher=hasher, int8=int8, host_names=host_names, root_path=root_path
-    )
-    log.info("ended")
-
-
-def _list(*, show: OmitArgPrefixes[Show] = Show()) -> Result:
-    return Result(api.known_names())
-
-
-COMMANDS: dict[str, Callable[..., Result | None]] = {
-    "demo": _demo,
-    "reproduce": _reproduce,
-    "distill": _distill,
-    "hash": _hash,
-    "fit": _fit,
-    "encode": _encode,
-    "evaluate": _evaluate,
-    "profile": _profile,
-    "export": _export,
-    "check": _check,
-    "index": _index,
-    "search": _search,
-    "code": _code,
-    "serve": _serve,
-    "list": _list,
-}
-for _name, _command in COMMANDS.items():
-    _command.__doc__ = (api.known_names if _name == "list" else getattr(api, _name)).__doc__
+# By command: its result and its arguments to texts and tables of rich, and an error to end with although there is a
+# result. The others print a table.
+TEXTS: dict[str, Callable[[Any, dict[str, Any]], list[Any]]] = {
+    "demo": _trials, "reproduce": _trials, "fit": _fit, "export": _export, "check": _check, "index": _index,
+    "search": _search, "code": _code,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -438,30 +264,29 @@ def _main(words: list[str]) -> int:
         what = "a command is missing" if not name else f"unknown command {name!r}"
         return _refuse(f"{what}; choose one of: {', '.join(COMMANDS)}; see distilhash --help.")
     try:
-        call = parse(name, words[1:])
+        arguments, show = parse(name, words[1:])
     except UsageError as error:
         return _refuse(str(error))
     except SystemExit:  # after --help
         return 0
-    return _run(name, call, call.keywords["show"])
+    return _run(name, arguments, show)
 
 
-def _run(name: str, call: functools.partial[Result | None], show: Show) -> int:
+def _run(name: str, arguments: dict[str, Any], show: Show) -> int:
     """Run a command, print its result, and return the exit code."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are reported in one line of our own
     _show_log(quiet=show.quiet)
-    choose(show.device if isinstance(show, Compute) else None)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
-            result = call() or Result(None)
+            result = _call(name, arguments, getattr(show, "device", None))
     except DistilhashError as error:
-        result = Result(None, mistake=error)
+        return _refuse(str(error))
     except OSError as error:
         if error.errno is None:
             raise
-        result = Result(None, mistake=refused(f"cannot use {error.filename or 'the disk'}", error))
+        return _refuse(str(refused(f"cannot use {error.filename or 'the disk'}", error)))
     except MemoryError as error:
-        result = Result(None, mistake=DistilhashError("the memory does not suffice", error, "close some programs"))
+        return _refuse(str(DistilhashError("the memory does not suffice", error, "close some programs")))
     except KeyboardInterrupt as error:
         kept = "nothing was written"
         if isinstance(show, Run):
@@ -471,17 +296,35 @@ def _run(name: str, call: functools.partial[Result | None], show: Show) -> int:
             kept = "the same command goes on from the last photos that were kept"
         _to_stderr(f"distilhash: interrupted; {kept}.")
         return 128 + (error.args or [signal.SIGINT])[0]  # of SIGTERM the number comes along
-    if result.data is not None:
-        _print(to_json(result.data, indent=2) if show.json else result.text or _table(result.data))
-    return _refuse(str(result.mistake)) if result.mistake is not None else 0
+    if result is None:
+        return 0
+    parts = TEXTS[name](result, arguments) if name in TEXTS else [_table(result)]
+    mistakes = [part for part in parts if isinstance(part, DistilhashError)]
+    for part in [to_json(result, indent=2)] if show.json else parts:
+        if isinstance(part, str):
+            print(part)
+        elif part not in mistakes:
+            Console(highlight=False).print(part)
+    return _refuse(str(mistakes[0])) if mistakes else 0
+
+
+def _call(name: str, arguments: dict[str, Any], device: str | None) -> Any:
+    choose(device)
+    if name == "encode" and device:
+        from distilhash.deploy.runtime import model_file
+
+        if model_file(arguments["hasher"]) is not None:
+            raise DistilhashError("an exported hasher runs on the processor", f"--device {device}", "leave it out")
+    result = _function(name)(**arguments)
+    return {{"distill": "student", "hash": "hasher"}[name]: str(result)} if isinstance(result, Path) else result
 
 
 class UsageError(Exception):
     """Words that are no command: a flag that there is not, a value of another type."""
 
 
-def parse(name: str, words: list[str]) -> functools.partial[Result | None]:
-    """The command with its arguments, not yet run.
+def parse(name: str, words: list[str]) -> tuple[dict[str, Any], Show]:
+    """The arguments of the API's function for a command, and what else its flags ask for.
 
     Args:
         name: a key of COMMANDS.
@@ -491,17 +334,13 @@ def parse(name: str, words: list[str]) -> functools.partial[Result | None]:
         UsageError: they are not its arguments.
         SystemExit: after --help.
     """
-    command = COMMANDS[name]
-
-    @functools.wraps(command)
-    def bind(*arguments: Any, **settings: Any) -> functools.partial[Result | None]:
-        return functools.partial(command, *arguments, **settings)
+    parameters = inspect.signature(COMMANDS[name]).parameters
 
     def refuse(event: ParseErrorEvent) -> NoReturn:
         raise UsageError(_sentence(event, name))
 
     # --teacher NAME and --teacher-size N are short for --teacher.name NAME and --teacher.size N.
-    if name in ("distill", "hash", "fit"):
+    if "teacher" in parameters:
         words = [re.sub(r"^--(teacher|student)(?=$|=)", r"--\1.name", word) for word in words]
         words = [re.sub(r"^--(teacher|student)-", r"--\1.", word) for word in words]
     if name == "search":  # --group-duplicates alone is --group-duplicates auto
@@ -509,8 +348,11 @@ def parse(name: str, words: list[str]) -> functools.partial[Result | None]:
             if not re.fullmatch(r"-?\d+|auto|None", "".join(words[place + 1 : place + 2])):
                 words = [*words[: place + 1], "auto", *words[place + 1 :]]
     with on_parse_error(refuse):
-        call: functools.partial[Result | None] = tyro.cli(bind, prog=f"distilhash {name}", args=words, config=CONFIG)
-    return call
+        given, show = tyro.cli(COMMANDS[name], prog=f"distilhash {name}", args=words, config=CONFIG)
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and given[key] == ():
+            raise UsageError(f"{key.upper()} is missing; see distilhash {name} --help.")
+    return given, show
 
 
 def _sentence(event: ParseErrorEvent, name: str) -> str:
@@ -550,19 +392,6 @@ def _overview() -> str:
     ])  # fmt: skip
 
 
-def _trials(rows: list[dict[str, Any]], output: Path) -> Result:
-    from distilhash.experiments.tables import terminal_table
-    from distilhash.experiments.trials import read_trials
-
-    return Result(rows, [terminal_table(read_trials(rows)), f"\nThe report: {printable(str(output / 'report.html'))}"])
-
-
-def _some(values: tuple[str, ...], what: str) -> tuple[str, ...]:
-    if not values:
-        raise DistilhashError(f"{what} is required", fix="name at least one")
-    return values
-
-
 class _LogHandler(logging.Handler):
     """Writes to stderr: above the progress bar in a terminal, as plain lines elsewhere."""
 
@@ -599,15 +428,6 @@ def _discard(stream: TextIO) -> None:
 def _refuse(sentence: str) -> int:
     _to_stderr(f"distilhash: {printable(sentence)}")
     return 2
-
-
-def _print(result: Any) -> None:
-    """Print text, or rich's tables among texts."""
-    for part in result if isinstance(result, list) else [result]:
-        if isinstance(part, str):
-            print(part)
-        else:
-            Console(highlight=False).print(part)
 
 
 def _table(result: dict[str, Any] | list[dict[str, Any]]) -> Table | str:

@@ -1,7 +1,7 @@
 """The settings of every stage, as frozen keyword-only dataclasses; the command line reads their docstrings as help.
 
 A config is plain data: it is what ``config.json`` of a run holds, and what a fingerprint is taken of. Functions of
-arrays (losses, metrics, codes, indexes) never see one. One file, since a setting is looked up here by its name.
+arrays (losses, metrics, codes, indexes) never see one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from operator import ge, gt, lt
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -40,12 +40,9 @@ class Bounds:
 
     def broken_by(self, value: float) -> str:
         """The bound that a value breaks, in words; empty where it breaks none."""
-        if self.ge is not None and not value >= self.ge:
-            return f"at least {self.ge}"
-        if self.gt is not None and not value > self.gt:
-            return f"above {self.gt}"
-        if self.lt is not None and not value < self.lt:
-            return f"below {self.lt}"
+        for words, bound, holds in (("at least", self.ge, ge), ("above", self.gt, gt), ("below", self.lt, lt)):
+            if bound is not None and not holds(value, bound):
+                return f"{words} {bound}"
         return "" if math.isfinite(value) else "finite"
 
 
@@ -60,22 +57,10 @@ CropMode = Literal["crop", "pad"]
 Optimizer = Literal["muon", "adamw", "published"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Protocol = Literal["cifar10", "cifar10-1", "cifar10-2"]
+Part = Literal["all", "query", "database", "train", "validation"]
 
 
-@functools.cache
-def _rules_of(kind: type[Config]) -> dict[str, list[Any]]:
-    """By setting: its Bounds, and the tuple of its choices."""
-    return {name: list(_rules(hint)) for name, hint in get_type_hints(kind, include_extras=True).items()}
-
-
-def _rules(hint: Any) -> Iterator[Any]:
-    if get_origin(hint) is Literal:
-        yield get_args(hint)
-        return
-    if get_origin(hint) is Annotated:
-        yield from (extra for extra in hint.__metadata__ if isinstance(extra, Bounds))
-    for part in get_args(hint):
-        yield from _rules(part)
+_hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
 class Config:
@@ -84,18 +69,16 @@ class Config:
     def __post_init__(self) -> None:
         """Check each value against the bounds or the choices in its annotation; None stands for a later choice."""
         stage = type(self).__name__.removesuffix("Config").lower()
-        for name, rules in _rules_of(type(self)).items():  # type: ignore[arg-type]
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
             if isinstance(value, Path):
                 object.__setattr__(self, name, str(value))
-            if value is None:
-                continue
-            for rule in rules:
-                if isinstance(rule, tuple) and value not in rule:
-                    raise unknown_name(f"{stage} {name}", str(value), rule)
-                if isinstance(rule, Bounds):
-                    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                    broken = rule.broken_by(value) if number else "a number"
+            for part in () if value is None else (hint, *get_args(hint)):  # a hint, and those of a union
+                if get_origin(part) is Literal and value not in get_args(part):
+                    raise unknown_name(f"{stage} {name}", str(value), get_args(part))
+                for bounds in getattr(part, "__metadata__", ()):
+                    number = isinstance(value, int | float) and not isinstance(value, bool)
+                    broken = bounds.broken_by(value) if number else "a number"
                     if broken:
                         raise DistilhashError(f"{stage} {name} must be {broken}", value)
 
@@ -346,21 +329,11 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], data: dict[str, Any]) -> T:
-    """The config of a kind from plain data.
-
-    Args:
-        kind: the config's class.
-        data: values by setting, as from :func:`as_dict`; a setting that is missing takes its default.
-
-    Raises:
-        DistilhashError: a setting that the kind does not have, or a value that it does not allow.
-    """
+    """The config of a kind from values by setting, as of as_dict; DistilhashError where one is not allowed."""
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - known)
+    unknown, fix = ", ".join(sorted(set(data) - known)), f"known: {', '.join(sorted(known))}"
     if unknown:
-        raise DistilhashError(
-            f"{kind.__name__} has no setting of this name", ", ".join(unknown), f"known: {', '.join(sorted(known))}"
-        )
+        raise DistilhashError(f"{kind.__name__} has no setting of this name", unknown, fix)
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 

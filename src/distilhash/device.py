@@ -118,14 +118,7 @@ def arithmetic(precision: str) -> AbstractContextManager[object]:
 def settled_precision(wanted: str, file: str | Path, network: nn.Module, shape_N3SS: tuple[int, int, int, int]) -> str:
     """The precision of a run; what "auto" chose is kept in a file, so that a resumed run goes on in it.
 
-    Args:
-        wanted: one of PRECISIONS.
-        file: read if it exists, else written.
-        network: timed in its mode (training or not) and left as it is.
-        shape_N3SS: of a batch.
-
-    Raises:
-        DistilhashError: the file names no precision.
+    The network is timed in its mode (training or not) on a batch of that shape, and left as it is.
     """
     if wanted != "auto":
         return wanted
@@ -133,9 +126,8 @@ def settled_precision(wanted: str, file: str | Path, network: nn.Module, shape_N
         write_json(file, {"precision": fastest_precision(network, shape_N3SS)})
     held = read_json(file, "choice of a precision")
     if not isinstance(held, dict) or held.get("precision") not in PRECISIONS[1:]:
-        raise DistilhashError(
-            "this file does not name a precision", file, "bring back a copy, or start anew in another --output"
-        )
+        fix = "bring back a copy, or start anew in another --output"
+        raise DistilhashError("this file does not name a precision", file, fix)
     return str(held["precision"])
 
 

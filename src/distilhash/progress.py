@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 from rich.console import Console
@@ -24,16 +24,22 @@ console = Console(stderr=True)  # what the command line logs to, so that bar and
 class Counter:
     """Counts finished units of one piece of work and says how fast they come."""
 
-    def __init__(self, what: str, total: int, unit: str, done: int) -> None:
+    def __init__(self, what: str, total: int, unit: str, done: int, bar: Progress | None) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, done
         self._facts: dict[str, float] = {}
-        self._began = time.monotonic()
-        self._first = done
+        self._began = self._said = time.monotonic()
+        self._first, self._bar = done, bar
+        self._task = bar.add_task(str(self), total=total, completed=done) if bar else None
 
     def add(self, count: int = 1, **facts: float) -> None:
         """Count ``count`` more units; ``facts`` (a loss, say) are shown beside them from now on."""
         self.done += count
         self._facts |= facts
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=self.done, description=str(self))
+        elif time.monotonic() - self._said >= LINE_SECONDS and self.done < self.total:
+            self._said = time.monotonic()
+            log.info("%s", self)
 
     def __str__(self) -> str:
         """What a person reads: done of total, rate, time left, facts."""
@@ -42,30 +48,6 @@ class Counter:
         if rate and self.done < self.total:
             parts.append(f"{timedelta(seconds=round((self.total - self.done) / rate))} left")
         return "  ".join([*parts, *(f"{name} {value:.4f}" for name, value in self._facts.items())])
-
-
-class _LineCounter(Counter):
-    def __init__(self, what: str, total: int, unit: str, done: int) -> None:
-        super().__init__(what, total, unit, done)
-        self._said = self._began
-
-    def add(self, count: int = 1, **facts: float) -> None:
-        super().add(count, **facts)
-        now = time.monotonic()
-        if now - self._said >= LINE_SECONDS and self.done < self.total:
-            self._said = now
-            log.info("%s", self)
-
-
-class _BarCounter(Counter):
-    def __init__(self, what: str, total: int, unit: str, done: int, bar: Progress) -> None:
-        super().__init__(what, total, unit, done)
-        self._bar = bar
-        self._task = bar.add_task(str(self), total=total, completed=done)
-
-    def add(self, count: int = 1, **facts: float) -> None:
-        super().add(count, **facts)
-        self._bar.update(self._task, completed=self.done, description=str(self))
 
 
 @contextmanager
@@ -78,14 +60,10 @@ def progress(what: str, total: int, unit: str = "images", done: int = 0) -> Iter
         unit: what is counted, in the plural.
         done: units that an earlier process has finished already.
     """
-    if not log.isEnabledFor(logging.INFO):
-        yield Counter(what, total, unit, done)
-    elif console.is_terminal and not console.is_dumb_terminal:
-        with Progress(BarColumn(24), TextColumn("{task.description}"), console=console, transient=True) as bar:
-            counter: Counter = _BarCounter(what, total, unit, done, bar)
-            yield counter
-        log.info("%s", counter)
-    else:
-        counter = _LineCounter(what, total, unit, done)
+    bar = None
+    if log.isEnabledFor(logging.INFO) and console.is_terminal and not console.is_dumb_terminal:
+        bar = Progress(BarColumn(24), TextColumn("{task.description}"), console=console, transient=True)
+    with bar or nullcontext():
+        counter = Counter(what, total, unit, done, bar)
         yield counter
-        log.info("%s", counter)
+    log.info("%s", counter)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distilhash.config import ScanConfig
+from distilhash.config import Part, ScanConfig
 from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.folders import LISTS, FolderSource, ListSource, checked_folder, list_files, told_others
 from distilhash.data.sources import ImageSource, count_seen, readable
@@ -15,7 +16,7 @@ from distilhash.data.splits import Split, cifar10_split, holdout_split, list_spl
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.progress import log
 
-PARTS = ("all", "query", "database", "train", "validation")
+PARTS = get_args(Part)
 LISTED = 10  # unreadable images that the report names
 
 
