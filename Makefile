@@ -45,7 +45,7 @@ $(VENV)/bin/python:
 
 $(VENV)/ready: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable '.[lite]'
+	$(BIN)/pip install --quiet --editable '.[train]'
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready

@@ -31,12 +31,10 @@ def needed(name: str, found: dict[str, int]) -> dict[str, int]:
 def main() -> None:
     """Print the table, the largest first."""
     found = needed("distilhash", {})
-    own = needed("torch", {}) | needed("torchvision", {})
     for name, size in sorted(found.items(), key=lambda item: -item[1]):
         if size > 1e6:
-            print(f"{size / 1e6:8.1f} MB  {name}{'  (PyTorch)' if name in own else ''}")
-    rest = sum(size for name, size in found.items() if name not in own)
-    print(f"{sum(found.values()) / 1e6:8.1f} MB  in all, of which {rest / 1e6:.1f} MB are not PyTorch's")
+            print(f"{size / 1e6:8.1f} MB  {name}")
+    print(f"{sum(found.values()) / 1e6:8.1f} MB  in all")
 
 
 if __name__ == "__main__":

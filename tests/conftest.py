@@ -8,6 +8,7 @@ import torch
 
 from distilhash.data.cifar10 import load_cifar10
 from exported import built  # noqa: F401 (a fixture of the tests of exported hashers)
+from installed import environment, installed  # noqa: F401 (fixtures: the package without PyTorch)
 from mistakes import here, made  # noqa: F401 (fixtures of the tests of the user's mistakes)
 
 torch.set_num_threads(1)

@@ -59,18 +59,22 @@ def code_of(pixels: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def started(index: Path, *settings: str, run: str = RUN) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def started(
+    index: Path, *settings: str, run: str = RUN, python: str | Path = sys.executable
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:  # fmt: skip
     """The first address of a running service, and its process."""
-    with running(index, *settings, run=run) as (addresses, process):
+    with running(index, *settings, run=run, python=python) as (addresses, process):
         yield addresses[0], process
 
 
 @contextlib.contextmanager
-def running(index: Path, *settings: str, run: str = RUN) -> Iterator[tuple[list[str], subprocess.Popen[str]]]:
+def running(
+    index: Path, *settings: str, run: str = RUN, python: str | Path = sys.executable
+) -> Iterator[tuple[list[str], subprocess.Popen[str]]]:  # fmt: skip
     """The addresses of a running service, and its process."""
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        [sys.executable, "-c", run, str(index), "--port", "0", *settings],
+        [str(python), "-c", run, str(index), "--port", "0", *settings],
         env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 
 import httpx
 import numpy as np
@@ -21,14 +19,7 @@ from mistakes import picture, refused
 from plain_service import started
 
 COUNT, BITS = 24, 24
-WITHOUT_TORCH = """
-import sys
-from distilhash import cli
-code = cli.main(sys.argv[1:])
-assert "torch" not in sys.modules, "torch was imported"
-sys.exit(code)
-"""
-SERVE_WITHOUT_TORCH = """
+SERVE = """
 import sys
 from distilhash import cli
 sys.exit(cli.main(["serve", *sys.argv[1:]]))
@@ -48,14 +39,17 @@ def place(built, tmp_path, monkeypatch):
     return tmp_path
 
 
-def without_torch(*words: object):
-    """The JSON of a command in a process of its own, which must succeed and must not import torch."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *map(str, words), "--json"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture
+def without_torch(installed):
+    """Runs a command that must succeed in an environment without PyTorch, and gives its JSON."""
+
+    def run(*words: object):
+        program = [installed, "-m", "distilhash", *map(str, words), "--json"]
+        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
 
 
 def codes_in(index) -> dict[str, bytes]:
@@ -69,7 +63,7 @@ def codes_in(index) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("flags", [(), ("--int8",)])
-def test_index_search_and_code_need_no_torch(place, flags):
+def test_index_search_and_code_need_no_torch(place, flags, without_torch):
     table = ExportedHasher.open("exported", int8=bool(flags)).encode(FolderSource(place / "photos"))
     expected = {str(place / "photos" / n): row.tobytes() for n, row in zip(table.names, table.packed, strict=True)}
     assert len(set(expected.values())) > COUNT // 2
@@ -144,15 +138,11 @@ def test_mistakes_are_one_sentence(place, capsys):
     assert cli.main([*search, "--hasher", "exported", "--int8"]) == 0
 
 
-def test_an_upload_finds_what_search_finds_without_torch(place, monkeypatch):
+def test_an_upload_finds_what_search_finds_without_torch(place, installed, without_torch):
     without_torch("index", "photos", "--hasher", "exported", "--int8")
     image = place / "photos" / "class1" / "05.png"
     (expected,) = without_torch("search", "photos.index", image, "--top", 9)
-    (place / "blocked" / "torch").mkdir(parents=True)  # before the real one in the worker processes, too
-    (place / "blocked" / "torch" / "__init__.py").write_text("raise ImportError('torch is not to be imported')\n")
-    paths = [str(place / "blocked"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    with started(place / "photos.index", run=SERVE_WITHOUT_TORCH) as (address, _):
+    with started(place / "photos.index", run=SERVE, python=installed) as (address, _):
         assert httpx.get(f"{address}/api/status", timeout=60).json()["hasher"] == f"exported/{INT8}"
         answer = httpx.post(f"{address}/api/search?top=100", content=image.read_bytes(), timeout=60).json()
     hits = [(hit["id"], hit["distance"]) for hit in answer["hits"] if hit["path"] != "photos/class1/05.png"]

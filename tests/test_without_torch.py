@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from distilhash import cli, config
+from distilhash.errors import TRAIN
 from distilhash.losses import FRAMEWORKS
 from distilhash.models import STUDENTS, TEACHERS
 from distilhash.training.targets import TARGETS
 from mistakes import everything
 
-# Python imports sitecustomize at its start, also in the workers of the service.
-MISSING = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision", "timm"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-import importlib.metadata
-found = importlib.metadata.version
-def version(name):
-    if name in ("torch", "torchvision", "timm"):
-        raise importlib.metadata.PackageNotFoundError(name)
-    return found(name)
-importlib.metadata.version = version
-"""
 # One process for all: each is a word list in; code, stdout and stderr out.
 PROGRAM = """
 import contextlib, io, json, sys
@@ -51,21 +35,25 @@ REFUSED = [
 
 
 @pytest.fixture
-def without_torch(here, tmp_path_factory):
+def without_torch(here, installed):
     """Runs commands in a process without PyTorch."""
     assert cli.main(["index", "photos", "--hasher", "hasher", "--quiet"]) == 0
-    missing = tmp_path_factory.mktemp("missing")
-    (missing / "sitecustomize.py").write_text(MISSING)
 
     def run(lines: list[str], program: str = PROGRAM) -> list[list]:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(missing), *sys.path])}
         words = json.dumps([line.split() for line in lines])
-        done = subprocess.run(
-            [sys.executable, "-c", program, words], env=environment, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([installed, "-c", program, words], capture_output=True, text=True, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     return run
+
+
+def test_the_package_is_small_and_brings_nothing_that_only_training_needs(installed):
+    program = f"import importlib.util as u; print([n for n in ('distilhash', *{TRAIN}) if u.find_spec(n)])"
+    script = str(Path(__file__).parents[1] / "benchmarks" / "installed_size.py")
+    found, size = (subprocess.check_output([installed, *words], text=True) for words in (["-c", program], [script]))
+    assert found == "['distilhash']\n"
+    megabytes = float(size.splitlines()[-1].split()[0])
+    assert 100 < megabytes <= 450
 
 
 def test_what_needs_no_torch_works_and_the_rest_names_the_install(here, without_torch, capsys):
@@ -75,7 +63,7 @@ def test_what_needs_no_torch_works_and_the_rest_names_the_install(here, without_
     for line, (_, out, err) in zip(REFUSED, answers[len(WORKS) :], strict=True):
         *_, said = err.splitlines()
         assert out == "" and "Traceback" not in err, line
-        assert said.startswith("distilhash: ") and "pip install torch torchvision timm" in said, line
+        assert said.startswith("distilhash: ") and "pip install 'distilhash[train]'" in said, line
     assert everything(here) == before
     for line, (_, out, _) in zip(WORKS[:3], answers, strict=False):
         assert cli.main(line.split()) == 0

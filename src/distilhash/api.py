@@ -44,7 +44,7 @@ from distilhash.config import (
     TeacherConfig,
     as_dict,
 )  # fmt: skip
-from distilhash.errors import DistilhashError, require_torch, unknown_name
+from distilhash.errors import DistilhashError, require_train, unknown_name
 from distilhash.progress import log
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def demo(
     Returns:
         The rows of results.json, one for each trial.
     """
-    require_torch("the demo")
+    require_train("the demo")
     from distilhash.experiments.runner import run_demo
 
     return run_demo(config, output, resume=resume, overwrite=overwrite)
@@ -91,7 +91,7 @@ def reproduce(
     Returns:
         The rows of results.json: every trial that is there.
     """
-    require_torch("the comparison")
+    require_train("the comparison")
     from distilhash.experiments.runner import reproduce as run
 
     return run(table, output, config=config, resume=resume, overwrite=overwrite)
@@ -120,7 +120,7 @@ def distill(
     Returns:
         The student's model directory.
     """
-    require_torch("distillation")
+    require_train("distillation")
     import numpy as np
 
     from distilhash.data.loading import open_readable, split_of
@@ -176,7 +176,7 @@ def hash(
     Returns:
         The hasher's model directory.
     """
-    require_torch("training a hasher")
+    require_train("training a hasher")
     from distilhash.data.loading import open_readable, split_of
     from distilhash.data.sources import count_seen
     from distilhash.files import fingerprint_of_indices
@@ -236,7 +236,7 @@ def fit(
         "overlap_at_10" (the share of the ten nearest photos by the teacher's features among those by code) and "moved"
         (how far brighter and mirrored copies move, as a share of the way to the nearest other photo).
     """
-    require_torch("fitting a hasher")
+    require_train("fitting a hasher")
     from distilhash.training import fit as stage
 
     return stage.fit(
@@ -324,7 +324,7 @@ def profile(
     Returns:
         For each network "network", "parameters", "macs" (of one image), "latency_ms_batch1", "images_per_second", ...
     """
-    require_torch("profiling")
+    require_train("profiling")
     from distilhash.evaluation.profile import profile as measure
 
     opened = [(name, _network(name, bits, size)) for name in networks]  # all, before the first is timed
@@ -352,7 +352,7 @@ def export(
     Returns:
         The report, as in report.json: agreement of codes, mAP, milliseconds, bytes, and a "verdict".
     """
-    require_torch("export")
+    require_train("export")
     from distilhash.deploy.export import export_hasher
 
     return export_hasher(
@@ -517,7 +517,7 @@ def _encoder_with_torch(
     hasher: str | Path, precision: str | None
 ) -> Callable[[ImageSource, NDArray[np.int64]], CodeTable]:
     """What encodes images with a hasher that was not exported."""
-    require_torch("a hasher that is not exported")
+    require_train("a hasher that is not exported")
     from distilhash.checkpoint import load_hasher
     from distilhash.data.sources import count_seen
     from distilhash.device import current, usable_precision

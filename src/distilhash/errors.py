@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import importlib
+import importlib.util
 import re
-from types import ModuleType
 
 # Control characters, line ends, marks that reverse the order of text, and what is no character.
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -34,6 +33,7 @@ REMEDIES = {
     errno.ENOSYS: _LACKING,
     errno.EOPNOTSUPP: _LACKING,
 }
+TRAIN = ("torch", "torchvision", "timm", "matplotlib", "jinja2", "onnxscript")  # modules that the extra "train" brings
 
 
 class DistilhashError(ValueError):
@@ -73,27 +73,16 @@ def refused(what: str, error: OSError, then: str = "") -> DistilhashError:
     return DistilhashError(what, error.strerror or error, "; ".join(filter(None, (remedy, then))))
 
 
-def require(needed_by: str, install: str, *packages: str) -> ModuleType:
-    """Import packages that need not be installed, and return the last one.
+def require_train(needed_by: str) -> None:
+    """Raise DistilhashError where a package of the extra "train" is missing.
 
     Args:
-        needed_by: the subject of the sentence, such as "serving".
-        install: what pip is to install.
-        packages: names of modules.
-
-    Raises:
-        DistilhashError: one of them is missing.
+        needed_by: the subject of the sentence, such as "distillation".
     """
-    try:
-        return [importlib.import_module(name) for name in packages][-1]
-    except ImportError as error:
-        what = f"{needed_by} needs {' and '.join(packages)}"
-        raise DistilhashError(what, error, f"pip install {install}") from error
-
-
-def require_torch(needed_by: str) -> None:
-    """Import PyTorch. Raises DistilhashError where it is not installed."""
-    require(needed_by, "torch torchvision timm", "torch")
+    lacking = [name for name in TRAIN if importlib.util.find_spec(name) is None]
+    if lacking:
+        what = f"{needed_by} needs the extra 'train'"
+        raise DistilhashError(what, f"no {', '.join(lacking)}", "pip install 'distilhash[train]'")
 
 
 def printable(text: str) -> str:

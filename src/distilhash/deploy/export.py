@@ -30,7 +30,7 @@ from distilhash.data.sources import ImageSource, count_seen
 from distilhash.data.splits import Split
 from distilhash.data.transforms import Preprocess
 from distilhash.deploy.quantize import to_int8, to_onnx
-from distilhash.deploy.runtime import FLOAT, FORMAT, INT8, SEEN, ExportedHasher, is_exported, package, session_of
+from distilhash.deploy.runtime import FLOAT, FORMAT, INT8, SEEN, ExportedHasher, is_exported, session_of
 from distilhash.errors import DistilhashError
 from distilhash.evaluation.metrics import mean_average_precision
 from distilhash.files import restore_directory, write_directory_atomically, write_json
@@ -76,8 +76,6 @@ def export_hasher(
     if place.exists() and not (overwrite and is_exported(place)):
         fix = "choose another place" if overwrite else "choose another place, or --overwrite an exported hasher"
         raise DistilhashError("the output exists", place, fix)
-    for name in ("onnx", "onnxruntime", "onnxscript"):  # missing ones are told before anything is computed
-        package(name)
     network, description = load_hasher(hasher)
     source = open_readable(images, labelled=None, scan=scan)
     chosen, beside = None, split_beside(Path(hasher))

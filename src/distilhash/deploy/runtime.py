@@ -26,7 +26,7 @@ from distilhash.config import InputConfig
 from distilhash.data.prefetch import BATCH_PIXELS, cores, prefetch
 from distilhash.data.sources import DIGEST_BYTES, ImageSource, count_seen, digests_of
 from distilhash.data.transforms import Preprocess
-from distilhash.errors import DistilhashError, require
+from distilhash.errors import DistilhashError
 from distilhash.files import readable_file
 from distilhash.progress import progress
 
@@ -188,7 +188,9 @@ def checked_model(path: str | Path, config: ExportedConfig) -> bytes:
     Raises:
         DistilhashError: the file is missing, too large, not the config's, not ONNX, or not allowed.
     """
-    onnx, path = package("onnx"), Path(path)
+    import onnx
+
+    path = Path(path)
     if not path.is_file():
         raise DistilhashError("the exported hasher lacks a model", path, _AGAIN)
     if path.stat().st_size > MAX_BYTES:
@@ -214,12 +216,13 @@ def session_of(content: bytes) -> onnxruntime.InferenceSession:
     Raises:
         DistilhashError: the runtime refuses the model.
     """
-    runtime = package("onnxruntime")
-    options = runtime.SessionOptions()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     try:
-        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base
         raise DistilhashError("ONNX Runtime refuses the model", " ".join(str(error).split())) from error
 
@@ -280,8 +283,3 @@ class _Given(ImageSource):
 
     def read(self, indices: Any) -> Any:  # arrays, which Preprocess takes as well
         return [self.images[int(index)] for index in indices]
-
-
-def package(name: str) -> Any:
-    """Import a package of the extra "export"; DistilhashError where it is not installed."""
-    return require("an exported hasher", "'distilhash[export]'", name)

