@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import threading
 import time
@@ -275,6 +276,22 @@ def test_the_range_of_more_than_eight_bits(pixels: np.ndarray, expected: list[in
     assert decode_image(encoded(image, "TIFF"), "x")[0, :, 0].tolist() == expected
     if image.mode == "I;16":
         assert decode_image(encoded(image, "PNG"), "x")[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("dead", [0, 65_535])
+def test_a_sensors_few_dead_pixels_do_not_darken_the_others(dead: int) -> None:
+    pixels = np.linspace(2_000, 3_900, 300 * 200).astype(np.uint16).reshape(200, 300)  # of 12 bits
+    clean, spotted = pixels.copy(), pixels.copy()
+    spotted.flat[[7, 30_000, 59_000]] = dead
+    shown = [np.asarray(decode_image(encoded(Image.fromarray(each), "PNG"), "x")) for each in (clean, spotted)]
+    differs = (abs(shown[0].astype(int) - shown[1]) > 1).any(axis=2)
+    assert differs.sum() <= 3
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UnreadableImage, match="regular"):
+        decode.decode_image(tmp_path / "pipe.png", "pipe.png")
 
 
 def tiff(pixels: np.ndarray, order: str = "<", photometric: int = 2) -> bytes:

@@ -364,7 +364,7 @@ MULTI = np.array([[1, 0], [0, 1], [1, 1]])
         ({"database_codes": CODES * 2}, r"database_codes must hold -1 and \+1 only; got 2"),
         ({"query_codes": np.sign(CODES - 1)}, r"query_codes must hold -1 and \+1 only; got 0 .*np.where"),
         ({"query_codes": pack(CODES), "database_codes": pack(CODES)}, "packed codes .* pass num_bits="),
-        ({"query_codes": pack(CODES), "num_bits": 9}, "got 2 in database_codes, 9 elsewhere"),
+        ({"query_codes": pack(CODES), "num_bits": 9}, "9 bits take 2 bytes"),
         ({"query_codes": CODES[:0]}, "there are no query codes"),
         ({"database_codes": CODES[:0]}, "there are no database codes"),
         ({"query_labels": LABELS[:2]}, r"query_labels must have one row a code; got shape \(2,\) for 3 codes"),

@@ -13,7 +13,8 @@ What becomes RGB, by rules that depend on the image alone:
   white drawing has.
 - Numbers of more than 8 bits are scaled from 0 and the smallest number of 1, 8, 10, 12, 14, 16, 24 or 32 bits that
   holds the largest; where they span no more than a quarter of that, or are negative, from the smallest and the largest.
-  So an image that fills 16 bits is as it was made, and one of 12 bits, or of a tenth of the range, is not black.
+  So an image that fills 16 bits is as it was made, and one of 12 bits, or of a tenth of the range, is not black. One
+  number in 10,000 at either end does not count, so that a sensor's hot pixel does not darken all others.
 
 A file of a few kilobytes may hold 65 million pixels. The memory of large images is bounded, whatever the number of
 threads (``_room``), and they are converted in bands, so that no second copy of full size exists. One file, since these
@@ -27,6 +28,7 @@ import functools
 import io
 import os
 import re
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -139,6 +141,8 @@ def decode_image(
         UnreadableImage: it is no image, damaged, or too large.
     """
     try:
+        if not isinstance(file, bytes) and not stat.S_ISREG(Path(file).stat().st_mode):  # a pipe may never end
+            raise UnreadableImage(name, "not a regular file")
         with (
             io.BytesIO(file) if isinstance(file, bytes) else Path(file).open("rb") as stream,
             _opened(stream, name) as image,
@@ -306,7 +310,7 @@ def _rgb(image: Image.Image, low: Image.Image | None, factors: tuple[int, int], 
 def _conversion(image: Image.Image, low: Image.Image | None, bands: Sequence[Box]) -> Callable[[Box], Image.Image]:
     """What turns a part of this image into RGB, by rules that see all of its bands."""
     if image.mode[0] in "IF" or low is not None:
-        black, white = _scale(_values(image, low, band) for band in bands)
+        black, white = _scale((_values(image, low, band) for band in bands), image.width * image.height // 10_000)
 
         def coloured(box: Box) -> Image.Image:
             values = _values(image, low, box)
@@ -348,14 +352,26 @@ def _values(image: Image.Image, low: Image.Image | None, box: Box) -> NDArray[np
     return (1 if image.mode == "F" else 65535) - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values
 
 
-def _scale(bands: Iterable[NDArray[np.float64]]) -> tuple[float, float]:
-    """The values that become black and white."""
-    finite = (band[np.isfinite(band)] for band in bands)
-    ends = np.array([(band.min(), band.max()) for band in finite if band.size] or [(0, 1)], np.float64)
-    lowest, highest = float(ends[:, 0].min()), float(ends[:, 1].max())
+def _scale(bands: Iterable[NDArray[np.float64]], left_out: int) -> tuple[float, float]:
+    """The values that become black and white, of all but the ``left_out`` least and largest."""
+    least = largest = np.empty(0)
+    for band in bands:
+        values = band[np.isfinite(band)]
+        least, largest = (
+            _least(np.concatenate([*pair]), left_out + 1) for pair in ((least, values), (largest, -values))
+        )
+    if not least.size:
+        return 0, 1
+    place = left_out if least.size > left_out else 0
+    lowest, highest = float(np.sort(least)[place]), -float(np.sort(largest)[place])
     full = next((scale for scale in _SCALES if highest <= scale), highest)
     stretched = lowest < 0 or 4 * (highest - lowest) <= full
     return (lowest, highest) if stretched and lowest < highest else (0, full)
+
+
+def _least(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The ``count`` least values, in any order; all where there are no more."""
+    return values if values.size <= count else np.partition(values, count - 1)[:count]
 
 
 def _contrast(bands: Iterable[Image.Image]) -> float:

@@ -293,7 +293,8 @@ class ListSource(FileSource):
         self.missing_N = np.array([not os.path.isfile(path) for path in self.paths])  # noqa: PTH113
         missing = [name for name, gone in zip(self.names, self.missing_N, strict=True) if gone]
         if missing and complete:
-            counts = ", ".join(f"{self.missing_N[part].sum():,} in {name}" for name, part in self.lists.items())
+            gone_of = {name: self.missing_N[part].sum() for name, part in self.lists.items()}
+            counts = ", ".join(f"{count:,} in {name}" for name, count in gone_of.items() if count)
             raise DistilhashError(
                 "the list files name images that are not there",
                 f"{len(missing)} of {len(self)} missing under {root}: {', '.join(missing[:3])}",
