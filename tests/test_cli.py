@@ -119,6 +119,7 @@ def test_evaluate_measures_the_tables(pipeline):
     assert (shown["queries"], shown["database"], shown["bits"]) == (QUERIES, 108, 16)
     kept = json.loads((root / "metrics.json").read_text())
     assert kept.pop("curve").keys() == {"precision", "recall", "n", "precision_at_n"}
+    assert len(kept.pop("average_precision")) == QUERIES
     assert kept == shown
 
 

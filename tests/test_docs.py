@@ -15,8 +15,8 @@ from PIL import Image
 from distilhash import cli
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = {name: (ROOT / name).read_text(encoding="utf-8")
-             for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/guide.md")}  # fmt: skip
+NAMES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/guide.md", "docs/paper.md")
+DOCUMENTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 

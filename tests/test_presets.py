@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 from distilhash import api as stages
 from distilhash import cli
 from distilhash.checkpoint import load_hasher, load_model, load_student
-from distilhash.config import DemoConfig
+from distilhash.config import DemoConfig, HashConfig, ReproduceConfig, StudentConfig
+from distilhash.data.transforms import Preprocess
 from distilhash.experiments.presets import demo as demo_preset
-from distilhash.experiments.presets import paper_cifar10, paper_nuswide
+from distilhash.experiments.presets import paper_cifar10, paper_nuswide, preset_of
 from distilhash.experiments.trials import TrialKey
-from distilhash.models import create_teacher
+from distilhash.models import create_student, create_teacher, new_hasher, new_student
+from distilhash.training import hash as hashing
 from distilhash.training.run import RunDirectory
 
 FAKE = "timm/test_resnet"  # a real network of a few hundred thousand weights
@@ -78,12 +80,12 @@ def test_a_preset_takes_two_steps_of_every_stage_and_arm(preset, photos, no_down
             arm, preset.teacher.name
         )
         run = tmp_path / f"{arm}-{framework}"
-        key = TrialKey(seed=0, bits=preset.main_bits, framework=framework, arm=arm)
+        key = TrialKey(seed=0, bits=preset.bits[-1], framework=framework, arm=arm)
         config = dataclasses.replace(preset.hash_config(key), **few)
         stages.hash(photos, run, backbone, config=config, student=preset.student, teacher=preset.teacher)
         check_two_steps(run)
         hasher, description = load_hasher(run)
-        assert hasher.num_bits == preset.main_bits
+        assert hasher.num_bits == preset.bits[-1]
         assert description["settings"]["framework"] == framework
     assert {arm for arm, _ in preset.trials} >= {"distilled"}
 
@@ -163,3 +165,45 @@ def test_the_demo_is_not_run_over_and_resumes_at_once(demo, capsys):
     assert (output / "results.json").read_bytes() == before
     assert cli.main([*words, "--resume", "--seed", "1"]) == 2
     assert "seed was 0 and is 1" in capsys.readouterr().err
+
+
+def test_hashing_on_cifar10_is_as_published(cifar10, monkeypatch):
+    """Resize(224) of the whole image and no augmentation; NUS-WIDE: Resize(256), a flip and a crop of 224."""
+    paper, nuswide = paper_cifar10(), paper_nuswide()
+    key = TrialKey(seed=0, bits=16, framework="csq", arm="scratch")
+    hasher = new_hasher(new_student(paper.student, 0), paper.hash_config(key))
+    image = cifar10.images[0]
+    whole = np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BILINEAR))
+    assert np.array_equal(Preprocess(hasher.input).crop(image[None])[0], whole)
+    assert hasher.backbone.architecture["input"]["margin"] == 0
+    assert new_student(paper.student, 0).input.margin == 1 - 224 / 256  # of distillation
+    assert (paper.hash.augment, paper.finetune.augment) == (False, False)
+    assert (nuswide.hash.augment, nuswide.hash.margin, nuswide.finetune.augment) == (True, None, True)
+
+
+def test_hashing_without_augmentation_sees_the_images_themselves(cifar10, tmp_path, monkeypatch):
+    monkeypatch.setattr("distilhash.training.hash.make_views", None)  # is not called
+    config = HashConfig(epochs=1, batch_size=4, bits=8, augment=False, precision="float32")
+    hasher = new_hasher(new_student(StudentConfig(size=32, stem="small"), 0), config)
+    hashing.train_hasher(cifar10, np.arange(8), hasher, config, RunDirectory(tmp_path / "run", {}))
+
+
+def test_initial_weights_are_as_published():
+    kernel = new_student(paper_cifar10().student, 0).layer3[0].conv1.weight
+    fan_in = kernel[0].numel()  # PyTorch's default: uniform within 1 / sqrt(fan in)
+    assert kernel.abs().max().item() == pytest.approx(fan_in**-0.5, rel=1e-3)
+    assert kernel.std().item() == pytest.approx((3 * fan_in) ** -0.5, rel=0.01)
+    key = TrialKey(seed=0, bits=64, framework="csq", arm="teacher_finetuned")
+    head = new_hasher(create_student("v1"), paper_cifar10().hash_config(key)).head
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert not head.bias.any()
+
+
+def test_the_published_pair_of_networks_and_the_precision_can_be_chosen():
+    chosen = ReproduceConfig(budget="paper", student="v2", teacher="torchvision/alexnet", precision="float32")
+    preset = preset_of("cifar10", chosen)
+    assert (preset.student.name, preset.teacher.name) == ("v2", "torchvision/alexnet")
+    assert {preset.distill.precision, preset.hash.precision, preset.finetune.precision} == {"float32"}
+    assert preset.finetune.head_std is None  # the published AlexNet has PyTorch's own
+    teacher = create_teacher("torchvision/alexnet", pretrained=False)
+    assert teacher.feature_dim == new_student(preset.student, 0).feature_dim == 4096  # compared without a projection

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from distilhash import cli
+from distilhash.codes import CodeTable, pack
 from distilhash.config import ReproduceConfig
 from distilhash.data.splits import holdout_split
 from distilhash.errors import DistilhashError
+from distilhash.evaluation.metrics import mean_average_precision
 from distilhash.experiments import arms
 from distilhash.experiments import runner as running
 from distilhash.experiments.presets import TABLES, desktop_cifar10, keys_of, paper_cifar10, shard_of, smoke
@@ -25,7 +29,7 @@ from tiny import tiny_images
 def images(monkeypatch):
     """A table of two arms at 16 bits on 160 images of 16 pixels; what is read of them is noted."""
     preset = dataclasses.replace(
-        smoke(), bits=(16,), seeds=(0,), main_bits=16, query_size=None, train_size=None, database_size=None,
+        smoke(), bits=(16,), seeds=(0,), query_size=None, train_size=None, database_size=None,
         finetune=None,
     )  # fmt: skip
     spy = tiny_images(160, source=Spy)
@@ -52,10 +56,9 @@ def numbers(trials):
 
 def test_the_budgets_have_the_trials_that_they_promise():
     names = [trial.name for trial in keys_of(desktop_cifar10(), ReproduceConfig())]
-    assert len(names) == len(set(names)) == 3 * 2 * (4 + 2) + 2 * 4
+    assert len(names) == len(set(names)) == 4 * 2 * 4 * 3  # every arm at every length for every seed
     assert names[0] == "distilled-csq-64-0"
-    assert all("finetuned" in name for name in names[-8:])
-    assert not any("finetuned" in name for name in names[:-8])
+    assert ["finetuned" in name for name in names] == [False] * 72 + [True] * 24
     assert len(keys_of(paper_cifar10(), ReproduceConfig(seeds="0,1,2", bits="16,32,48,64"))) == 96
     few = keys_of(desktop_cifar10(), ReproduceConfig(arms="scratch", frameworks="dch", bits="48", seeds="5,7,5"))
     assert [trial.name for trial in few] == ["scratch-dch-48-5", "scratch-dch-48-7"]
@@ -160,8 +163,54 @@ def test_a_trial_says_how_it_was_made_and_trains_on_no_query(tmp_path, images, m
     assert trial["best_on_test"]["map"] == max(line["test_map"] for line in epochs)
     assert trial["settings"]["hash"]["epochs"] == trial["epochs"] == 2
     assert trial["command"] == (
-        "distilhash reproduce cifar10 --budget smoke --protocol cifar10 --arms distilled --frameworks csq --bits 16"
-        " --seeds 0"
+        "distilhash reproduce cifar10 --budget smoke --arms distilled --frameworks csq --bits 16 --seeds 0"
+        " --best-on-test"
     )
+    assert trial["split_seed"] == split.seed == 0
+    assert np.mean(trial["average_precision"]) == pytest.approx(trial["map_at_all"], abs=1e-4)
+    assert len(trial["average_precision"]) == len(split.query)
+    for fact in (f"{torch.get_num_threads()} threads", torch.backends.cpu.get_cpu_capability(), torch.__version__):
+        assert fact in trial["machine"]
     assert "optimistic" in (tmp_path / "run" / "table.md").read_text()
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+
+
+def test_the_validation_set_is_searched_in_images_that_no_hasher_was_fitted_to(images):
+    """One that knows the fitted images by heart and nothing else scores as chance does."""
+    split, labels = holdout_split(np.asarray(images.labels), validation_share=0.5), np.asarray(images.labels)
+    known = np.isin(np.arange(len(images)), split.fit)
+    signs = np.where(known, labels, np.random.default_rng(0).integers(0, 10, len(images)))
+    codes = pack(np.where(signs[:, None] == np.arange(16), 1, -1))
+    asked = []
+
+    def code_table(hasher, indices):
+        asked.append(indices)
+        return CodeTable.of(codes[indices], 16, images, indices, {})
+
+    comparison = SimpleNamespace(preset=smoke(), best_on_test=False)
+    made = SimpleNamespace(split=split, codes=code_table)
+    score = running._Comparison._measure(comparison, made, None)["validation_map"]
+    assert not np.intersect1d(np.concatenate(asked), split.fit).size
+    others = [
+        mean_average_precision(codes[[i]], codes[v], labels[[i]], labels[v], num_bits=16)
+        for i in split.validation for v in [np.setdiff1d(split.validation, i)]
+    ]  # fmt: skip
+    assert score == pytest.approx(np.mean(others), abs=1e-12)
+    fitted = mean_average_precision(
+        codes[split.fit], codes[split.fit], labels[split.fit], labels[split.fit], num_bits=16
+    )
+    assert fitted == 1 and score < 0.5
+
+
+def test_all_seeds_share_the_split(tmp_path, images, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        running, "split_of",
+        lambda source, where, protocol, seed, *rest, **_: (
+            drawn.append(seed), holdout_split(np.asarray(source.labels), seed=seed)
+        )[1],
+    )  # fmt: skip
+    monkeypatch.setattr(running._Comparison, "measured", lambda self, made, key: {})
+    monkeypatch.setattr(running._Comparison, "write", lambda self, run: [])
+    run(tmp_path / "run", seeds="0,1", split_seed=5)
+    assert drawn == [5]

@@ -147,6 +147,8 @@ class StudentConfig(Config):
     """crop: a window of the image, as published; pad: the whole image, shifted by reflection."""
     margin: Margin = 0.125
     """Share of the side that the crop leaves out, or the largest shift of the padded image."""
+    initial: Literal["he", "published"] = "he"
+    """Initial weights of convolutions: he (normal, by fan-out) or published (PyTorch's default)."""
 
 
 # The default student of ``fit``: chosen by training time, as its maps begin with 16 pixels a side instead of 56.
@@ -224,6 +226,12 @@ class HashConfig(Config):
     """CSQ: how hash centres are made. auto: hadamard where they exist."""
     freeze_backbone: bool = False
     """Train only the hash head."""
+    augment: bool = True
+    """Flip and shift each image anew in every epoch."""
+    margin: Margin | None = None
+    """Share of the side that the crop leaves out, in training and of all codes. None: as the backbone was trained."""
+    head_std: Positive | None = None
+    """Standard deviation of the head's initial weights, with a bias of 0. None: PyTorch's default."""
     precision: Precision = "auto"
     """Of convolutions; weights stay in float32. auto: the faster one here."""
     seed: Seed = 0
@@ -318,6 +326,14 @@ class ReproduceConfig(Config):
     """Random seeds, separated by commas. None: the budget's."""
     shard: str = "1/1"
     """Part of the trials to compute: 2/3 is the second of three."""
+    student: str | None = None
+    """Student, v1 or v2. None: the budget's."""
+    teacher: str | None = None
+    """Teacher, such as torchvision/alexnet, which the published v2 has. None: the budget's."""
+    precision: Precision | None = None
+    """Of convolutions; weights stay in float32. None: the budget's."""
+    split_seed: Seed = 0
+    """Random seed of the split, which all other seeds share: differences are paired over its queries."""
     best_on_test: bool = False
     """Also report the best epoch on the queries, as the published code does; marked as optimistic."""
 

@@ -199,15 +199,22 @@ def fingerprint_of_indices(indices: np.ndarray) -> str:
 
 
 def provenance(**made_from: Any) -> dict[str, Any]:
-    """Where an artefact comes from: the command, versions, class of machine, and JSON data on what was read."""
+    """Where an artefact comes from: the command, versions, the machine, and JSON data on what was read.
+
+    With PyTorch loaded the machine includes threads, instruction set and build.
+    """
     versions = {"distilhash": __version__}
     for name in ("numpy", "torch", "torchvision", "timm"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    if torch := sys.modules.get("torch"):  # what decides the last digits of what it computes
+        capability = torch.backends.cpu.get_cpu_capability()
+        machine += f", {torch.get_num_threads()} threads, {capability}, PyTorch {torch.__version__}"
     return {
         "command": " ".join(["distilhash", *sys.argv[1:]]),
         "versions": versions,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine,
         **made_from,
     }

@@ -163,7 +163,8 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
     Returns:
         The metrics by the names of their definitions. ``relevant_share`` is what a random ranking scores;
         ``map_at_all`` is the expectation over all orders of ties, ``stable_map_at_all`` breaks ties by database order.
-        ``curve`` holds precision and recall by Hamming radius, and precision of the first n images. What was done:
+        ``curve`` holds precision and recall by Hamming radius, and precision of the first n images;
+        ``average_precision`` is the expected one of each query, over K ranks where ``at`` is given. What was done:
         ``leave_one_out`` (whether every query is in the database, too), ``queries_in_database`` (how many are),
         ``queries_without_relevant`` (which count as 0), ``queries_seen_in_training`` (by the hasher, or None where that
         is not known), and the names of classes that one side alone has images of.
@@ -192,7 +193,8 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
         raise DistilhashError("the database holds no image but the query itself", f"{num_database} images")
     depths = {"all": num_database} | ({} if at is None else {str(at): _depth(at, num_database)})
     rank_R = np.array([rank for rank in RANKS if rank <= num_database - own_Q.max()])
-    expected, stable = dict.fromkeys(depths, 0.0), dict.fromkeys(depths, 0.0)
+    scores: dict[str, list[Floats]] = {name: [] for name in depths}
+    stable = dict.fromkeys(depths, 0.0)
     relevant, without, ball_2T, hits_R = 0, 0, np.zeros((2, bits + 1)), np.zeros(len(rank_R))
     for counts in retrieval.blocks(np.array(list(depths.values()))):
         relevant_q = counts.hits.sum(axis=1)
@@ -201,9 +203,10 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
         ball_2T += _ball_sums(counts)
         hits_R += _expected_hits(counts, rank_R).sum(axis=0)
         for column, (name, depth) in enumerate(depths.items()):
-            expected[name] += float(expected_average_precision(counts.items, counts.hits, depth).sum())
+            scores[name].append(expected_average_precision(counts.items, counts.hits, depth))
             stable[name] += float(_stable_average_precision(counts, column, depth).sum())
     precision_T, recall_T = ball_2T / num_queries
+    expected_Q = {name: np.concatenate(blocks) for name, blocks in scores.items()}
     return {
         "queries": num_queries,
         "database": num_database,
@@ -215,7 +218,7 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
         **one_sided,
         "relevant_share": relevant / (num_queries * num_database - int(own_Q.sum())),
         "precision_at_radius_2": float(precision_T[min(2, bits)]),  # a ball wider than a code holds all
-        **{f"map_at_{name}": total / num_queries for name, total in expected.items()},
+        **{f"map_at_{name}": float(values_Q.mean()) for name, values_Q in expected_Q.items()},
         **{f"stable_map_at_{name}": total / num_queries for name, total in stable.items()},
         "curve": {
             "precision": precision_T.tolist(),
@@ -223,13 +226,14 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
             "n": rank_R.tolist(),
             "precision_at_n": (hits_R / rank_R / num_queries).tolist(),
         },
+        "average_precision": list(expected_Q.values())[-1].tolist(),  # of each query, at the depth asked for
     }
 
 
 def evaluate_files(
     query: str | Path, database: str | Path, *, at: int | None = None, output: str | Path | None = None
 ) -> dict[str, Any]:
-    """The metrics of evaluate_tables, but for the curve, of code tables on disk.
+    """The metrics of evaluate_tables, but for what is a list, of code tables on disk.
 
     Args:
         query, database: files that CodeTable.save wrote.
@@ -249,7 +253,7 @@ def evaluate_files(
             log.warning("only the %s has images of: %s", side, ", ".join(metrics[f"only_in_{side}"]))
     if output is not None:
         write_json(output, metrics)
-    del metrics["curve"]
+    del metrics["curve"], metrics["average_precision"]
     return metrics
 
 

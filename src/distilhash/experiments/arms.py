@@ -40,8 +40,11 @@ PARTS = ("query", "database")  # of a split, whose codes are kept
 
 
 def cropped_teacher(preset: Preset, *, trainable: bool = False) -> Teacher:
-    """The preset's teacher, which sees the same part of an image as the student, in its own arms, too."""
-    return open_teacher(preset.teacher, trainable=trainable, crop_mode=new_student(preset.student, 0).input)
+    """The preset's teacher, which in its own arms sees the same part of an image as the student does in hashing."""
+    seen = new_student(preset.student, 0).input
+    if preset.hash.margin is not None:
+        seen = dataclasses.replace(seen, margin=preset.hash.margin)
+    return open_teacher(preset.teacher, trainable=trainable, crop_mode=seen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,13 +144,17 @@ class Arms:
             return cropped_teacher(self.preset, trainable=True)
         path = self.path / "distill"
         if not (path / "model" / "model.safetensors").exists():
-            self.rows(self.split.unlabelled[:0])  # the teacher's pass over the images, timed by itself
             config = dataclasses.replace(self.preset.distill, seed=self.seed)
-            features, cached = self._features
+            shared: dict[str, Any] = {}
+            if (
+                self.preset.hash.margin is None
+            ):  # else distillation sees other crops than hashing, and has its own cache
+                self.rows(self.split.unlabelled[:0])  # the teacher's pass over the images, timed by itself
+                shared = dict(zip(("features", "features_of"), self._features, strict=True))
             with self._timed("distill"):
                 distillation.distill(
                     self.images, self.split.unlabelled, self.teacher, new_student(self.preset.student, self.seed),
-                    config, self._stage(path), features=features, features_of=cached,
+                    config, self._stage(path), **shared,
                 )  # fmt: skip
         return load_student(path)[0]
 

@@ -30,8 +30,6 @@ class Preset:
     trials: tuple[tuple[str, str], ...] = tuple(product(ARMS, FRAMEWORKS))  # (arm, framework)
     bits: tuple[int, ...] = (16, 32, 48, 64)
     seeds: tuple[int, ...] = (0, 1, 2)
-    main_bits: int = 64  # this code length is computed for every seed, the others for the first one
-    finetune_every_seed: bool = False  # False: the fine-tuned teacher only for the first seed
     at: int | None = None  # mAP over this many nearest images; None: over all
     measure_every: int | None = 1  # epochs between two measurements on the validation set; None: there is none
     query_size: int | None = None  # images kept of each part of the split; None: all
@@ -66,28 +64,40 @@ def demo(config: DemoConfig) -> Preset:
         distill=DistillConfig(epochs=config.distill_epochs, batch_size=256),
         hash=HashConfig(epochs=config.hash_epochs, batch_size=128),
         trials=(("distilled", "csq"), ("scratch", "csq"), ("teacher_frozen", "csq"), ("distilled", "dch")),
-        bits=(config.bits,), main_bits=config.bits, seeds=(config.seed,),
+        bits=(config.bits,), seeds=(config.seed,),
         measure_every=None, train_size=config.train_size, database_size=config.database_size, examples=True,
     )  # fmt: skip
 
 
 def paper_cifar10() -> Preset:
-    """The published settings on CIFAR-10, every arm for every seed: ResNet50 to v1 at 224 pixels; needs a GPU."""
+    """The published settings on CIFAR-10 (docs/paper.md): ResNet50 to v1 at 224 pixels; needs a GPU."""
+    hashing = HashConfig(
+        optimizer="published",
+        learning_rate=1e-5,
+        weight_decay=1e-5,
+        epochs=30,
+        batch_size=64,
+        augment=False,
+        margin=0.0,
+    )
     return Preset(
         teacher=TeacherConfig(name="torchvision/resnet50"),
-        student=StudentConfig(name="v1", size=224),
+        student=StudentConfig(name="v1", size=224, initial="published"),
         distill=DistillConfig(loss="raw", optimizer="published", learning_rate=1e-4, weight_decay=0.0, epochs=160,
                               batch_size=64, mode="online"),
-        hash=HashConfig(optimizer="published", learning_rate=1e-5, weight_decay=1e-5, epochs=30, batch_size=64),
-        dch_batch_size=128, finetune_every_seed=True, measure_every=5,
+        hash=hashing, finetune=dataclasses.replace(hashing, head_std=0.01),
+        dch_batch_size=128, measure_every=5,
     )  # fmt: skip
 
 
 def paper_nuswide() -> Preset:
-    """The published settings on NUS-WIDE: as on CIFAR-10, but 120 epochs of distillation at 3e-6, and mAP@5000."""
+    """The published settings on NUS-WIDE: 120 epochs at 3e-6, hashing with flips and crops, and mAP@5000."""
     paper = paper_cifar10()
     distill = dataclasses.replace(paper.distill, epochs=120, learning_rate=3e-6)
-    return dataclasses.replace(paper, distill=distill, at=5000)
+    hashing, finetune = (
+        dataclasses.replace(config, augment=True, margin=None) for config in (paper.hash, paper.finetune or paper.hash)
+    )
+    return dataclasses.replace(paper, distill=distill, hash=hashing, finetune=finetune, at=5000)
 
 
 def desktop_cifar10() -> Preset:
@@ -132,11 +142,28 @@ TABLES: dict[str, dict[str, Callable[[], Preset]]] = {
 }  # fmt: skip
 
 
+def preset_of(table: str, config: ReproduceConfig) -> Preset:
+    """The preset of a table's budget, with the networks and the precision that are asked for."""
+    preset = TABLES[table][config.budget]()
+    student, teacher, stages = preset.student, preset.teacher, ("distill", "hash", "finetune")
+    if config.student:
+        student = dataclasses.replace(student, name=config.student)
+    if config.teacher:
+        teacher = dataclasses.replace(teacher, name=config.teacher)
+        if config.teacher != "torchvision/resnet50" and preset.finetune:  # the published AlexNet has PyTorch's head
+            preset = dataclasses.replace(preset, finetune=dataclasses.replace(preset.finetune, head_std=None))
+    preset = dataclasses.replace(preset, student=student, teacher=teacher)
+    if config.precision:
+        changed = {s: dataclasses.replace(c, precision=config.precision) for s in stages if (c := getattr(preset, s))}
+        preset = dataclasses.replace(preset, **changed)
+    return preset
+
+
 def keys_of(preset: Preset, config: ReproduceConfig) -> list[TrialKey]:
     """The trials that are asked for, in the order of computing.
 
-    The main code length comes first, so that an unfinished table has the column that matters; the fine-tuned teacher
-    comes last, as it takes longest.
+    The longest code comes first, so that an unfinished table has the column that matters; the fine-tuned teacher comes
+    last, as it takes longest.
 
     Raises:
         DistilhashError: an unknown arm or framework, or something else than numbers.
@@ -146,21 +173,16 @@ def keys_of(preset: Preset, config: ReproduceConfig) -> list[TrialKey]:
     pairs = list(preset.trials)
     if arms or frameworks:
         pairs = list(product(arms or dict.fromkeys(arm for arm, _ in pairs), frameworks or FRAMEWORKS))
-    first = preset.seeds[0]
-
-    def wanted(key: TrialKey) -> bool:
-        once = arms or seeds or preset.finetune_every_seed or key.arm != "teacher_finetuned"
-        return bool((bits or key.bits == preset.main_bits or key.seed == first) and (once or key.seed == first))
 
     def order(key: TrialKey) -> tuple[object, ...]:
         slowest = key.arm == "teacher_finetuned"
-        return slowest, key.seed, key.bits != preset.main_bits, key.bits, list(ARMS).index(key.arm)
+        return slowest, key.seed, key.bits != max(preset.bits), key.bits, list(ARMS).index(key.arm)
 
     keys = (
         TrialKey(seed=seed, bits=length, framework=framework, arm=arm)
         for (arm, framework), seed, length in product(pairs, seeds or preset.seeds, bits or preset.bits)
     )
-    return sorted(dict.fromkeys(filter(wanted, keys)), key=order)
+    return sorted(dict.fromkeys(keys), key=order)
 
 
 def shard_of(keys: list[TrialKey], shard: str) -> list[TrialKey]:

@@ -32,10 +32,10 @@ from distilhash.evaluation.metrics import evaluate_tables, mean_average_precisio
 from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.experiments.arms import PARTS, Arms, cropped_teacher
 from distilhash.experiments.page import write_report
-from distilhash.experiments.presets import TABLES, Preset, demo, keys_of, shard_of
+from distilhash.experiments.presets import TABLES, Preset, demo, keys_of, preset_of, shard_of
 from distilhash.experiments.summary import report_of
 from distilhash.experiments.trials import TrialKey
-from distilhash.files import read_json, write_json
+from distilhash.files import provenance, read_json, write_json
 from distilhash.models import Hasher
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
@@ -57,7 +57,7 @@ def reproduce(
     config = config or ReproduceConfig()
     if table not in TABLES:
         raise unknown_name("table", table, TABLES)
-    preset = TABLES[table][config.budget]()
+    preset = preset_of(table, config)
     every = keys_of(preset, config)
     keys = shard_of(every, config.shard)
     if not keys:
@@ -67,19 +67,20 @@ def reproduce(
         raise DistilhashError(what, f"{table}, --images {config.images}")
     where = str(config.images or "cifar10")
     images = open_readable(where, labelled=True)
-    chosen = "--images FOLDER" if config.images else f"--protocol {config.protocol}"
+    shown = dataclasses.replace(config, images="FOLDER" if config.images else None)
     comparison = _Comparison(
         title=f"The paper's comparison: {table}",
         dataset=table, budget=config.budget, preset=preset, keys=keys, images=images, where=where,
-        protocol=config.protocol, best_on_test=config.best_on_test,
-        command=lambda key: (
-            f"distilhash reproduce {table} --budget {config.budget} {chosen} --arms {key.arm}"
-            f" --frameworks {key.framework} --bits {key.bits} --seeds {key.seed}"
+        protocol=config.protocol, split_seed=config.split_seed, best_on_test=config.best_on_test,
+        command=lambda key: _command(
+            f"reproduce {table}", dataclasses.replace(
+                shown, arms=key.arm, frameworks=key.framework, bits=str(key.bits), seeds=str(key.seed), shard="1/1"
+            ),
         ),
     )  # fmt: skip
     settings: dict[str, Any] = {
         "stage": "reproduce", "table": table, "budget": config.budget, "protocol": config.protocol,
-        "images": images.fingerprint, "preset": as_dict(preset),
+        "split_seed": config.split_seed, "images": images.fingerprint, "preset": as_dict(preset),
     }  # fmt: skip
     if config.best_on_test:  # measured as each hasher is trained, so that it can neither begin nor end in mid-run
         settings["best_on_test"] = True
@@ -98,13 +99,11 @@ def run_demo(
         DistilhashError: settings that cannot be run, or a run directory that is there.
     """
     preset = demo(config)
-    given = [(field.name, getattr(config, field.name), field.default) for field in dataclasses.fields(config)]
-    flags = [f"--{name.replace('_', '-')} {value}" for name, value, default in given if value != default]
     return _Comparison(
         title="A pretrained teacher, a compact student",
         dataset="cifar10", preset=preset, keys=keys_of(preset, ReproduceConfig()),
         images=open_readable("cifar10", labelled=True), where="cifar10", protocol=config.protocol,
-        command=lambda key: " ".join(["distilhash demo", *flags]),
+        split_seed=config.seed, command=lambda key: _command("demo", config),
     ).run(output, {"stage": "demo", **as_dict(config)}, resume=resume, overwrite=overwrite)  # fmt: skip
 
 
@@ -120,29 +119,30 @@ class _Comparison:
     images: ImageSource
     where: str  # what the images were opened by
     protocol: str
+    split_seed: int
     best_on_test: bool = False
     command: Callable[[TrialKey], str]  # computes one trial
 
     def run(self, output: str | Path, settings: dict[str, Any], **options: bool) -> list[dict[str, Any]]:
         """Compute the trials that are missing and write the report after each of them."""
         # What can be refused is refused here, before a directory is made, or deleted for --overwrite.
-        splits = {seed: self.split(seed) for seed in {key.seed for key in self.keys}}
-        for split in splits.values():
-            distillation.check(self.preset.distill, self.images, split.unlabelled)
+        split = self.split()
+        distillation.check(self.preset.distill, self.images, split.unlabelled)
         for key in self.keys:
-            hashing.check(self.images, self.preset.labelled(splits[key.seed]), self.preset.hash_config(key))
+            hashing.check(self.images, self.preset.labelled(split), self.preset.hash_config(key))
         teacher = cropped_teacher(self.preset)
         run = RunDirectory(output, settings, images=self.images if "images" in settings else None, **options)
         missing = [key for key in self.keys if not _file(run, key).exists()]
         for number, key in enumerate(missing, start=1):
             run.log(f"trial {key.name}, {number} of {len(missing)}")
-            arms = Arms(self.preset, self.images, splits[key.seed], teacher, key.seed, run)
+            arms = Arms(self.preset, self.images, split, teacher, key.seed, run)
             write_json(_file(run, key), self.measured(arms, key))
             self.write(run)
         return _done(run) if missing else self.write(run)
 
-    def split(self, seed: int) -> Split:
-        """The split of a seed, whole or cut to what the preset looks at."""
+    def split(self) -> Split:
+        """The split of all trials, whole or cut to what the preset looks at."""
+        seed = self.split_seed
         split = split_of(self.images, self.where, self.protocol, seed, None, needed=True)
         assert split is not None
         split = dataclasses.replace(split, class_names=tuple(self.images.class_names))
@@ -166,9 +166,10 @@ class _Comparison:
         name = "map_at_all" if preset.at is None else f"map_at_{preset.at}"
         validation = f" ({len(split.validation):,} of them for validation)" if between else ""
         config = preset.hash_config(key)
-        made = read_json(arms.run.path / "provenance.json", "provenance")
+        made = provenance()  # a run may go on elsewhere
         return {
             **key.model_dump(),
+            "split_seed": split.seed,
             "backbone": f"{hasher.backbone.name} at {hasher.input.size} px",
             "dataset": self.dataset,
             "protocol": f"{split.protocol}: {len(split.query):,} queries, {len(split.train):,} labelled{validation},"
@@ -186,12 +187,20 @@ class _Comparison:
             "command": self.command(key),
             "settings": self._settings(arms, key),
             "curves": {axis: metrics["curve"][axis] for axis in ("recall", "precision")},
+            "average_precision": np.round(metrics["average_precision"], 4).tolist(),
             "precision_at_n": {"n": metrics["curve"]["n"], "precision": metrics["curve"]["precision_at_n"]},
         }  # fmt: skip
 
     def _measure(self, arms: Arms, hasher: Hasher) -> dict[str, float]:
-        """What is measured after an epoch: the validation set, searched in the other labelled images."""
-        found = {"validation_map": self._map(arms, hasher, arms.split.validation, arms.labelled)}
+        """What is measured after an epoch: the validation set, each image searched in the others.
+
+        No hasher was fitted to one of them, so they rank arms and epochs as the queries do; images that were fitted
+        would flatter what learns by heart. They have no other labels than training has, whatever the protocol.
+        """
+        validation = arms.codes(hasher, arms.split.validation)
+        depth = "all" if self.preset.at is None else str(self.preset.at)
+        metrics = evaluate_tables(validation, validation, at=self.preset.at)
+        found = {"validation_map": metrics[f"map_at_{depth}"]}
         if self.best_on_test:
             found["test_map"] = self._map(arms, hasher, arms.split.query, arms.split.database)
         return found
@@ -224,6 +233,16 @@ class _Comparison:
         used = {name: as_dict(getattr(self.preset, name)) for name in networks}
         used["hash"] = _trained_with(arms.path / key.stage)
         return {**used, "distill": _trained_with(arms.path / "distill")} if key.arm == "distilled" else used
+
+
+def _command(name: str, config: DemoConfig | ReproduceConfig) -> str:
+    """The command with every setting that is not its default."""
+    given = [(field.name, getattr(config, field.name), field.default) for field in dataclasses.fields(config)]
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for name, value, default in given if value != default
+    ]  # fmt: skip
+    return " ".join([f"distilhash {name}", *flags])
 
 
 def _file(run: RunDirectory, key: TrialKey) -> Path:

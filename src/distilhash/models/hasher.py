@@ -8,6 +8,7 @@ Shapes: N images, S pixels, D features, K bits.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distilhash.config import HashConfig, InputConfig, from_dict
+from distilhash.config import HashConfig, InputConfig, as_dict, from_dict
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.models.backbone import Backbone, load_checked, read_state
 from distilhash.models.student import STUDENTS, Student, create_student
@@ -91,10 +92,17 @@ def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone
 
 
 def new_hasher(backbone: Backbone, config: HashConfig) -> Hasher:
-    """A hasher on a backbone, its head initialised by the seed."""
+    """A hasher on a backbone, which from then on crops by ``config.margin``; its head is initialised by the seed."""
+    if config.margin is not None:
+        backbone.input = dataclasses.replace(backbone.input, margin=config.margin)
+        backbone.architecture["input"] = as_dict(backbone.input)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 2)
-        return create_hasher(backbone, num_bits=config.bits, freeze_backbone=config.freeze_backbone)
+        hasher = create_hasher(backbone, num_bits=config.bits, freeze_backbone=config.freeze_backbone)
+        if config.head_std is not None:
+            nn.init.normal_(hasher.head.weight, std=config.head_std)
+            nn.init.zeros_(hasher.head.bias)
+        return hasher
 
 
 def rebuild_backbone(architecture: Mapping[str, Any]) -> Backbone:

@@ -108,9 +108,6 @@ class Student(Backbone):
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
         stages = zip((STEM_CHANNELS, *widths[:-1]), widths, BLOCKS, STRIDES, strict=True)
         self.layer1, self.layer2, self.layer3, self.layer4, self.layer5 = (_stage(*stage) for stage in stages)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_N3SS: Tensor) -> Tensor:
         """Features (N, D) of images that were preprocessed as self.input says."""
@@ -121,13 +118,16 @@ class Student(Backbone):
         return x.flatten(1)
 
 
-def create_student(name: str, size: int = 224, stem: str = "published", *, input: InputConfig | None = None) -> Student:
-    """A student with random weights (He et al. 2015, by fan-out) from torch's global generator.
+def create_student(
+    name: str, size: int = 224, stem: str = "published", *, input: InputConfig | None = None, initial: str = "he"
+) -> Student:
+    """A student with random weights from torch's global generator.
 
     Args:
         name, stem: keys of STUDENTS and STEMS.
         size: side of the input, pixels.
         input: replaces the ImageNet preprocessing; its size must be ``size``.
+        initial: of convolutions: "he" (He et al. 2015, by fan-out) or "published" (PyTorch's default).
 
     Raises:
         DistilhashError: an unknown name or stem, or an input that is too small for the stem.
@@ -148,7 +148,12 @@ def create_student(name: str, size: int = 224, stem: str = "published", *, input
         raise DistilhashError(
             "the student's size and its input's size differ", f"{size} and {input.size} pixels", "give both the same"
         )
-    return Student(name, stem, input)
+    student = Student(name, stem, input)
+    if initial == "he":
+        for module in student.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return student
 
 
 def new_student(config: StudentConfig, seed: int) -> Student:
@@ -156,7 +161,7 @@ def new_student(config: StudentConfig, seed: int) -> Student:
     input = InputConfig(size=config.size, crop_mode=config.crop_mode, margin=config.margin)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return create_student(config.name, size=config.size, stem=config.stem, input=input)
+        return create_student(config.name, config.size, config.stem, input=input, initial=config.initial)
 
 
 def _stage(channels_in: int, width: int, blocks: int, stride: int) -> nn.Sequential:
