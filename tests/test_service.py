@@ -447,8 +447,8 @@ def test_a_photo_that_is_missing_comes_last_and_is_marked(tmp_path):
     (tmp_path / "photos" / "0.png").unlink()
     library = Library(tmp_path / "index")
     photo = library.photo(ids["3.png"])
-    found = library.neighbours(photo, top=10, radius=None)
+    found = library.search(photo, top=10)
     assert [hit.missing for hit in found.hits] == [False, False, True] and found.hits[-1].id == ids["0.png"]
-    assert ids["0.png"] not in [hit.id for hit in library.neighbours(photo, top=2, radius=None).hits]
+    assert ids["0.png"] not in [hit.id for hit in library.search(photo, top=2).hits]
     assert [photo.missing for photo in library.page(-1, 10)] == [True, False, False, False]
     library.close()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         code,
         demo,
         distill,
+        duplicates,
         encode,
         evaluate,
         export,
@@ -44,14 +45,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _COMMANDS = [
-    "check", "code", "demo", "distill", "encode", "evaluate", "export", "fit", "hash", "index", "profile", "reproduce",
-    "search", "serve",
+    "check", "code", "demo", "distill", "duplicates", "encode", "evaluate", "export", "fit", "hash", "index", "profile",
+    "reproduce", "search", "serve",
 ]  # fmt: skip
 # Without hash: `from distilhash import *` would replace Python's own.
 __all__ = [
     "DemoConfig", "DistilhashError", "DistillConfig", "ExportConfig", "FitConfig", "HashConfig", "Index", "InputConfig",
-    "ReproduceConfig", "ScanConfig", "StudentConfig", "TeacherConfig", "check", "code", "demo", "distill", "encode",
-    "evaluate", "export", "fit", "index", "profile", "reproduce", "search", "serve",
+    "ReproduceConfig", "ScanConfig", "StudentConfig", "TeacherConfig", "check", "code", "demo", "distill", "duplicates",
+    "encode", "evaluate", "export", "fit", "index", "profile", "reproduce", "search", "serve",
 ]  # fmt: skip
 
 

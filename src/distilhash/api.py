@@ -440,6 +440,34 @@ def search(
     )
 
 
+def duplicates(
+    library: str | Path = Path("photos.index"), *, radius: int | None = None, csv: str | Path | None = None,
+    html: str | Path | None = None, hasher: str | Path | None = None, int8: bool = False,
+    scan: ScanConfig = ScanConfig(),
+) -> dict[str, Any]:  # fmt: skip
+    """List every group of near-duplicates of a library, the best copy first; nothing is deleted.
+
+    A group is the best copy (the largest picture, then the largest file, then the first path) and the photos within
+    the radius of it that are in no earlier group; groups whose other copies take most bytes come first.
+
+    Args:
+        library: Index file, or a folder, which is encoded for this once and by no index.
+        radius: Largest distance of a photo from the best copy, bits. None: the one that the index measured.
+        csv: Also write a CSV file (.csv).
+        html: Also write a contact sheet (.html), one file with thumbnails.
+        hasher: Hasher of a folder, as for an index. None: a default hasher fitted to its photos.
+        int8: Take the int8 model of an exported hasher.
+
+    Returns:
+        "photos" (how many the library holds), "missing" (near-duplicates that are left out as their files are gone),
+        "radius", "bits", and "groups", lists of photos with "id", "path", "size" (bytes), "width" and "height" (pixels;
+        0 where the file cannot be read), "date" (of the file's last change) and "distance" (bits from the best copy).
+    """
+    from distilhash.photos.copies import duplicates as run
+
+    return run(library, radius=radius, table=csv, sheet=html, hasher=hasher, int8=int8, scan=scan)
+
+
 def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool = False) -> list[dict[str, str]]:
     """Compute the codes of image files.
 

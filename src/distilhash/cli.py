@@ -129,7 +129,7 @@ def _argument(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
         Sequence[str]: tuple[str, ...], Sequence[int]: tuple[int, ...],
     }.get(hint, hint)  # fmt: skip
     several = get_origin(hint) is tuple
-    if parameter.kind is not parameter.KEYWORD_ONLY and (required or several):
+    if parameter.kind is not parameter.KEYWORD_ONLY and (required or several or name == "library"):
         return parameter.replace(annotation=Annotated[hint, Positional])
     if several:  # --host-name, once for each
         hint = Annotated[hint, tyro.conf.arg(name=name.removesuffix("s").replace("_", "-"))]
@@ -146,7 +146,7 @@ COMMANDS = {
     name: _command(name, _function(name))
     for name in (
         "demo", "reproduce", "distill", "hash", "fit", "encode", "evaluate", "profile", "export", "check", "index",
-        "search", "code", "serve", "list",
+        "search", "duplicates", "code", "serve", "list",
     )
 }  # fmt: skip
 
@@ -218,6 +218,18 @@ def _search(found: list[dict[str, Any]], _: object) -> list[Any]:
     return ["\n".join(lines)]
 
 
+def _duplicates(found: dict[str, Any], _: object) -> list[Any]:
+    from distilhash.photos.copies import told_size, verdict
+
+    lines = []
+    for number, group in enumerate(found["groups"], 1):
+        lines.append(f"group {number}: {len(group)} photos")
+        for place, copy in enumerate(group):
+            near = f"{copy['distance']:>6}" if place else "  best"
+            lines.append(f"{near}  {told_size(copy):<34}  {printable(copy['path'])}")
+    return ["\n".join([*lines, verdict(found)])]
+
+
 def _code(found: list[dict[str, Any]], _: object) -> list[Any]:
     return ["\n".join(f"{row['code']}  {printable(row['image'])}" for row in found)]
 
@@ -226,7 +238,7 @@ def _code(found: list[dict[str, Any]], _: object) -> list[Any]:
 # result. The others print a table.
 TEXTS: dict[str, Callable[[Any, dict[str, Any]], list[Any]]] = {
     "demo": _trials, "reproduce": _trials, "fit": _fit, "export": _export, "check": _check, "index": _index,
-    "search": _search, "code": _code,
+    "search": _search, "duplicates": _duplicates, "code": _code,
 }  # fmt: skip
 
 

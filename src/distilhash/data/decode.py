@@ -83,6 +83,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
 _RIGHT_FIRST, _BOTTOM_FIRST = (2, 3, 7, 8), (3, 4, 6, 7)  # orientations that begin at the end of a row, of a column
 
 Box = tuple[int, int, int, int]
@@ -165,6 +166,36 @@ def decode_image(
     # Decoders meet hostile bytes with nearly every exception there is (struct.error, SyntaxError, KeyError, ...).
     except Exception as error:
         raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image file as it is shown, pixels, of which only the header is read.
+
+    Raises:
+        UnreadableImage: it is no image.
+    """
+    name = str(path)
+    try:
+        with Path(path).open("rb") as stream, _opened(stream, name) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+    except OSError as error:
+        raise UnreadableImage(name, error.strerror or str(error)) from error
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+
+
+def jpeg(image: Image.Image, scale: float, quality: int = 82) -> bytes:
+    """An image as a JPEG file, smaller by this scale if that is below 1. Raises UnreadableImage."""
+    width, height = (max(1, round(side * min(1.0, scale))) for side in image.size)
+    file = io.BytesIO()
+    try:
+        image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0).save(file, "JPEG", quality=quality)
+    except (OSError, ValueError) as error:
+        raise UnreadableImage("the image", f"it cannot be shown ({error})") from error
+    return file.getvalue()
 
 
 def upright_rgb(image: Image.Image, low: Image.Image | None = None) -> Image.Image:

@@ -33,6 +33,7 @@ MAX_PROBED_SHARE = 1 / 8  # of all lists: beyond, exact search is as fast
 MIN_RECALL, SAMPLE, SAMPLE_TOP = 0.999, 256, 11  # top-k of a sampled code: itself and ten others
 FORMAT = "distilhash.ivf/1"
 _QUERIES, _BUCKETS, _AT_ONCE = 1024, 1 << 23, 8  # per block of work: bounds memory
+_BLOCK = 1 << 13  # codes that are compared with all others while they stay in the cache
 
 
 def nearest(codes_BP: Bytes, queries_QP: Bytes, top: int) -> tuple[Ids, Distances]:
@@ -71,6 +72,21 @@ def within(codes_BP: Bytes, queries_QP: Bytes, radius: int) -> list[tuple[Ids, D
             positions = positions[np.argsort(distances[positions], kind="stable")]
             found.append((positions, distances[positions].astype(np.int32)))
     return found
+
+
+def have_near(codes_BP: Bytes, radius: int) -> NDArray[np.bool_]:
+    """Whether another code lies within ``radius`` bits of each code (B,); exact, in blocks that fit the caches."""
+    unique_UP, inverse_B, counts_U = np.unique(codes_BP, axis=0, return_inverse=True, return_counts=True)
+    near_U = counts_U > 1
+    for start in range(0, len(unique_UP) if radius else 0, _BLOCK):
+        block = _faiss().IndexBinaryFlat(8 * codes_BP.shape[1])
+        block.add(unique_UP[start : start + _BLOCK])
+        for first in range(0, min(start + _BLOCK, len(unique_UP)), 2 * _QUERIES):  # later ones meet in later blocks
+            limits, _, found = block.range_search(unique_UP[first : first + 2 * _QUERIES], radius + 1)
+            queries = np.repeat(np.arange(first, first + len(limits) - 1), np.diff(limits.astype(np.int64)))
+            pairs = queries != found + start
+            near_U[queries[pairs]] = near_U[found[pairs] + start] = True
+    return near_U[inverse_B.reshape(-1)]
 
 
 def _faiss_nearest(codes_BP: Bytes, queries_QP: Bytes, count: int) -> tuple[Ids, Distances]:

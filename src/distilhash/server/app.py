@@ -199,7 +199,7 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
     @api.get("/photos/{id}/neighbours")
     def neighbours(photo: FoundPhoto, query: Annotated[HitsQuery, Query()]) -> Neighbours:
         """The nearest photos to a photo."""
-        return library.neighbours(photo, query.top, query.radius, query.group)
+        return library.search(photo, query.top, query.radius, query.group)
 
     @api.get("/photos/{id}/thumbnail", response_class=Response, responses=_images("jpeg"))
     async def thumbnail(photo: FoundPhoto, path: FoundFile, query: Annotated[VersionQuery, Query()]) -> Response:

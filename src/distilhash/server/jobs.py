@@ -12,7 +12,6 @@ Shapes: S input size in pixels, K bits, P = ceil(K / 8) bytes.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import sys
@@ -21,11 +20,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from distilhash.codes import pack
 from distilhash.config import InputConfig
-from distilhash.data.decode import UnreadableImage, decode_image
+from distilhash.data.decode import decode_image, jpeg
 from distilhash.data.transforms import Preprocess
 from distilhash.errors import require_train
 from distilhash.server.workers import Answer, run_worker
@@ -33,7 +31,6 @@ from distilhash.server.workers import Answer, run_worker
 CROP, THUMBNAIL, VIEW = b"C", b"T", b"V"
 THUMBNAIL_SIDE, VIEW_SIDE = 320, 2400  # pixels: the shorter side of a thumbnail, the longer one of a view
 MAX_ASPECT = 3  # longer side / shorter side of a thumbnail; a panorama gets a smaller one
-QUALITY = 82  # of JPEG
 
 Outputs = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (1, S, S, 3) -> outputs (1, K)
 
@@ -49,21 +46,11 @@ def decoder(config: InputConfig) -> tuple[bytes, Answer]:
         path = Path(os.fsdecode(content))
         if kind == VIEW:
             image = decode_image(path, path.name)
-            return _jpeg(image, VIEW_SIDE / max(image.size))
+            return jpeg(image, VIEW_SIDE / max(image.size))
         image = decode_image(path, path.name, THUMBNAIL_SIDE)
-        return _jpeg(image, min(THUMBNAIL_SIDE / min(image.size), MAX_ASPECT * THUMBNAIL_SIDE / max(image.size)))
+        return jpeg(image, min(THUMBNAIL_SIDE / min(image.size), MAX_ASPECT * THUMBNAIL_SIDE / max(image.size)))
 
     return b"", answer
-
-
-def _jpeg(image: Image.Image, scale: float) -> bytes:
-    width, height = (max(1, round(side * min(1.0, scale))) for side in image.size)
-    file = io.BytesIO()
-    try:
-        image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0).save(file, "JPEG", quality=QUALITY)
-    except (OSError, ValueError) as error:
-        raise UnreadableImage("the image", f"it cannot be shown ({error})") from error
-    return file.getvalue()
 
 
 def encoder(path: str) -> tuple[bytes, Answer]:

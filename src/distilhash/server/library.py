@@ -8,8 +8,6 @@ Shapes: K bits, P = ceil(K / 8) bytes, n hits.
 
 import os
 import stat
-import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,10 +74,9 @@ class Library:
     """An index of photos, open for reading from several threads. Raises DistilhashError if it is none."""
 
     def __init__(self, path: str | Path) -> None:
-        path = Path(path)
+        self.path = path = Path(path)
         if not path.is_file():
             raise DistilhashError("there is no such index", path, "make it with: distilhash index FOLDER")
-        self.path, self._lock = path, threading.Lock()
         self._store, self._index = PhotoStore(path), Index.open(path)
         if "encoder" not in self.about():
             raise DistilhashError("this index holds no photos", path, "make one with: distilhash index FOLDER")
@@ -100,19 +97,16 @@ class Library:
 
     def about(self) -> dict[str, str]:
         """What the index stores about the hasher that made it."""
-        with self._lock:
-            return self._store.about()
+        return self._store.about()
 
     def close(self) -> None:
         """Close the file."""
         self._index.close()
-        with self._lock:
-            self._store.close()
+        self._store.close()
 
     def page(self, after: int, limit: int) -> list[ListedPhoto]:
         """The first ``limit`` photos whose id is greater than ``after``, by id."""
-        with self._lock:
-            photos, roots = self._store.page(after, limit), self._store.roots()
+        photos, roots = self._store.page(after, limit), self._store.roots()
         if not photos:
             return []
         near = self._index.radius(self._index.codes_of([photo.id for photo in photos]), self.near_duplicate_bits)
@@ -123,61 +117,44 @@ class Library:
 
     def photo(self, photo_id: int) -> Photo | None:
         """The photo with this id; None if there is none, or it has no code."""
-        with self._lock:
-            photo = self._store.photos_of([photo_id]).get(photo_id)
+        photo = self._store.photos_of([photo_id]).get(photo_id)
         return photo if photo is not None and photo.failure is None else None
 
-    def neighbours(self, photo: Photo, top: int, radius: int | None, group: bool = False) -> Neighbours:
-        """The nearest photos to a photo of the index, without itself. Raises DistilhashError if it is gone.
+    def search(self, query: Photo | Bytes, top: int, radius: int | None = None, group: bool = False) -> Neighbours:
+        """The nearest photos to a packed code (1, P), or to a photo of the index, without itself.
 
         Args:
             top: most hits.
             radius: largest distance in bits; None for any.
             group: leave out near-duplicates of a nearer hit, and count them there.
+
+        Raises:
+            DistilhashError: the photo is gone.
         """
-        with self._lock:
-            query = PhotoItem(**_fields(photo, self._store.roots()))
-        found = self.search(self._index.codes_of([photo.id]), top, radius, group, exclude=photo.id)
-        return found.model_copy(update={"query": query})
-
-    def search(self, code_1P: Bytes, top: int, radius: int | None, group: bool, exclude: int = -1) -> Neighbours:
-        """The nearest photos to a packed code, but not the photo with the id ``exclude``; see ``neighbours``."""
-        near = self.near_duplicate_bits
+        near, roots, own, item = self.near_duplicate_bits, self._store.roots(), -1, None
+        if isinstance(query, Photo):
+            own, item, query = query.id, PhotoItem(**_fields(query, roots)), self._index.codes_of([query.id])
         groups, photos, _ = present_groups(
-            self._photos_of, self._index, code_1P, near if group else None, limit=top, within=radius, skip=[exclude]
+            self._store.photos_of, self._index, query, near if group else None, limit=top, within=radius, skip=[own]
         )
-        within = None
-        if radius is not None:
-            within = int((self._index.radius(code_1P, radius)[0][0] != exclude).sum())
-        with self._lock:
-            roots = self._store.roots()
+        within = None if radius is None else int((self._index.radius(query, radius)[0][0] != own).sum())
         groups = [group for group in groups if group[0][0] in photos]  # an update may have removed one just now
-        if not groups:
-            return Neighbours(query=None, hits=[], within=within)
-        ids_n = np.array([ids[0] for ids, _ in groups])
+        ids_n = np.array([ids[0] for ids, _ in groups], np.int64)
         codes_nP = self._index.codes_of(ids_n)
-        # Position of the first hit that is a near-duplicate of each (at the latest its own).
-        first_n = (hamming(codes_nP, codes_nP) <= near).argmax(axis=1)
-        hits = [
-            Hit(
-                **_fields(photos[int(ids[0])], roots),
-                distance=int(away[0]),
-                near_duplicate=bool(away[0] <= near),
-                near_duplicates=len(ids) - 1,
-                like=int(ids_n[first]) if first < row else None,
-            )
-            for row, ((ids, away), first) in enumerate(zip(groups, first_n.tolist(), strict=True))
-        ]
-        return Neighbours(query=None, hits=hits, within=within)
-
-    def _photos_of(self, ids: Iterable[int]) -> dict[int, Photo]:
-        with self._lock:
-            return self._store.photos_of(ids)
+        hits = []
+        for row, (ids, away) in enumerate(groups):
+            like = int((hamming(codes_nP[row : row + 1], codes_nP)[0] <= near).argmax())  # at the latest the hit itself
+            hits.append(
+                Hit(
+                    **_fields(photos[int(ids[0])], roots), distance=int(away[0]), near_duplicate=bool(away[0] <= near),
+                    near_duplicates=len(ids) - 1, like=int(ids_n[like]) if like < row else None,
+                )
+            )  # fmt: skip
+        return Neighbours(query=item, hits=hits, within=within)
 
     def file_of(self, photo: Photo) -> Path | None:
         """The resolved path of a photo's file; None unless it is a regular file below an indexed folder."""
-        with self._lock:
-            roots = self._store.roots()
+        roots = self._store.roots()
         try:
             real = Path(photo.path).resolve(strict=True)
             inside = is_below(str(real), [str(Path(root).resolve()) for root in roots])
