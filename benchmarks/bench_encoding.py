@@ -17,7 +17,7 @@ from distilhash.data.folders import FolderSource
 from distilhash.data.sources import ArraySource
 from distilhash.device import fastest_precision
 from distilhash.inference import BATCH_PIXELS, encode
-from distilhash.models import Hasher, create_hasher, create_student
+from distilhash.models import HasherNetwork, create_hasher, create_student
 from distilhash.models.fold import folded
 from scaling import cost
 from sidebyside import Process, Work, compare, timed
@@ -68,7 +68,7 @@ def cost_encode(photos: Path) -> None:
 WORKS = {work.__name__: work for work in (encode_224, encode_64, encode_v1_224, encode_v1_64, cost_encode)}
 
 
-def compare_with_peer(name: str, photos: Path, least: float, hasher: Hasher, peer: str) -> None:
+def compare_with_peer(name: str, photos: Path, least: float, hasher: HasherNetwork, peer: str) -> None:
     """One row: this hasher's encode() against the peer, on the same photographs."""
     source, indices = open_photos(photos)
     work = Work(work=name, peer=PEERS[peer], unit="images/s", least=least, settings=described(source, indices, hasher))
@@ -81,7 +81,7 @@ def compare_with_peer(name: str, photos: Path, least: float, hasher: Hasher, pee
         process.close()
 
 
-def new_hasher(size: int, stem: str) -> Hasher:
+def new_hasher(size: int, stem: str) -> HasherNetwork:
     """Student v1 with fresh weights, which take as long as any others."""
     torch.manual_seed(0)
     hasher = create_hasher(create_student("v1", size=size, stem=stem), num_bits=BITS).eval()
@@ -96,7 +96,7 @@ def open_photos(folder: Path) -> tuple[FolderSource, np.ndarray]:
     return source, np.arange(OUR_PHOTOS) % len(source)
 
 
-def described(source: FolderSource, indices: np.ndarray, hasher: Hasher) -> dict[str, object]:
+def described(source: FolderSource, indices: np.ndarray, hasher: HasherNetwork) -> dict[str, object]:
     """What the ratio depends on."""
     sizes = []
     for path in source.paths:

@@ -34,10 +34,10 @@ import numpy as np
 from PIL import Image
 
 from distilhash.codes import Bytes
-from distilhash.data.decode import UnreadableImage, decode_image
+from distilhash.data.decode import decode_image
 from distilhash.photos import update as photos
 from distilhash.photos.catalogue import PhotoStore
-from distilhash.photos.encoder import Encoded
+from distilhash.photos.encoder import PhotoFiles
 from distilhash.progress import Counter
 from distilhash.retrieval import Index
 
@@ -55,21 +55,15 @@ class HashEncoder:
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint = fingerprint
 
-    def encode(self, paths: Sequence[str]) -> Encoded:
-        packed, failures = np.zeros((len(paths), 4), np.uint8), {}
-        for position, path in enumerate(paths):
-            time.sleep(ENCODING)
-            try:
-                packed[position] = code_of(path, self.fingerprint)
-            except UnreadableImage as error:
-                failures[position] = error.reason
-        return Encoded(packed, failures)
+    def codes(self, files: PhotoFiles) -> Bytes:
+        time.sleep(ENCODING * len(files))
+        found = [code_of(image, self.fingerprint) for image in files.read(range(len(files)))]
+        return np.array(found, np.uint8).reshape(-1, 4)
 
 
-def code_of(path: str, fingerprint: str) -> Bytes:
+def code_of(image: Image.Image, fingerprint: str) -> Bytes:
     """The code that a picture must have."""
-    pixels = decode_image(Path(path), path).tobytes()
-    return np.frombuffer(hashlib.sha256(fingerprint.encode() + pixels).digest()[:4], np.uint8)
+    return np.frombuffer(hashlib.sha256(fingerprint.encode() + image.tobytes()).digest()[:4], np.uint8)
 
 
 def main() -> int:
@@ -265,7 +259,9 @@ def settled(index: Path, folder: Pictures) -> tuple[int, list[str]]:
         if photo is None or (photo.size, photo.changed_ns) != (status.st_size, status.st_mtime_ns):
             continue
         count += 1
-        if photo.failure is None and not np.array_equal(code_by_id.get(photo.id), code_of(photo.path, hasher)):
+        if photo.failure is None and not np.array_equal(
+            code_by_id.get(photo.id), code_of(decode_image(Path(photo.path), photo.path), hasher)
+        ):
             wrong.append(f"the code of {photo.path} is another one's")
     return count, wrong
 

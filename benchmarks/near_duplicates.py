@@ -28,11 +28,12 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
 from distilhash.codes import hamming
 from distilhash.data.folders import walk
+from distilhash.hasher import Hasher
 from distilhash.inference import head_inputs
 from distilhash.models import create_teacher
 from distilhash.photos.catalogue import PhotoStore
 from distilhash.photos.duplicates import measure
-from distilhash.photos.encoder import DEFAULT_TEACHER, Encoder, PhotoFiles
+from distilhash.photos.encoder import DEFAULT_TEACHER, PhotoFiles
 from distilhash.photos.update import update
 from distilhash.training.unlabelled import itq
 from sidebyside import machine
@@ -103,7 +104,7 @@ def in_blocks(of, paths):
 
 
 def codes_of(encoder, paths):
-    return in_blocks(lambda block: encoder.encode(block).packed, paths)
+    return in_blocks(encoder.encode, paths)
 
 
 def methods(features, originals):
@@ -115,14 +116,14 @@ def methods(features, originals):
         def encode(files, indices, found=found):
             yield features(files) @ found.weight.T + found.bias
 
-        yield f"index, {bits} bits", Encoder("itq", bits, f"itq {bits}", encode), None
+        yield f"index, {bits} bits", Hasher("itq", bits, f"itq {bits}", encode), None
     for name, of in {"pHash": imagehash.phash, "dHash": imagehash.dhash}.items():
 
         def encode(files, indices, of=of):
             yield np.array([of(image).hash.ravel() for image in files.read(indices)]) * np.float32(2) - 1
 
         for radius in (CUSTOMARY, None):
-            yield name, Encoder(name, 64, name, encode), radius
+            yield name, Hasher(name, 64, name, encode), radius
 
 
 def rates(away_NN, radius):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distilhash.data.decode import UnreadableImage, decode_image
+from distilhash.data.decode import decode_image
 from distilhash.photos.catalogue import PhotoStore
-from distilhash.photos.encoder import Encoded
+from distilhash.photos.encoder import PhotoFiles
 from distilhash.photos.update import Summary, update
 
 
@@ -25,18 +25,18 @@ class PlainEncoder:
         self.fingerprint = fingerprint
         self.read: list[str] = []
 
-    def encode(self, paths: Sequence[str]) -> Encoded:
-        packed, failures = np.zeros((len(paths), 3), np.uint8), {}
-        for position, path in enumerate(paths):
-            self.read.append(path)
-            try:
-                packed[position] = self.code_of(path)
-            except UnreadableImage as error:
-                failures[position] = error.reason
-        return Encoded(packed, failures)
+    def codes(self, files: PhotoFiles) -> np.ndarray:
+        self.read += files.paths
+        return np.array([self._code(image) for image in files.read(range(len(files)))], np.uint8).reshape(-1, 3)
+
+    def encode(self, paths: Sequence[str]) -> np.ndarray:
+        return np.array([self.code_of(path) for path in paths])
 
     def code_of(self, path: str | Path) -> np.ndarray:
-        digest = hashlib.sha256(self.fingerprint.encode() + decode_image(Path(path), str(path)).tobytes()).digest()
+        return self._code(decode_image(Path(path), str(path)))
+
+    def _code(self, image: Image.Image) -> np.ndarray:
+        digest = hashlib.sha256(self.fingerprint.encode() + image.tobytes()).digest()
         return np.frombuffer(digest[:3], np.uint8) & np.array([255, 255, 0xF0], np.uint8)
 
 

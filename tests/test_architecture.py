@@ -19,7 +19,7 @@ LAYERS = [
     {"data", "models", "losses", "codes"},
     {"checkpoint", "inference", "evaluation"},
     {"deploy", "retrieval"},
-    {"training"},
+    {"training", "hasher"},
     {"photos"},
     {"experiments", "server"},
     {"api"},
@@ -30,7 +30,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 NO_TORCH = [
     "distilhash", "distilhash.api", "distilhash.cli", "distilhash.codes", "distilhash.config", "distilhash.data",
-    "distilhash.deploy.runtime", "distilhash.device", "distilhash.errors", "distilhash.evaluation",
+    "distilhash.deploy.runtime", "distilhash.device", "distilhash.errors", "distilhash.evaluation", "distilhash.hasher",
     "distilhash.evaluation.metrics", "distilhash.photos.search", "distilhash.photos.update", "distilhash.retrieval",
     "distilhash.server.app",
 ]  # fmt: skip

@@ -14,11 +14,12 @@ from PIL import Image
 
 from distilhash import cli
 from distilhash.codes import hamming
+from distilhash.hasher import Hasher
 from distilhash.inference import head_inputs, outputs
 from distilhash.photos import duplicates
 from distilhash.photos.catalogue import PhotoStore
 from distilhash.photos.duplicates import best_radius, measure, near_duplicates, nearest_groups
-from distilhash.photos.encoder import Encoder, PhotoFiles
+from distilhash.photos.encoder import PhotoFiles
 from distilhash.photos.update import update
 from distilhash.retrieval.index import Index
 from distilhash.training.unlabelled import itq_hasher
@@ -96,7 +97,7 @@ class Known:
 
     def __init__(self, codes: np.ndarray, fingerprint: str = "known") -> None:
         self.codes, self.pictures = codes, 0
-        self.encoder = Encoder("/known", BITS, fingerprint, self.outputs)
+        self.encoder = Hasher("/known", BITS, fingerprint, self.outputs)
 
     def outputs(self, files, _):
         if len(files):
@@ -137,7 +138,7 @@ def known(monkeypatch):
     return Known(np.random.default_rng(3).integers(0, 256, (120, BITS // 8), np.uint8))
 
 
-def updated(path: Path, folder: Path, encoder: Encoder):
+def updated(path: Path, folder: Path, encoder: Hasher):
     store = PhotoStore(path)
     try:
         update(store, [folder], encoder, prune=True)
@@ -236,9 +237,9 @@ def library(tmp_path, monkeypatch, capsys):
     hasher = itq_hasher(student, head_inputs(files, np.arange(len(files)), student), BITS)
 
     Path("hasher").mkdir()
-    for module in ("search", "encoder"):
-        name = f"distilhash.photos.{module}.open_encoder"
-        monkeypatch.setattr(name, lambda *_, **__: Encoder("hasher", BITS, "tiny", partial(outputs, hasher=hasher)))
+    monkeypatch.setattr(
+        Hasher, "open", lambda *_, **__: Hasher("hasher", BITS, "tiny", partial(outputs, hasher=hasher))
+    )
     assert cli.main(["index", "photos", "--hasher", "hasher", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 

@@ -17,7 +17,7 @@ from distilhash.checkpoint import save_tensors
 from distilhash.codes import CodeTable, pack, unpack
 from distilhash.data.folders import FolderSource
 from distilhash.data.loading import open_readable, split_of
-from distilhash.data.sources import ArraySource
+from distilhash.data.sources import ArraySource, GivenSource
 from distilhash.data.splits import Split, holdout_split
 from distilhash.data.transforms import Preprocess
 from distilhash.deploy.export import verdict
@@ -25,6 +25,7 @@ from distilhash.deploy.quantize import ExportNetwork
 from distilhash.deploy.runtime import INT8, ExportedHasher
 from distilhash.errors import DistilhashError
 from distilhash.evaluation import mean_average_precision
+from distilhash.hasher import Hasher
 from exported import hasher
 
 RNG = np.random.default_rng(0)
@@ -72,7 +73,7 @@ def test_a_batch_may_have_any_size(built):
 def test_int8_keeps_most_bits(built):
     root, _, report, _ = built
     images = list(RNG.integers(0, 256, (40, 5, 5, 3), dtype=np.uint8).repeat(8, 1).repeat(9, 2))
-    tables = [ExportedHasher.open(root / "exported", int8=int8).encode(images) for int8 in (False, True)]
+    tables = [Hasher.open(root / "exported", int8=int8).table(GivenSource(images)) for int8 in (False, True)]
     bits = [unpack(table.packed, 24) for table in tables]
     assert np.mean(bits[0] == bits[1]) > 0.9
     assert report["agreement"]["int8"]["bits_equal"] > 0.9
@@ -117,7 +118,8 @@ def test_encoding_does_not_import_torch(built, tmp_path):
     images = [open_readable(root / "photos", labelled=False).read([i])[0] for i in range(5)]
     exported = ExportedHasher.open(root / "exported")
     pixels = Preprocess(network.input)
-    assert np.array_equal(exported.encode(images).packed, pack(exported.run(pixels.planes(pixels.crop(images)))))
+    encoded = Hasher.open(root / "exported").encode(images)
+    assert np.array_equal(encoded, pack(exported.run(pixels.planes(pixels.crop(images)))))
 
 
 def test_the_command_refuses_and_replaces(built, tmp_path, capsys, monkeypatch):

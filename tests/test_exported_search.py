@@ -1,4 +1,4 @@
-"""index, search, code and serve with an exported hasher: no torch, ExportedHasher's codes, int8 remembered."""
+"""index, search, code and serve with an exported hasher: no torch, the hasher's codes, int8 remembered."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 
 from distilhash import cli
 from distilhash.data.folders import FolderSource
-from distilhash.deploy.runtime import FLOAT, INT8, ExportedHasher
+from distilhash.deploy.runtime import FLOAT, INT8
+from distilhash.hasher import Hasher
 from distilhash.photos.catalogue import PhotoStore
-from distilhash.photos.encoder import open_encoder
+from distilhash.photos.encoder import encode_photos
 from mistakes import picture, refused
 from plain_service import started
 
@@ -64,7 +65,7 @@ def codes_in(index) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("flags", [(), ("--int8",)])
 def test_index_search_and_code_need_no_torch(place, flags, without_torch):
-    table = ExportedHasher.open("exported", int8=bool(flags)).encode(FolderSource(place / "photos"))
+    table = Hasher.open("exported", int8=bool(flags)).table(FolderSource(place / "photos"))
     expected = {str(place / "photos" / n): row.tobytes() for n, row in zip(table.names, table.packed, strict=True)}
     assert len(set(expected.values())) > COUNT // 2
     done = without_torch("index", "photos", "--hasher", "exported", *flags)
@@ -86,15 +87,15 @@ def test_index_search_and_code_need_no_torch(place, flags, without_torch):
 def test_an_unreadable_photo_is_a_failure_and_the_others_keep_their_codes(place):
     (place / "bad.png").write_bytes(b"no picture")
     paths = [str(place / "bad.png"), *(str(path) for path in sorted((place / "photos").rglob("*.png"))[:3])]
-    encoder = open_encoder("exported")
-    found = encoder.encode(paths)
+    encoder = Hasher.open("exported")
+    found = encode_photos(encoder, paths)
     assert found.failures == {0: "not an image of a known format"}
-    assert np.array_equal(found.packed[1:], encoder.encode(paths[1:]).packed)
-    assert encoder.encode([]).packed.shape == (0, BITS // 8)
+    assert np.array_equal(found.packed[1:], encoder.encode(paths[1:]))
+    assert encoder.encode([]).shape == (0, BITS // 8)
 
 
 def test_one_model_refuses_the_codes_of_another(place, capsys):
-    opened = [open_encoder("exported"), open_encoder("exported", int8=True), open_encoder("hasher")]
+    opened = [Hasher.open("exported"), Hasher.open("exported", int8=True), Hasher.open("hasher")]
     assert len({encoder.fingerprint for encoder in opened}) == 3
     assert [encoder.path for encoder in opened[:2]] == [str(place / "exported" / name) for name in (FLOAT, INT8)]
     said = "the index was made with another hasher; got "
@@ -119,7 +120,7 @@ def test_another_calibration_is_another_int8_model(place):
     config["files"][INT8] = config["files"][FLOAT]
     (place / "again" / "config.json").write_text(json.dumps(config))
     shutil.copy(place / "exported" / FLOAT, place / "again" / INT8)
-    assert open_encoder("again", int8=True).fingerprint != open_encoder("exported", int8=True).fingerprint
+    assert Hasher.open("again", int8=True).fingerprint != Hasher.open("exported", int8=True).fingerprint
 
 
 def test_mistakes_are_one_sentence(place, capsys):

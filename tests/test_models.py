@@ -17,7 +17,7 @@ from distilhash.config import InputConfig
 from distilhash.errors import DistilhashError
 from distilhash.models import (
     STEMS,
-    Hasher,
+    HasherNetwork,
     Student,
     create_hasher,
     create_student,
@@ -71,7 +71,7 @@ def published(request):
 def test_the_published_checkpoint_gives_the_published_outputs(published):
     name, case, state = published
     hasher = load_published_student(state).eval()
-    assert isinstance(hasher, Hasher)
+    assert isinstance(hasher, HasherNetwork)
     assert (hasher.backbone.name, hasher.num_bits) == (name, case["bits"])
     assert sum(parameter.numel() for parameter in hasher.parameters()) == case["parameters"]
     images = torch.from_numpy(0.5 * np.sin(0.01 * np.arange(2 * 3 * 224 * 224))).float().reshape(2, 3, 224, 224)

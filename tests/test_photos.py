@@ -165,8 +165,8 @@ def test_a_link_to_nowhere_and_a_file_that_vanishes(folder, index, monkeypatch):
 
 def test_a_file_that_changes_while_it_is_read_is_left_for_the_next_time(folder, tmp_path):
     class Meddler(PlainEncoder):
-        def encode(self, paths):
-            found = super().encode(paths)
+        def codes(self, files):
+            found = super().codes(files)
             picture(folder / "a" / "2.png", 77)
             later(folder / "a" / "2.png")
             return found
@@ -485,10 +485,10 @@ def test_a_rebuild_that_was_killed_leaves_the_index_and_goes_on(after, folder, i
     updated(whole, folder, encoder=PlainEncoder("another"), rebuild=True)
 
     class Mortal(PlainEncoder):
-        def encode(self, paths):
+        def codes(self, files):
             if len(self.read) >= 2 * after:
                 raise Killed
-            return super().encode(paths)
+            return super().codes(files)
 
     before = rows(index)
     reader = Index.open(index)
@@ -509,7 +509,7 @@ def test_a_rebuild_that_was_killed_leaves_the_index_and_goes_on(after, folder, i
 
 def test_a_rebuild_begins_again_where_the_index_has_changed_since(folder, index):
     class Mortal(PlainEncoder):
-        def encode(self, paths):
+        def codes(self, files):
             raise Killed
 
     with pytest.raises(Killed):
@@ -547,11 +547,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(after, folder, tmp_path
     class Mortal(PlainEncoder):
         batches = 0
 
-        def encode(self, paths):
+        def codes(self, files):
             self.batches += 1
             if self.batches > after:
                 raise Killed
-            return super().encode(paths)
+            return super().codes(files)
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for index in (whole, stopped):

@@ -19,6 +19,7 @@ from distilhash import cli
 from distilhash.checkpoint import load_hasher, save_model
 from distilhash.codes import hamming, pack
 from distilhash.data.folders import FolderSource
+from distilhash.hasher import Hasher
 from distilhash.inference import encode
 from distilhash.models import create_hasher, create_student
 from folders import PlainEncoder
@@ -111,8 +112,7 @@ def test_a_copy_elsewhere_is_a_hit_and_the_photo_itself_is_not(indexed, capsys):
 
 
 def test_near_duplicates_are_grouped_on_request(here, capsys, monkeypatch):
-    for module in ("search", "encoder"):  # by an encoder whose codes differ
-        monkeypatch.setattr(f"distilhash.photos.{module}.open_encoder", lambda _, **kw: PlainEncoder())
+    monkeypatch.setattr(Hasher, "open", lambda *_, **__: PlainEncoder())  # whose codes differ
     draw = np.random.default_rng(0)
     for name in "ab":
         pixels = draw.integers(0, 256, (32, 32, 3), np.uint8)

@@ -1,7 +1,8 @@
 """distilhash: distil a pretrained image teacher without labels, hash the student, measure the trade-off, and search.
 
-Every command of the command line is a function here (``distilhash.distill``, ``distilhash.index``, ...), with ``Index``
-and the configs beside them. A name is imported when it is first used, so that importing the package loads no library.
+Every command of the command line is a function here (``distilhash.distill``, ``distilhash.index``, ...), with
+``Hasher``, ``Index`` and the configs beside them. A name is imported when it is first used, so that importing the
+package loads no library.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         TeacherConfig,
     )
     from distilhash.errors import DistilhashError
+    from distilhash.hasher import Hasher
     from distilhash.retrieval import Index
 
 __version__ = "0.1.0"
@@ -50,9 +52,9 @@ _COMMANDS = [
 ]  # fmt: skip
 # Without hash: `from distilhash import *` would replace Python's own.
 __all__ = [
-    "DemoConfig", "DistilhashError", "DistillConfig", "ExportConfig", "FitConfig", "HashConfig", "Index", "InputConfig",
-    "ReproduceConfig", "ScanConfig", "StudentConfig", "TeacherConfig", "check", "code", "demo", "distill", "duplicates",
-    "encode", "evaluate", "export", "fit", "index", "profile", "reproduce", "search", "serve",
+    "DemoConfig", "DistilhashError", "DistillConfig", "ExportConfig", "FitConfig", "HashConfig", "Hasher", "Index",
+    "InputConfig", "ReproduceConfig", "ScanConfig", "StudentConfig", "TeacherConfig", "check", "code", "demo",
+    "distill", "duplicates", "encode", "evaluate", "export", "fit", "index", "profile", "reproduce", "search", "serve",
 ]  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def __getattr__(name: str) -> Any:
     if name in _COMMANDS:
         home = "api"
     elif name in __all__:
-        home = {"Index": "retrieval", "DistilhashError": "errors"}.get(name, "config")
+        home = {"Hasher": "hasher", "Index": "retrieval", "DistilhashError": "errors"}.get(name, "config")
     else:
         raise AttributeError(f"module 'distilhash' has no attribute {name!r}")
     return getattr(import_module(f"distilhash.{home}"), name)

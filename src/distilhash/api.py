@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
@@ -48,12 +48,7 @@ from distilhash.errors import DistilhashError, require_train, unknown_name
 from distilhash.progress import log
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from distilhash.codes import CodeTable
-    from distilhash.data.sources import ImageSource
-    from distilhash.models import Backbone, Hasher
+    from distilhash.models import Backbone, HasherNetwork
 
 TOKEN = "DISTILHASH_TOKEN"  # the environment variable of the service's secret
 
@@ -265,25 +260,22 @@ def encode(
         "codes" (the file), "images" (how many) and "bits".
     """
     from distilhash.data.loading import open_readable, part_of
-    from distilhash.deploy.runtime import INT8, ExportedHasher, model_file
+    from distilhash.deploy.runtime import model_file
     from distilhash.device import PRECISIONS
+    from distilhash.hasher import Hasher
 
     if precision not in (None, *PRECISIONS[1:]):
         raise unknown_name("precision", str(precision), PRECISIONS[1:])
-    model = model_file(hasher, int8=int8)
-    encode_images: Callable[[ImageSource, NDArray[np.int64]], CodeTable]
-    if model is not None:
-        if precision is not None:
-            fix = "or take --int8"
-            raise DistilhashError("an exported hasher runs in the precision it was exported in", precision, fix)
-        encode_images = ExportedHasher.open(model.parent, int8=model.name == INT8, threads=threads).encode
-    elif int8 or threads is not None:
-        raise DistilhashError("int8 and threads are for an exported hasher", hasher, "export it: distilhash export")
-    else:
-        encode_images = _encoder_with_torch(hasher, precision)
+    exported = model_file(hasher) is not None
+    if exported and precision is not None:
+        fix = "or take --int8"
+        raise DistilhashError("an exported hasher runs in the precision it was exported in", precision, fix)
+    if threads is not None and not exported:
+        raise DistilhashError("threads are for an exported hasher", hasher, "export it: distilhash export")
+    opened = Hasher.open(hasher, int8=int8, threads=threads, precision=precision, device=None)
     source = open_readable(images, labelled=part != "all" or None, scan=scan)
     indices = part_of(source, images, part, protocol, split_seed, split, beside=Path(hasher))
-    table = encode_images(source, indices)
+    table = opened.table(source, indices)
     seen = table.provenance.get("images_seen_in_training")
     if part == "query" and seen:
         log.warning("%s of %s queries were seen in training: numbers on them will be optimistic", seen, len(indices))
@@ -410,7 +402,7 @@ def index(
 
 
 def search(
-    index: str | Path, images: Sequence[str | Path] = (), *, ids: Sequence[int] = (), top: int | None = None,
+    index: str | Path, images: Sequence[str | Path | Any] = (), *, ids: Sequence[int] = (), top: int | None = None,
     radius: int | None = None, group_duplicates: int | Literal["auto"] | None = None,
     hasher: str | Path | None = None, int8: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
@@ -420,7 +412,7 @@ def search(
 
     Args:
         index: Index file.
-        images: Image files to search for.
+        images: Image files to search for; in Python also PIL images and uint8 arrays (H, W, 3).
         ids: Search for a photo of the index by its id, which needs no hasher.
         top: Most hits for a query. None: 10, or with a radius all.
         radius: Largest distance of a hit, bits. None: any.
@@ -541,29 +533,7 @@ def known_names() -> dict[str, list[str]]:
     }
 
 
-def _encoder_with_torch(
-    hasher: str | Path, precision: str | None
-) -> Callable[[ImageSource, NDArray[np.int64]], CodeTable]:
-    """What encodes images with a hasher that was not exported."""
-    require_train("a hasher that is not exported")
-    from distilhash.checkpoint import load_hasher
-    from distilhash.data.sources import count_seen
-    from distilhash.device import current, usable_precision
-    from distilhash.inference import encode
-    from distilhash.models.backbone import fingerprint_of
-
-    network, _ = load_hasher(hasher)
-    precision = precision or usable_precision(network.precision)
-    made: dict[str, Any] = {"hasher": fingerprint_of(network), "precision": precision, "device": str(current())}
-
-    def encode_images(source: ImageSource, indices: NDArray[np.int64]) -> CodeTable:
-        seen = {} if network.seen is None else {"images_seen_in_training": count_seen(source, indices, network.seen)}
-        return encode(source, indices, network, precision=precision, provenance=made | seen)
-
-    return encode_images
-
-
-def _network(name: str, bits: int, size: int | None) -> Backbone | Hasher:
+def _network(name: str, bits: int, size: int | None) -> Backbone | HasherNetwork:
     """What a name to be profiled stands for; a bare student or teacher gets a hash head."""
     from distilhash.checkpoint import load_model
     from distilhash.models import STUDENTS, TEACHERS, create_hasher, create_student, create_teacher, is_teacher

@@ -22,7 +22,7 @@ from distilhash.errors import DistilhashError, refused
 from distilhash.files import readable_file, to_json, write_atomically, write_json
 from distilhash.models import create_hasher, rebuild_backbone
 from distilhash.models.backbone import Backbone, not_finite
-from distilhash.models.hasher import Hasher
+from distilhash.models.hasher import HasherNetwork
 
 FORMAT = "distilhash/1"
 SEEN = "images_seen"  # beside the weights: what the network was trained on
@@ -80,7 +80,7 @@ def save_model(directory: str | Path, module: nn.Module, description: dict[str, 
     readme = f"# A distilhash {kind}\n\nLoad it with `distilhash.checkpoint.load_{kind}`.\n\n{settings}\n"
     write_atomically(directory / "README.md", readme)
     # Last, as its presence says that the directory is whole.
-    if isinstance(module, Backbone | Hasher) and module.seen is not None:
+    if isinstance(module, Backbone | HasherNetwork) and module.seen is not None:
         tensors[SEEN] = torch.from_numpy(module.seen.copy())
     save_tensors(directory / "model.safetensors", tensors, description)
 
@@ -92,14 +92,14 @@ def load_student(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
     return module, description
 
 
-def load_hasher(path: str | Path) -> tuple[Hasher, dict[str, Any]]:
+def load_hasher(path: str | Path) -> tuple[HasherNetwork, dict[str, Any]]:
     """The hasher in a model directory (or run directory), and its description; in eval mode."""
     module, description = load_model(path, "hasher")
-    assert isinstance(module, Hasher)
+    assert isinstance(module, HasherNetwork)
     return module, description
 
 
-def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[str, Any]]:
+def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | HasherNetwork, dict[str, Any]]:
     """The network in a model directory (or run directory), of one of these kinds (default: any); in eval mode."""
     tensors, description = load_tensors(_model_file(Path(path)), "checkpoint")
     seen = tensors.pop(SEEN, None)
@@ -109,7 +109,7 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | Hasher, dict[s
         raise DistilhashError(f"this checkpoint is not a {wanted}", f"a {kind} at {path}", f"name a {wanted}")
     try:
         backbone = rebuild_backbone(description["architecture"])
-        module: Backbone | Hasher = backbone
+        module: Backbone | HasherNetwork = backbone
         if kind == "hasher":
             if len(tensors["head.weight"]) != description["bits"]:  # before a head of that many bits takes memory
                 raise ValueError(f"{description['bits']} bits, and a head of {len(tensors['head.weight'])}")

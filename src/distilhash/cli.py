@@ -126,7 +126,7 @@ def _argument(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
     path = str if name in ("images", "photos", "backbone", "hasher") else Path  # a name may stand there, too
     hint = {
         str | Path: path, str | Path | None: path | None, Sequence[str | Path]: tuple[str, ...],
-        Sequence[str]: tuple[str, ...], Sequence[int]: tuple[int, ...],
+        Sequence[str | Path | Any]: tuple[str, ...], Sequence[str]: tuple[str, ...], Sequence[int]: tuple[int, ...],
     }.get(hint, hint)  # fmt: skip
     several = get_origin(hint) is tuple
     if parameter.kind is not parameter.KEYWORD_ONLY and (required or several or name == "library"):

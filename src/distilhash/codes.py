@@ -14,11 +14,12 @@ Shapes: N images, Q queries, B database images, K bits, P = ceil(K / 8) bytes, W
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distilhash.errors import DistilhashError, refused
 from distilhash.files import readable_file, write_atomically
+from distilhash.progress import progress
 
 FORMAT = "distilhash.codes"
 VERSION = 1
@@ -157,6 +159,21 @@ def _checked_packed(packed: NDArray[Any], num_bits: int, name: str) -> Bytes:
     if num_bits % 8 and (packed[:, -1] & (0xFF >> num_bits % 8)).any():
         raise DistilhashError(f"packed {name} have bits set beyond their length of {num_bits}", fix="check num_bits")
     return packed
+
+
+def packed_outputs(batches: Iterable[NDArray[Any]], num_bits: int, count: int, *, show_progress: bool = True) -> Bytes:
+    """Codes (N, P) of a hasher's outputs (n, K), batch after batch: the sign of each, packed. Zero counts as -1.
+
+    Args:
+        count: N, which progress is measured by.
+    """
+    packed = [np.empty((0, -(-num_bits // 8)), np.uint8)]
+    with progress("encode", count) if show_progress else contextlib.nullcontext() as counter:
+        for outputs_nK in batches:
+            packed.append(pack(outputs_nK))
+            if counter is not None:
+                counter.add(len(outputs_nK))
+    return np.concatenate(packed)
 
 
 class Images(Protocol):

@@ -12,21 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distilhash.codes import CodeTable, pack
+from distilhash.codes import CodeTable, pack, packed_outputs
 from distilhash.data.prefetch import BATCH_PIXELS, through
 from distilhash.data.sources import ImageSource
 from distilhash.data.transforms import Preprocess
 from distilhash.device import batch_factor, current, on, sent, usable_precision
 from distilhash.models.backbone import Backbone
 from distilhash.models.fold import folded
-from distilhash.models.hasher import Hasher
-from distilhash.progress import progress
+from distilhash.models.hasher import HasherNetwork
 
 Run = Callable[[ImageSource, np.ndarray], Iterator[np.ndarray]]
 
 
 def encode(
-    images: ImageSource, indices: np.ndarray, hasher: Hasher, *, precision: str | None = None,
+    images: ImageSource, indices: np.ndarray, hasher: HasherNetwork, *, precision: str | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> CodeTable:  # fmt: skip
     """Codes of ``images[indices]``, in that order: the sign of each output, packed. Zero counts as -1.
@@ -40,23 +39,19 @@ def encode(
     Raises:
         UnreadableImage: an image cannot be decoded.
     """
-    packed = [np.empty((0, -(-hasher.num_bits // 8)), np.uint8)]
-    with progress("encode", len(indices)) as shown:
-        for outputs_nK in outputs(images, indices, hasher, precision=precision):
-            packed.append(pack(outputs_nK))
-            shown.add(len(outputs_nK))
-    return CodeTable.of(np.concatenate(packed), hasher.num_bits, images, indices, provenance or {})
+    packed = packed_outputs(outputs(images, indices, hasher, precision=precision), hasher.num_bits, len(indices))
+    return CodeTable.of(packed, hasher.num_bits, images, indices, provenance or {})
 
 
 def outputs(
-    images: ImageSource, indices: np.ndarray, hasher: Hasher, *, precision: str | None = None,
+    images: ImageSource, indices: np.ndarray, hasher: HasherNetwork, *, precision: str | None = None,
     device: torch.device | None = None,
 ) -> Iterator[np.ndarray]:  # fmt: skip
     """The hasher's outputs (n, K) of ``images[indices]``, batch after batch; ``device`` None: that of this process."""
     return prepared(hasher, precision=precision, device=device)(images, indices)
 
 
-def prepared(hasher: Hasher, *, precision: str | None = None, device: torch.device | None = None) -> Run:
+def prepared(hasher: HasherNetwork, *, precision: str | None = None, device: torch.device | None = None) -> Run:
     """outputs() of one hasher, which is folded once, for many calls on a few images each."""
     precision = precision or usable_precision(hasher.precision)
     return _prepared(hasher.backbone, hasher.head, precision, device or current())
@@ -68,7 +63,7 @@ def head_inputs(images: ImageSource, indices: np.ndarray, backbone: Backbone) ->
 
 
 def encode_features(
-    features_ND: np.ndarray, images: ImageSource, indices: np.ndarray, hasher: Hasher, *,
+    features_ND: np.ndarray, images: ImageSource, indices: np.ndarray, hasher: HasherNetwork, *,
     provenance: dict[str, Any] | None = None,
 ) -> CodeTable:  # fmt: skip
     """Codes of ``images[indices]``, of which the backbone's features (N, D) are known: only the head runs."""

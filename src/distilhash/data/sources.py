@@ -11,21 +11,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from distilhash.data.decode import UnreadableImage, decode_image
+from distilhash.data.decode import UnreadableImage, decode_image, upright_rgb
 from distilhash.data.prefetch import cores, prefetch
 from distilhash.errors import DistilhashError
 from distilhash.progress import progress
 
 Images = NDArray[np.uint8] | list[Image.Image]  # (n, H, W, 3) of an array, or n files in mode RGB
 Labels = NDArray[np.int64] | NDArray[np.uint8] | None  # (N,) classes, or (N, C) of 0/1
+Given = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]  # a path, or an image in memory
 T = TypeVar("T")
 
 CHECKED = 16  # images that a thread reads in one go
@@ -127,6 +129,40 @@ class FileSource(ImageSource):
         return [decode_image(Path(self.paths[i]), self.names[i]) for i in np.asarray(indices, np.int64)]
 
 
+class GivenSource(ImageSource):
+    """Images as a caller has them: paths, PIL images, or uint8 arrays (H, W, 3) of any sizes, also side by side.
+
+    The name of a file is its path, that of an image in memory its position.
+    """
+
+    def __init__(self, images: Sequence[Given]) -> None:
+        if isinstance(images, str | os.PathLike | Image.Image):
+            raise DistilhashError("images are given as a list", type(images).__name__, "write [image]")
+        self.images = images
+        self.names = [str(image) if _is_path(image) else f"{i:05d}" for i, image in enumerate(images)]
+        self.decodes = any(map(_is_path, images))
+        for image in images:
+            if not _is_path(image) and not isinstance(image, Image.Image):
+                _checked_array(image)
+
+    @functools.cached_property
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 16): of a file its content, of an image in memory its shape and pixels."""
+        images = (self.images[index] for index in range(len(self)))
+        return _rows([digest_file(str(i)) if _is_path(i) else _digest(np.asarray(_rgb(i, ""))) for i in images])
+
+    def read(self, indices: ArrayLike) -> list[Image.Image]:
+        """The images of these indices in mode RGB."""
+        found = []
+        for index in np.asarray(indices, np.int64).tolist():
+            image, name = self.images[index], self.names[index]
+            try:
+                found.append(_rgb(image, name))
+            except (OSError, ValueError) as error:
+                raise error if isinstance(error, DistilhashError) else UnreadableImage(name, str(error)) from error
+        return found
+
+
 class Subset(ImageSource):
     """Some images of a source, in the order of ``indices``."""
 
@@ -207,8 +243,7 @@ def digest_file(path: str) -> bytes:
 
 def digests_of(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """(N, 16): the digest of each array's shape and pixels."""
-    hashes = (hashlib.blake2b(str(i.shape).encode() + i.tobytes(), digest_size=DIGEST_BYTES) for i in images)
-    return _rows([found.digest() for found in hashes])
+    return _rows([_digest(image) for image in images])
 
 
 def first_copies(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -220,6 +255,29 @@ def first_copies(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
 def count_seen(source: ImageSource, indices: NDArray[np.int64], seen: NDArray[np.uint8]) -> int:
     """How many of these images are among those with the digests ``seen`` (M, 16), under whatever name."""
     return int(np.isin(_keys(source.digests[indices]), _keys(seen)).sum())
+
+
+def _is_path(image: Given) -> bool:
+    return isinstance(image, str | os.PathLike)
+
+
+def _rgb(image: Given, name: str) -> Image.Image:
+    """A given image in mode RGB."""
+    if isinstance(image, str | os.PathLike):
+        return decode_image(Path(image), name)
+    return upright_rgb(image) if isinstance(image, Image.Image) else Image.fromarray(_checked_array(image))
+
+
+def _checked_array(image: Any) -> NDArray[np.uint8]:
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        got = f"{type(image).__name__}, {array.dtype} {array.shape}"
+        raise DistilhashError("an image is a path, a PIL image or a uint8 array (H, W, 3)", got)
+    return array
+
+
+def _digest(pixels: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(str(pixels.shape).encode() + pixels.tobytes(), digest_size=DIGEST_BYTES).digest()
 
 
 def _keys(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:

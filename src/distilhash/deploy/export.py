@@ -37,7 +37,7 @@ from distilhash.files import restore_directory, write_directory_atomically, writ
 from distilhash.inference import outputs
 from distilhash.models.backbone import fingerprint_of
 from distilhash.models.fold import folded
-from distilhash.models.hasher import Hasher
+from distilhash.models.hasher import HasherNetwork
 from distilhash.progress import log
 
 MOST_DIFFERENCE = 1e-3  # of the largest output: an ONNX file that is further from PyTorch is not written
@@ -139,7 +139,7 @@ def export_hasher(
 
 
 def _report(
-    network: Hasher, folder: Path, source: ImageSource, compared: NDArray[np.int64], split: Split | None,
+    network: HasherNetwork, folder: Path, source: ImageSource, compared: NDArray[np.int64], split: Split | None,
     config: ExportConfig,
 ) -> dict[str, Any]:  # fmt: skip
     """Agreement, mAP and speed of PyTorch, fp32 and int8."""
@@ -173,7 +173,7 @@ def _report(
     return found
 
 
-def _speed(network: Hasher, folder: Path, batch: int, seconds: float) -> dict[str, float]:
+def _speed(network: HasherNetwork, folder: Path, batch: int, seconds: float) -> dict[str, float]:
     """Milliseconds of a batch through the network alone, on one thread, which is how each batch is encoded."""
     side = network.input.size
     images = np.random.default_rng(0).normal(size=(batch, 3, side, side)).astype(np.float32)
@@ -271,5 +271,5 @@ def _markdown(report: dict[str, Any]) -> str:
             lines += [f"{seen}: the numbers are optimistic.", ""]
     sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in report["bytes"].items())
     lines += [f"{sizes}.", "", f"Calibrated on {report['calibration_images']:,} images, none of them a query.", ""]
-    lines += ["Load it with `distilhash.deploy.runtime.ExportedHasher.open(directory)`, which needs no PyTorch.", ""]
+    lines += ["Load it with `distilhash.Hasher.from_pretrained(directory)`, which needs no PyTorch.", ""]
     return "\n".join(lines)

@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distilhash.models.fold import folded
-from distilhash.models.hasher import Hasher
+from distilhash.models.hasher import HasherNetwork
 from distilhash.models.student import Conv3x3
 
 BATCH = 32  # calibration images that run at once
 
 
-def to_onnx(hasher: Hasher) -> bytes:
+def to_onnx(hasher: HasherNetwork) -> bytes:
     """The bytes of an ONNX file: "images" float32 (N, 3, S, S) to "outputs" (N, K), N free; equal for equal hashers."""
     network = ExportNetwork(hasher).eval()
     example = torch.zeros(2, 3, hasher.input.size, hasher.input.size)
@@ -81,7 +81,7 @@ def to_int8(content: bytes, images_N3SS: NDArray[np.float32], folder: str | Path
 class ExportNetwork(nn.Module):
     """The hasher in eval mode, for inference only."""
 
-    def __init__(self, hasher: Hasher) -> None:
+    def __init__(self, hasher: HasherNetwork) -> None:
         super().__init__()
         self.backbone = folded(hasher.backbone)
         self.head = hasher.head

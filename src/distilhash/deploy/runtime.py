@@ -1,4 +1,4 @@
-"""An exported hasher without PyTorch: images to codes on the CPU through ONNX Runtime.
+"""An exported hasher without PyTorch: images to outputs on the CPU through ONNX Runtime.
 
 An exported directory holds ``config.json`` (the input, the number of bits, and the SHA-256 of each model file),
 ``model.onnx`` and ``model.int8.onnx``. All of it may come from a stranger. Before a model reaches the runtime its file
@@ -11,9 +11,8 @@ Shapes: N images, n images of a batch, S side of the input in pixels, K bits.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -21,14 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from distilhash.codes import CodeTable, pack
 from distilhash.config import InputConfig
 from distilhash.data.prefetch import BATCH_PIXELS, cores, prefetch
-from distilhash.data.sources import DIGEST_BYTES, ImageSource, count_seen, digests_of
+from distilhash.data.sources import DIGEST_BYTES, ImageSource
 from distilhash.data.transforms import Preprocess
 from distilhash.errors import DistilhashError
 from distilhash.files import readable_file
-from distilhash.progress import progress
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -120,27 +117,6 @@ class ExportedHasher:
         """Outputs (N, K) of preprocessed images."""
         outputs_NK: NDArray[np.float32] = self._session.run(["outputs"], {"images": images_N3SS})[0]
         return outputs_NK
-
-    def encode(
-        self, images: ImageSource | Sequence[NDArray[np.uint8]], indices: NDArray[np.int64] | None = None
-    ) -> CodeTable:
-        """Codes of images: the sign of each output, packed.
-
-        Args:
-            images: a source, or uint8 arrays (H, W, 3) of any sizes, which are named by their position.
-            indices: which of them, in this order; None: all.
-        """
-        source = _Given(images) if isinstance(images, Sequence | np.ndarray) else images
-        chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
-        packed = [np.empty((0, -(-self.num_bits // 8)), np.uint8)]
-        with progress("encode", len(chosen)) as counter:
-            for outputs_nK in self.outputs(source, chosen):
-                packed.append(pack(outputs_nK))
-                counter.add(len(outputs_nK))
-        made: dict[str, Any] = {"hasher": self.fingerprint, "precision": self.precision, "device": "cpu"}
-        if self.seen is not None:
-            made["images_seen_in_training"] = count_seen(source, chosen, self.seen)
-        return CodeTable.of(np.concatenate(packed), self.num_bits, source, chosen, made)
 
 
 class ModelFile(BaseModel, frozen=True, strict=True):
@@ -268,18 +244,3 @@ def _seen(file: Path) -> NDArray[np.uint8]:
         got = f"{file}: {seen.dtype} {seen.shape}"
         raise DistilhashError("an exported hasher is damaged", got, _AGAIN)
     return np.asarray(seen)
-
-
-class _Given(ImageSource):
-    """Arrays in memory as a source; they may differ in size."""
-
-    def __init__(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> None:
-        self.images = [np.asarray(image) for image in images]
-        self.names = [f"{i:05d}" for i in range(len(images))]
-
-    @functools.cached_property
-    def digests(self) -> NDArray[np.uint8]:
-        return digests_of(self.images)
-
-    def read(self, indices: Any) -> Any:  # arrays, which Preprocess takes as well
-        return [self.images[int(index)] for index in indices]

@@ -30,7 +30,7 @@ from distilhash.experiments.presets import Preset
 from distilhash.experiments.trials import TrialKey
 from distilhash.files import fingerprint_of_indices, read_json, write_json
 from distilhash.inference import encode, encode_features
-from distilhash.models import Backbone, Hasher, Teacher, new_hasher, new_student, open_teacher
+from distilhash.models import Backbone, HasherNetwork, Teacher, new_hasher, new_student, open_teacher
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
 from distilhash.training.run import RunDirectory
@@ -69,8 +69,8 @@ class Arms:
         return self.preset.labelled(self.split)
 
     def hasher(
-        self, key: TrialKey, measure: Callable[[Hasher], dict[str, float]] | None = None, every: int = 1
-    ) -> Hasher:
+        self, key: TrialKey, measure: Callable[[HasherNetwork], dict[str, float]] | None = None, every: int = 1
+    ) -> HasherNetwork:
         """The trained hasher of a trial after its last epoch; ``measure`` and ``every`` as in ``train_hasher``."""
         path = self.path / key.stage
         if not (path / "model" / "model.safetensors").exists():
@@ -84,13 +84,13 @@ class Arms:
                 )  # fmt: skip
         return load_hasher(path)[0]
 
-    def codes(self, hasher: Hasher, indices: np.ndarray, provenance: dict[str, Any] | None = None) -> CodeTable:
+    def codes(self, hasher: HasherNetwork, indices: np.ndarray, provenance: dict[str, Any] | None = None) -> CodeTable:
         """The codes of ``images[indices]``; only the head runs where the teacher's features are known."""
         if hasher.freeze_backbone:
             return encode_features(self.rows(indices), self.images, indices, hasher, provenance=provenance)
         return encode(self.images, indices, hasher, provenance=provenance)
 
-    def saved_codes(self, key: TrialKey, hasher: Hasher, part: str) -> CodeTable:
+    def saved_codes(self, key: TrialKey, hasher: HasherNetwork, part: str) -> CodeTable:
         """The codes of the "query" or "database" images by a trial's hasher, kept for the report."""
         path = codes_path(self.run.path, key, part)
         if not path.exists():

@@ -36,7 +36,7 @@ from distilhash.experiments.presets import TABLES, Preset, demo, keys_of, preset
 from distilhash.experiments.summary import report_of
 from distilhash.experiments.trials import TrialKey
 from distilhash.files import provenance, read_json, write_json
-from distilhash.models import Hasher
+from distilhash.models import HasherNetwork
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
 from distilhash.training.run import RunDirectory
@@ -191,7 +191,7 @@ class _Comparison:
             "precision_at_n": {"n": metrics["curve"]["n"], "precision": metrics["curve"]["precision_at_n"]},
         }  # fmt: skip
 
-    def _measure(self, arms: Arms, hasher: Hasher) -> dict[str, float]:
+    def _measure(self, arms: Arms, hasher: HasherNetwork) -> dict[str, float]:
         """What is measured after an epoch: the validation set, each image searched in the others.
 
         No hasher was fitted to one of them, so they rank arms and epochs as the queries do; images that were fitted
@@ -205,7 +205,7 @@ class _Comparison:
             found["test_map"] = self._map(arms, hasher, arms.split.query, arms.split.database)
         return found
 
-    def _map(self, arms: Arms, hasher: Hasher, query: np.ndarray, database: np.ndarray) -> float:
+    def _map(self, arms: Arms, hasher: HasherNetwork, query: np.ndarray, database: np.ndarray) -> float:
         asked, held = (arms.codes(hasher, indices) for indices in (query, database))
         assert asked.labels is not None and held.labels is not None
         return mean_average_precision(

@@ -26,7 +26,7 @@ from distilhash.models.teacher import Teacher, create_teacher, rebuild_teacher
 PUBLISHED_HEADS = ("binary", "binary_new")  # v1's and v2's names of the hash layer
 
 
-class Hasher(nn.Module):
+class HasherNetwork(nn.Module):
     """Backbone and hash head; forward gives outputs (N, K) before tanh and sign.
 
     A frozen backbone stays in eval mode and out of the gradient, also after train(); a frozen Teacher is one by itself.
@@ -49,7 +49,7 @@ class Hasher(nn.Module):
         """What the backbone expects of an image."""
         return self.backbone.input
 
-    def train(self, mode: bool = True) -> Hasher:
+    def train(self, mode: bool = True) -> HasherNetwork:
         """As in torch, but the BatchNorm statistics of a frozen backbone do not move."""
         super().train(mode)
         if self.freeze_backbone:
@@ -62,7 +62,7 @@ class Hasher(nn.Module):
         return outputs_NK
 
 
-def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone: bool = False) -> Hasher:
+def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone: bool = False) -> HasherNetwork:
     """A hasher with a random head.
 
     Args:
@@ -88,10 +88,10 @@ def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone
             "a backbone has the attributes of distilhash.models.Backbone",
             f"{type(backbone).__name__} without {', '.join(lacking)}",
         )
-    return Hasher(cast(Backbone, backbone), num_bits, freeze_backbone)
+    return HasherNetwork(cast(Backbone, backbone), num_bits, freeze_backbone)
 
 
-def new_hasher(backbone: Backbone, config: HashConfig) -> Hasher:
+def new_hasher(backbone: Backbone, config: HashConfig) -> HasherNetwork:
     """A hasher on a backbone, which from then on crops by ``config.margin``; its head is initialised by the seed."""
     if config.margin is not None:
         backbone.input = dataclasses.replace(backbone.input, margin=config.margin)
@@ -119,7 +119,9 @@ def rebuild_backbone(architecture: Mapping[str, Any]) -> Backbone:
     raise unknown_name("kind of backbone", str(kind), ("student", "teacher"))
 
 
-def load_published_student(source: str | Path | Mapping[str, Tensor], num_bits: int | None = None) -> Student | Hasher:
+def load_published_student(
+    source: str | Path | Mapping[str, Tensor], num_bits: int | None = None
+) -> Student | HasherNetwork:
     """The network of a checkpoint of the published code; v1 and v2 are told apart by the width of their last stage.
 
     The stray layer "fc" of distilled checkpoints is dropped, and so is the prefix "module." of parallel training.
@@ -129,7 +131,7 @@ def load_published_student(source: str | Path | Mapping[str, Tensor], num_bits: 
         num_bits: of the hash layer; of a checkpoint without one it asks for a random head.
 
     Returns:
-        A Hasher where there is a hash layer or ``num_bits`` is given, else a Student.
+        A HasherNetwork where there is a hash layer or ``num_bits`` is given, else a Student.
 
     Raises:
         DistilhashError: the tensors are not those of a published student, or codes have another length.

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from distilhash.codes import Bytes, hamming
 from distilhash.data.decode import UnreadableImage, decode_image
 from distilhash.data.order import CALIBRATION, shuffled
+from distilhash.hasher import Hasher
 from distilhash.photos.catalogue import Photo, PhotoStore, is_missing
-from distilhash.photos.encoder import Encoder, PhotoFiles
 from distilhash.progress import progress
 from distilhash.retrieval import backends
 from distilhash.retrieval.backends import Ids
@@ -92,7 +92,7 @@ def near_duplicates(about: Mapping[str, str]) -> NearDuplicates:
     return NearDuplicates(max(2, num_bits // 32), num_bits, None, None, 0) if found is None else found[0]
 
 
-def measure(store: PhotoStore, encoder: Encoder) -> NearDuplicates:
+def measure(store: PhotoStore, encoder: Hasher) -> NearDuplicates:
     """The near-duplicates of an index, measured where that was not done for this hasher and about so many photos.
 
     Args:
@@ -227,7 +227,7 @@ def _stored(about: Mapping[str, str]) -> tuple[NearDuplicates, str, int] | None:
     return (found, fingerprint, count) if found.bits <= found.num_bits else None
 
 
-def _distances(store: PhotoStore, encoder: Encoder, ids_N: Ids, codes_NP: Bytes) -> tuple[Distances, Distances, int]:
+def _distances(store: PhotoStore, encoder: Hasher, ids_N: Ids, codes_NP: Bytes) -> tuple[Distances, Distances, int]:
     """Distances of edited copies from their photos and of the nearest other photos; how many photos were edited.
 
     Left out are photos that cannot be read; of the nearest ones, those that show the same picture.
@@ -242,7 +242,7 @@ def _distances(store: PhotoStore, encoder: Encoder, ids_N: Ids, codes_NP: Bytes)
             picture = _picture(photos[identity], SIDE if edited < EDITED else THUMBNAIL)
             if picture is not None:
                 if edited < EDITED:
-                    differing = encoder.run(_Pictures([edit(picture) for edit in EDITS])) ^ codes_NP[position]
+                    differing = encoder.encode([edit(picture) for edit in EDITS]) ^ codes_NP[position]
                     copies.append(np.bitwise_count(differing).sum(axis=1, dtype=np.int32))
                     edited += 1
                 grey, content = _grey(picture), photos[identity].content
@@ -284,17 +284,3 @@ def _within(picture: Image.Image, side: int) -> Image.Image:
     """A picture whose sides have at most ``side`` and 4 * ``side`` pixels."""
     scale = min(1.0, side / min(picture.size), 4 * side / max(picture.size))
     return picture.resize([max(1, round(length * scale)) for length in picture.size], reducing_gap=2.0)
-
-
-class _Pictures(PhotoFiles):
-    """Pictures in memory as a source of images."""
-
-    decodes = False
-
-    def __init__(self, pictures: Sequence[Image.Image]) -> None:
-        super().__init__([""] * len(pictures))
-        self.pictures = pictures
-
-    def read(self, indices: ArrayLike) -> list[Image.Image]:
-        """The pictures of these indices."""
-        return [self.pictures[index] for index in np.asarray(indices).tolist()]

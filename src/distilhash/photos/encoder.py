@@ -1,9 +1,9 @@
-"""Photos to packed codes: which hasher an index has, and how it encodes files, with or without PyTorch.
+"""Photos to packed codes: which hasher an index has, and the codes of files of which some may be unreadable.
 
 The default hasher is a frozen teacher from a pip package, hashed without labels by ITQ. It is fitted to a sample of
 the photos and kept beside the index as INDEX.hasher, where the next run and every search find it.
 
-Shapes: n images of a call, K bits, P = ceil(K / 8) bytes.
+Shapes: n images of a call, P bytes of a code.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image
 
-from distilhash.codes import Bytes, pack
+from distilhash.codes import Bytes
 from distilhash.config import ScanConfig
 from distilhash.data.decode import UnreadableImage
 from distilhash.data.folders import walk
 from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.sources import FileSource
-from distilhash.deploy.runtime import FLOAT, INT8, ExportedHasher, model_file
+from distilhash.deploy.runtime import FLOAT, INT8
 from distilhash.errors import DistilhashError, require_train
 from distilhash.files import read_json
+from distilhash.hasher import Hasher
 from distilhash.photos.catalogue import PhotoStore, rebuild_file
 from distilhash.progress import log
 
@@ -67,8 +68,8 @@ def hashers_of(about: Mapping[str, str], index: str | Path, hasher: str | Path |
     return found
 
 
-def encoder_of(store: PhotoStore, hasher: str | Path | None = None, *, int8: bool = False) -> Encoder:
-    """The encoder that made an index, wherever it is now; ``hasher`` and errors as in hashers_of() and open_encoder().
+def encoder_of(store: PhotoStore, hasher: str | Path | None = None, *, int8: bool = False) -> Hasher:
+    """The encoder that made an index, wherever it is now; ``hasher`` and errors as in hashers_of() and Hasher.open().
 
     Raises:
         DistilhashError: the hashers that were found are others, or cannot be opened.
@@ -76,7 +77,7 @@ def encoder_of(store: PhotoStore, hasher: str | Path | None = None, *, int8: boo
     about, refused = store.about(), list[DistilhashError]()
     for place in hashers_of(about, store.path, hasher):
         try:
-            encoder = open_encoder(place, int8=int8)
+            encoder = Hasher.open(place, int8=int8)
             if encoder.fingerprint == about["encoder"]:
                 return encoder
             refused.append(store.other_hasher(place, place))
@@ -178,22 +179,6 @@ def _fit(place: Path, roots: Sequence[str], scan: ScanConfig | None) -> None:
     save_model(place / "model", itq_hasher(teacher, features_ND[read], DEFAULT_BITS), description)
 
 
-def named(hasher: str | Path, *, int8: bool = False) -> Path:
-    """The place of a hasher; of an exported one the model file that is to run.
-
-    Args:
-        hasher: a run directory, a model directory, an exported directory or one of its model files.
-        int8: False means float32, or the model that the path names.
-
-    Raises:
-        DistilhashError: ``int8`` for a hasher that was not exported.
-    """
-    model = model_file(hasher, int8=int8)
-    if model is None and int8:
-        raise DistilhashError("int8 is for an exported hasher", hasher, "export it: distilhash export")
-    return model or Path(hasher)
-
-
 class Encoded(NamedTuple):
     """Codes of some files; the rows of unreadable ones are meaningless."""
 
@@ -221,42 +206,7 @@ class PhotoFiles(FileSource):
         return images
 
 
-class Encoder(NamedTuple):
-    """A hasher that encodes image files; open_encoder() makes one."""
-
-    path: str
-    num_bits: int
-    fingerprint: str  # of the network with its weights: other codes, other fingerprint
-    outputs: Callable[[PhotoFiles, NDArray[np.int64]], Iterator[NDArray[np.float32]]]  # (n, K), batch after batch
-
-    def encode(self, paths: Sequence[str]) -> Encoded:
-        """The codes of these files, in their order."""
-        files = PhotoFiles(paths)
-        return Encoded(self.run(files), files.failures)
-
-    def run(self, files: PhotoFiles) -> Bytes:
-        """The codes of an image source."""
-        none = np.empty((0, -(-self.num_bits // 8)), np.uint8)
-        return np.concatenate([none, *(pack(outputs_nK) for outputs_nK in self.outputs(files, np.arange(len(files))))])
-
-
-def open_encoder(hasher: str | Path, *, int8: bool = False) -> Encoder:
-    """The encoder of a hasher, which is named as in named(); PyTorch is imported only for one that was not exported."""
-    place = named(hasher, int8=int8)
-    path = str(place.absolute())
-    if model_file(place) is not None:
-        exported = ExportedHasher.open(place.parent, int8=place.name == INT8)
-        return Encoder(path, exported.num_bits, exported.model_fingerprint, exported.outputs)
-
-    require_train("a hasher that is not exported")
-    import torch
-
-    from distilhash.checkpoint import load_hasher
-    from distilhash.inference import prepared
-    from distilhash.models.backbone import fingerprint_of
-
-    network, _ = load_hasher(place)
-
-    # float32 on the CPU: on every machine a photo keeps its code, so an index may move.
-    on_cpu = prepared(network, precision="float32", device=torch.device("cpu"))
-    return Encoder(path, network.num_bits, fingerprint_of(network), on_cpu)
+def encode_photos(hasher: Hasher, paths: Sequence[str]) -> Encoded:
+    """The codes of files, some of which may be unreadable."""
+    files = PhotoFiles(paths)
+    return Encoded(hasher.codes(files), files.failures)

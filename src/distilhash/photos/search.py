@@ -15,19 +15,17 @@ from typing import Any, Literal
 
 from distilhash.codes import Bytes
 from distilhash.config import ScanConfig
-from distilhash.data.decode import UnreadableImage
 from distilhash.data.folders import told_others
 from distilhash.errors import DistilhashError
+from distilhash.hasher import Hasher
 from distilhash.photos.catalogue import Photo, PhotoStore, rebuild_file
 from distilhash.photos.duplicates import Distances, measure, near_duplicates, present_groups
 from distilhash.photos.encoder import (
-    Encoder,
     default_hasher,
     default_place,
     encoder_of,
     fitted_to,
     is_default,
-    open_encoder,
     rebuild_pays,
     settle_default,
 )
@@ -52,7 +50,7 @@ def index(
         if roots or not forgotten:
             encoder = _encoder_for(store, roots, hasher, int8=int8, scan=scan, rebuild=rebuild)
             place, new = default_place(store.path), default_place(rebuild_file(store.path))
-            final = encoder._replace(path=str(place)) if encoder.path == str(new) else encoder
+            final = dataclasses.replace(encoder, path=str(place)) if encoder.path == str(new) else encoder
             summary = update(
                 store, roots, final, scan=scan, verify=verify, prune=prune, rebuild=rebuild or final is not encoder
             )
@@ -77,21 +75,21 @@ def index(
 def _encoder_for(
     store: PhotoStore, roots: list[str], hasher: str | Path | None, *, int8: bool, scan: ScanConfig | None,
     rebuild: bool,
-) -> Encoder:  # fmt: skip
+) -> Hasher:  # fmt: skip
     """The hasher that is named, or that made the index, or else the default one."""
     if hasher is not None:
-        return open_encoder(hasher, int8=int8)
+        return Hasher.open(hasher, int8=int8)
     about = store.about()
     if "encoder" in about and not (rebuild and is_default(about, store.path)):
         return encoder_of(store)
     everything = sorted({*roots, *store.roots()})
     if not everything:
         raise DistilhashError("there is no folder to index", store.path, "name one")
-    return open_encoder(default_hasher(store, everything, scan=scan))
+    return Hasher.open(default_hasher(store, everything, scan=scan))
 
 
 def search(
-    index: str | Path, images: Sequence[str | Path], *, ids: Sequence[int], top: int | None, radius: int | None,
+    index: str | Path, images: Sequence[str | Path | Any], *, ids: Sequence[int], top: int | None, radius: int | None,
     group_duplicates: int | Literal["auto"] | None, hasher: str | Path | None, int8: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The hits of each query, those whose files are there first, by (distance, id), without the query itself."""
@@ -106,8 +104,9 @@ def search(
         # (image or id, its code, its id)
         queries: list[tuple[str, Bytes, int | None]] = []
         if images:
-            coded = _encoded(encoder_of(store, hasher, int8=int8), images)
-            queries += [(str(image), row, None) for image, row in zip(images, coded, strict=True)]
+            coded = encoder_of(store, hasher, int8=int8).encode(images)
+            names = [str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images)]
+            queries += [(name, row, None) for name, row in zip(names, coded, strict=True)]
         if ids:
             queries += [(str(i), row, int(i)) for i, row in zip(ids, codes.codes_of(ids), strict=True)]
         if group_duplicates == "auto":
@@ -127,15 +126,8 @@ def search(
 
 def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool) -> list[dict[str, str]]:
     """The code of each image, as hexadecimal digits, first bit first."""
-    packed = _encoded(open_encoder(hasher, int8=int8), images)
+    packed = Hasher.open(hasher, int8=int8).encode(images)
     return [{"image": str(image), "code": row.tobytes().hex()} for image, row in zip(images, packed, strict=True)]
-
-
-def _encoded(encoder: Encoder, images: Sequence[str | Path]) -> Bytes:
-    found = encoder.encode([str(image) for image in images])
-    for position, reason in sorted(found.failures.items()):
-        raise UnreadableImage(str(images[position]), reason)
-    return found.packed
 
 
 def _itself(store: PhotoStore, codes: Index, query: str, code_P: Bytes) -> list[int]:

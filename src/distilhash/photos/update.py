@@ -31,8 +31,9 @@ import numpy as np
 from distilhash.config import ScanConfig
 from distilhash.data.folders import FoundFile, is_below, walk
 from distilhash.errors import DistilhashError
+from distilhash.hasher import Hasher
 from distilhash.photos.catalogue import WAITING, Photo, PhotoStore, is_missing, rebuild_file
-from distilhash.photos.encoder import Encoder
+from distilhash.photos.encoder import encode_photos
 from distilhash.progress import progress
 
 COMMIT_SECONDS = 2.0
@@ -59,7 +60,7 @@ class Summary:
 
 
 def update(
-    store: PhotoStore, folders: Iterable[str | Path], encoder: Encoder, *, scan: ScanConfig | None = None,
+    store: PhotoStore, folders: Iterable[str | Path], encoder: Hasher, *, scan: ScanConfig | None = None,
     verify: bool = False, prune: bool = False, rebuild: bool = False,
 ) -> Summary:  # fmt: skip
     """Index every photo below the folders, and list those that are missing there.
@@ -130,7 +131,7 @@ def _absolute(folder: str | Path) -> str:
     return os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111
 
 
-def _begun_rebuild(store: PhotoStore, encoder: Encoder) -> PhotoStore:
+def _begun_rebuild(store: PhotoStore, encoder: Hasher) -> PhotoStore:
     """The index that is to replace this one: begun now, or by a process that was killed, if nothing changed since."""
     path, state = rebuild_file(store.path), store.state()
     with contextlib.suppress(DistilhashError):
@@ -147,7 +148,7 @@ def _begun_rebuild(store: PhotoStore, encoder: Encoder) -> PhotoStore:
     return rebuilt
 
 
-def _delete_rebuild(store: PhotoStore, encoder: Encoder) -> None:
+def _delete_rebuild(store: PhotoStore, encoder: Hasher) -> None:
     """Delete the file of a rebuild that the index has taken over, also one that was killed before this."""
     path = rebuild_file(store.path)
     if not path.exists():
@@ -183,7 +184,7 @@ class _Update:
     """One update: what the walk finds held against what is known, encoded, and ended."""
 
     def __init__(
-        self, store: PhotoStore, roots: Sequence[str], encoder: Encoder, scan: ScanConfig | None, verify: bool
+        self, store: PhotoStore, roots: Sequence[str], encoder: Hasher, scan: ScanConfig | None, verify: bool
     ) -> None:
         self.store, self.encoder, self.verify = store, encoder, verify
         self.known = known = {photo.path: photo for photo in store.photos()}
@@ -239,7 +240,7 @@ class _Update:
         """Read these files and store the outcome in one transaction."""
         found = [self._read(file) for file in files]
         to_encode = [i for i, (_, _, is_new) in enumerate(found) if is_new]
-        packed, failures = self.encoder.encode([files[i].path for i in to_encode])
+        packed, failures = encode_photos(self.encoder, [files[i].path for i in to_encode])
         row_of, next_id = {i: row for row, i in enumerate(to_encode)}, self.store.next_id()
         kept, withdrawn, coded = list[Photo](), list[int](), dict[int, int]()  # coded: row of the codes by id
         for i, file in enumerate(files):

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from distilhash.deploy.runtime import model_file
 from distilhash.errors import DistilhashError
-from distilhash.photos.encoder import hashers_of, named
+from distilhash.hasher import named
+from distilhash.photos.encoder import hashers_of
 from distilhash.progress import log
 
 if TYPE_CHECKING:

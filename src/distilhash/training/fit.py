@@ -45,7 +45,7 @@ from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.files import read_json, write_json
 from distilhash.inference import head_inputs, outputs
 from distilhash.losses import hash_centres
-from distilhash.models import Backbone, Hasher, Teacher, new_hasher, new_student, open_teacher
+from distilhash.models import Backbone, HasherNetwork, Teacher, new_hasher, new_student, open_teacher
 from distilhash.models.backbone import fingerprint_of
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
@@ -127,7 +127,7 @@ def fit(
 
 def fit_images(
     images: ImageSource, teacher: Teacher, plan: FitPlan, config: FitConfig, run: RunDirectory
-) -> tuple[Hasher, dict[str, Any]]:
+) -> tuple[HasherNetwork, dict[str, Any]]:
     """The hasher of these images and its description; what is in the run directory already is not done again.
 
     ``teacher`` sees the part of an image that the student sees.
@@ -218,7 +218,7 @@ class _Edited(ImageSource):
         return [self.edit(np.asarray(image)) for image in self.source.read(indices)]
 
 
-def measure(hasher: Hasher, images: ImageSource, validation: np.ndarray, near_N10: np.ndarray) -> dict[str, Any]:
+def measure(hasher: HasherNetwork, images: ImageSource, validation: np.ndarray, near_N10: np.ndarray) -> dict[str, Any]:
     """What a hasher does with photos that it was not fitted to.
 
     Args:

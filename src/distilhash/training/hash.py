@@ -27,7 +27,7 @@ from distilhash.device import arithmetic, current, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
 from distilhash.losses import create_loss
-from distilhash.models import STUDENTS, TEACHERS, Backbone, Hasher, is_teacher, new_student, open_teacher
+from distilhash.models import STUDENTS, TEACHERS, Backbone, HasherNetwork, is_teacher, new_student, open_teacher
 from distilhash.progress import progress
 from distilhash.training.optim import Optimizers
 from distilhash.training.run import RunDirectory
@@ -38,10 +38,10 @@ MUON_LRS = {False: 0.05, True: 0.002}
 
 
 def train_hasher(
-    images: ImageSource, indices: np.ndarray, hasher: Hasher, config: HashConfig, run: RunDirectory, *,
-    features_ND: np.ndarray | None = None, measure: Callable[[Hasher], dict[str, float]] | None = None, every: int = 1,
-    about: dict[str, Any] | None = None,
-) -> Hasher:  # fmt: skip
+    images: ImageSource, indices: np.ndarray, hasher: HasherNetwork, config: HashConfig, run: RunDirectory, *,
+    features_ND: np.ndarray | None = None, measure: Callable[[HasherNetwork], dict[str, float]] | None = None,
+    every: int = 1, about: dict[str, Any] | None = None,
+) -> HasherNetwork:  # fmt: skip
     """Train a hasher on labelled images.
 
     Args:

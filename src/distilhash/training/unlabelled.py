@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from distilhash.data.sources import Images, ImageSource
 from distilhash.errors import DistilhashError
 from distilhash.models.backbone import Backbone
-from distilhash.models.hasher import Hasher, create_hasher
+from distilhash.models.hasher import HasherNetwork, create_hasher
 from distilhash.training.targets import find_prototypes, principal_axes
 
 AUTO = "itq"
@@ -82,7 +82,7 @@ def itq(features_ND: np.ndarray, num_bits: int, seed: int = 0, turns: int = TURN
     return Itq(weight_KD, -weight_KD @ mean_D, rotation_KK, errors)
 
 
-def itq_hasher(backbone: Backbone, features_ND: np.ndarray, num_bits: int, seed: int = 0) -> Hasher:
+def itq_hasher(backbone: Backbone, features_ND: np.ndarray, num_bits: int, seed: int = 0) -> HasherNetwork:
     """A hasher on a backbone that stays as it is, its head fitted to features that the backbone gives of some images.
 
     At most SAMPLE rows are used, drawn by the seed. Negative features count as zero, as a hasher's ReLU makes them.
