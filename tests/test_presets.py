@@ -177,13 +177,13 @@ def test_hashing_on_cifar10_is_as_published(cifar10, monkeypatch):
     assert np.array_equal(Preprocess(hasher.input).crop(image[None])[0], whole)
     assert hasher.backbone.architecture["input"]["margin"] == 0
     assert new_student(paper.student, 0).input.margin == 1 - 224 / 256  # of distillation
-    assert (paper.hash.augment, paper.finetune.augment) == (False, False)
-    assert (nuswide.hash.augment, nuswide.hash.margin, nuswide.finetune.augment) == (True, None, True)
+    assert (paper.hash.unaugmented, paper.finetune.unaugmented) == (True, True)
+    assert (nuswide.hash.unaugmented, nuswide.hash.margin, nuswide.finetune.unaugmented) == (False, None, False)
 
 
 def test_hashing_without_augmentation_sees_the_images_themselves(cifar10, tmp_path, monkeypatch):
     monkeypatch.setattr("distilhash.training.hash.make_views", None)  # is not called
-    config = HashConfig(epochs=1, batch_size=4, bits=8, augment=False, precision="float32")
+    config = HashConfig(epochs=1, batch_size=4, bits=8, unaugmented=True, precision="float32")
     hasher = new_hasher(new_student(StudentConfig(size=32, stem="small"), 0), config)
     hashing.train_hasher(cifar10, np.arange(8), hasher, config, RunDirectory(tmp_path / "run", {}))
 

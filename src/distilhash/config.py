@@ -226,8 +226,8 @@ class HashConfig(Config):
     """CSQ: how hash centres are made. auto: hadamard where they exist."""
     freeze_backbone: bool = False
     """Train only the hash head."""
-    augment: bool = True
-    """Flip and shift each image anew in every epoch."""
+    unaugmented: bool = False
+    """Train on the images as they are, and do not flip and shift them anew in every epoch."""
     margin: Margin | None = None
     """Share of the side that the crop leaves out, in training and of all codes. None: as the backbone was trained."""
     head_std: Positive | None = None

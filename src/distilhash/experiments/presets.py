@@ -77,7 +77,7 @@ def paper_cifar10() -> Preset:
         weight_decay=1e-5,
         epochs=30,
         batch_size=64,
-        augment=False,
+        unaugmented=True,
         margin=0.0,
     )
     return Preset(
@@ -95,7 +95,8 @@ def paper_nuswide() -> Preset:
     paper = paper_cifar10()
     distill = dataclasses.replace(paper.distill, epochs=120, learning_rate=3e-6)
     hashing, finetune = (
-        dataclasses.replace(config, augment=True, margin=None) for config in (paper.hash, paper.finetune or paper.hash)
+        dataclasses.replace(config, unaugmented=False, margin=None)
+        for config in (paper.hash, paper.finetune or paper.hash)
     )
     return dataclasses.replace(paper, distill=distill, hash=hashing, finetune=finetune, at=5000)
 

@@ -98,7 +98,7 @@ def train_hasher(
         if features_ND is not None:
             inputs = torch.from_numpy(np.array(features_ND[rows_N]))
         else:
-            views = make_views(indices[rows_N], epoch, seed) if config.augment else None
+            views = None if config.unaugmented else make_views(indices[rows_N], epoch, seed)
             inputs = pixels.tensor(pixels.read(images, indices[rows_N], views))
         return sent(inputs, device), sent(torch.tensor(rows_N), device)
 
