@@ -16,7 +16,7 @@ LAYERS = [
     {"files"},
     {"config"},
     {"device"},
-    {"data", "models", "losses", "codes"},
+    {"data", "models", "losses", "codes", "itq"},
     {"checkpoint", "inference", "evaluation"},
     {"deploy", "retrieval"},
     {"training", "hasher"},
@@ -31,8 +31,8 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 NO_TORCH = [
     "distilhash", "distilhash.api", "distilhash.cli", "distilhash.codes", "distilhash.config", "distilhash.data",
     "distilhash.deploy.runtime", "distilhash.device", "distilhash.errors", "distilhash.evaluation", "distilhash.hasher",
-    "distilhash.evaluation.metrics", "distilhash.photos.search", "distilhash.photos.update", "distilhash.retrieval",
-    "distilhash.server.app",
+    "distilhash.evaluation.metrics", "distilhash.itq", "distilhash.photos.search", "distilhash.photos.update",
+    "distilhash.retrieval", "distilhash.server.app",
 ]  # fmt: skip
 
 
