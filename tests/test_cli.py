@@ -319,7 +319,7 @@ def test_list_names_every_kind():
         "parts", "tables", "budgets",
     }  # fmt: skip
     assert names["teachers"] == [*TEACHERS, "timm/NAME"]
-    assert names["students"] == ["v1", "v2"]
+    assert names["students"] == ["v1", "v2", "timm/NAME", "FILE.py:FUNCTION"]
     assert names["distillation losses"] == ["raw", "standardised", "prototypes"]
     assert names["optimizers"] == ["muon", "adamw", "published"]
     assert names["hashing frameworks"] == ["csq", "dch"]
@@ -338,7 +338,7 @@ def shell(*words: str, program: tuple[str, ...] = ("-m", "distilhash")) -> subpr
 def test_as_a_program_it_prints_json_and_nothing_else():
     done = shell("list", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["students"] == ["v1", "v2"]
+    assert json.loads(done.stdout)["students"][:2] == ["v1", "v2"]
 
 
 def test_as_a_program_it_exits_with_2_for_the_users_mistake(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+import distilhash
 from distilhash import cli
 from distilhash.codes import CodeTable, pack
 from distilhash.errors import DistilhashError
@@ -232,3 +233,30 @@ def test_folders_of_ones_own_are_evaluated(two_folders, capsys):
     assert float(facts["relevant_share"]) == pytest.approx((4 + 4 + 3) / 29, abs=1e-4)
     assert found["leave_one_out"] and found["queries_in_database"] == 10
     assert found["relevant_share"] == pytest.approx((3 * 2 + 3 * 2 + 4 * 3) / 90)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_every_class_and_query_is_told(tmp_path, several):
+    queries, database = np.arange(0, 9), np.arange(3, 40)
+    both = [np.eye(3, dtype=np.uint8)[numbers % 3] for numbers in (queries, database)]
+    for labels in both:
+        labels[::2, 0] = 1
+    tables = [
+        table(numbers, bits=5, labels=labels if several else None)
+        for numbers, labels in zip((queries, database), both, strict=True)
+    ]
+    for name, saved in zip("qd", tables, strict=True):
+        saved.save(tmp_path / name)
+    found = distilhash.evaluate(tmp_path / "q", tmp_path / "d")
+    alone = []  # each query as a table of its own
+    for i in queries:
+        one = table([i], bits=5, labels=both[0][i : i + 1] if several else None)
+        alone.append(evaluate_tables(one, tables[1])["map_at_all"])
+    assert found.average_precision == pytest.approx(alone)
+    of = {name: [i for i in queries if (both[0][i, c] if several else i % 3 == c)] for c, name in enumerate(NAMES)}
+    assert found.per_class == pytest.approx({name: np.mean([alone[i] for i in of[name]]) for name in NAMES})
+    assert found.worst(3) == sorted(((f"{i}.jpg", alone[i]) for i in queries), key=lambda row: row[1])[:3]
+    assert found["map_at_all"] == pytest.approx(np.mean(alone)) and json.loads(json.dumps(found)) == found
+    (line,) = found.plot().axes[0].lines
+    assert line.get_xdata().tolist() == found.curve["recall"] and len(found.curve["recall"]) == 6
+    assert line.get_ydata().tolist() == found.curve["precision"]

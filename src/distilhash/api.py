@@ -48,6 +48,7 @@ from distilhash.errors import DistilhashError, require_train, unknown_name
 from distilhash.progress import log
 
 if TYPE_CHECKING:
+    from distilhash.evaluation.result import Evaluation
     from distilhash.models import Backbone, HasherNetwork
 
 TOKEN = "DISTILHASH_TOKEN"  # the environment variable of the service's secret
@@ -152,7 +153,7 @@ def distill(
 
 
 def hash(
-    images: str | Path, output: str | Path = Path("runs/hash"), backbone: str | Path = "v1", *,
+    images: str | Path, output: str | Path = Path("runs/hash"), backbone: str | Path | None = None, *,
     config: HashConfig = HashConfig(), student: StudentConfig = StudentConfig(),
     teacher: TeacherConfig = TeacherConfig(), scan: ScanConfig = ScanConfig(), protocol: Protocol = "cifar10",
     split_seed: int = 0, split: str | Path | None = None, resume: bool = False, overwrite: bool = False,
@@ -163,9 +164,9 @@ def hash(
         images: "cifar10", a folder with a subfolder for each class, or a folder with list files.
         output: Run directory.
         backbone: Run directory of a distilled student, a student's name (from scratch), or a teacher's name (trained,
-            too, unless ``config.freeze_backbone``).
+            too, unless ``config.freeze_backbone``). None: a student from scratch.
         config: Framework, bits, optimizer and schedule.
-        student: Input size and stem of a student from scratch.
+        student: Network and input size of a student from scratch.
         teacher: Weights and input size of a teacher.
 
     Returns:
@@ -185,7 +186,7 @@ def hash(
     chosen = split_of(source, images, protocol, split_seed, split, needed=True)
     assert chosen is not None
     stage.check(source, chosen.train, config)
-    network = stage.open_backbone(str(backbone), student, teacher, config)
+    network = stage.open_backbone(None if backbone is None else str(backbone), student, teacher, config)
     seen = 0 if network.seen is None else count_seen(source, chosen.query, network.seen)
     queries = fingerprint_of_indices(chosen.query)
     settings = {
@@ -202,7 +203,7 @@ def hash(
                 "the student was distilled on %s of %s queries of this split: numbers on them will be optimistic",
                 f"{seen:,}", f"{len(chosen.query):,}",
             )  # fmt: skip
-        elif network.seen is None and Path(backbone).exists() and not is_teacher(str(backbone)):
+        elif network.seen is None and backbone and Path(backbone).exists() and not is_teacher(str(backbone)):
             log.warning("%s does not say which images it was distilled on: queries may be among them", backbone)
         hasher = new_hasher(network, config)
         features_ND = head_inputs(source, chosen.train, hasher.backbone) if hasher.freeze_backbone else None
@@ -285,7 +286,7 @@ def encode(
 
 def evaluate(
     query: str | Path, database: str | Path, *, at: int | None = None, output: str | Path | None = None
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure retrieval with two code tables.
 
     Args:
@@ -295,7 +296,8 @@ def evaluate(
         output: JSON file for the metrics and the curves.
 
     Returns:
-        Metrics by name, such as "map_at_all" (expected average precision, ties in random order).
+        Metrics by name, such as "map_at_all" (expected average precision, ties in random order), as a dictionary with
+        ``per_class`` (mean average precision), ``worst(n)`` (queries) and ``plot()`` (precision and recall).
     """
     from distilhash.evaluation.metrics import evaluate_files
 
@@ -514,7 +516,7 @@ def known_names() -> dict[str, list[str]]:
 
     return {
         "teachers": [*TEACHERS, "timm/NAME"],
-        "students": list(STUDENTS),
+        "students": [*STUDENTS, "timm/NAME", "FILE.py:FUNCTION"],
         "stems": choices(StudentConfig, "stem"),
         "crop modes": choices(StudentConfig, "crop_mode"),
         "distillation losses": list(LOSSES),
@@ -536,11 +538,11 @@ def known_names() -> dict[str, list[str]]:
 def _network(name: str, bits: int, size: int | None) -> Backbone | HasherNetwork:
     """What a name to be profiled stands for; a bare student or teacher gets a hash head."""
     from distilhash.checkpoint import load_model
-    from distilhash.models import STUDENTS, TEACHERS, create_hasher, create_student, create_teacher, is_teacher
+    from distilhash.models import TEACHERS, create_hasher, create_student, create_teacher, is_student, is_teacher
 
     if size is not None and size < 1:
         raise DistilhashError("the input size must be at least 1 pixel", size)
-    if name in STUDENTS:
+    if is_student(name):
         return create_hasher(create_student(name, size or InputConfig().size), num_bits=bits)
     if is_teacher(name):
         return create_hasher(create_teacher(name, size=size, pretrained=False), num_bits=bits)

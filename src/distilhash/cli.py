@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import sys
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,7 +98,9 @@ class Splitting:
 
 def _command(name: str, function: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], Show]]:
     """A function of the API as tyro reads it, with what commands share in groups; it gives its arguments."""
-    hints, parameters = get_type_hints(function), inspect.signature(function).parameters
+    taken = {key: hint for key, hint in function.__annotations__.items() if key != "return"}
+    hints = get_type_hints(types.SimpleNamespace(__annotations__=taken), vars(api))
+    parameters = inspect.signature(function).parameters
     groups: dict[str, type] = {"splitting": Splitting} if "protocol" in parameters else {}
     groups["show"] = Run if "resume" in parameters else Compute if name == "encode" else Show
     shared = {field.name for group in groups.values() for field in dataclasses.fields(group)}

@@ -135,10 +135,10 @@ class TeacherConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudentConfig(Config):
-    """A compact network: the published blocks at a chosen input size."""
+    """A compact network: the published blocks at a chosen input size, or any other network."""
 
     name: str = "v1"
-    """Architecture, v1 or v2."""
+    """Architecture: v1, v2, timm/NAME, or FILE.py:FUNCTION (from its size to an nn.Module of one's own)."""
     size: Count = 224
     """Side of the input, pixels."""
     stem: Literal["published", "small", "tiny"] = "published"
@@ -147,8 +147,8 @@ class StudentConfig(Config):
     """crop: a window of the image, as published; pad: the whole image, shifted by reflection."""
     margin: Margin = 0.125
     """Share of the side that the crop leaves out, or the largest shift of the padded image."""
-    initial: Literal["he", "published"] = "he"
-    """Initial weights of convolutions: he (normal, by fan-out) or published (PyTorch's default)."""
+    initial: Literal["he", "published", "pretrained"] = "he"
+    """Of v1 and v2: he (normal, by fan-out) or published (PyTorch's default); of timm/NAME also pretrained."""
 
 
 # The default student of ``fit``: chosen by training time, as its maps begin with 16 pixels a side instead of 56.

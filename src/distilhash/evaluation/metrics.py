@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from distilhash.codes import CodeTable
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.evaluation.counts import Counts, Retrieval, relevance
+from distilhash.evaluation.result import Evaluation
 from distilhash.evaluation.ties import expected_average_precision
 from distilhash.files import write_json
 from distilhash.progress import log
@@ -232,15 +233,16 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
 
 def evaluate_files(
     query: str | Path, database: str | Path, *, at: int | None = None, output: str | Path | None = None
-) -> dict[str, Any]:
-    """The metrics of evaluate_tables, but for what is a list, of code tables on disk.
+) -> Evaluation:
+    """The metrics of evaluate_tables, of code tables on disk.
 
     Args:
         query, database: files that CodeTable.save wrote.
         at: as evaluate_tables.
         output: a JSON file for the metrics and the curve.
     """
-    metrics = evaluate_tables(CodeTable.load(query), CodeTable.load(database), at=at)
+    queries = CodeTable.load(query)
+    metrics = evaluate_tables(queries, CodeTable.load(database), at=at)
     if metrics["queries_in_database"]:
         log.info("%s queries are in the database, too; none is among its own results",
                  f"{metrics['queries_in_database']:,} of {metrics['queries']:,}")  # fmt: skip
@@ -253,8 +255,7 @@ def evaluate_files(
             log.warning("only the %s has images of: %s", side, ", ".join(metrics[f"only_in_{side}"]))
     if output is not None:
         write_json(output, metrics)
-    del metrics["curve"], metrics["average_precision"]
-    return metrics
+    return Evaluation(metrics, queries)
 
 
 def _identities(query: CodeTable, database: CodeTable) -> tuple[Integers, Integers]:

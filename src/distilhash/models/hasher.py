@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from distilhash.config import HashConfig, InputConfig, as_dict, from_dict
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.models.backbone import Backbone, load_checked, read_state
-from distilhash.models.student import STUDENTS, Student, create_student
+from distilhash.models.student import STUDENTS, create_student, is_student
 from distilhash.models.teacher import Teacher, create_teacher, rebuild_teacher
 
 PUBLISHED_HEADS = ("binary", "binary_new")  # v1's and v2's names of the hash layer
@@ -76,7 +76,7 @@ def create_hasher(backbone: str | nn.Module, num_bits: int = 48, freeze_backbone
     if not isinstance(num_bits, int) or num_bits < 1:
         raise DistilhashError("a code has a positive whole number of bits", repr(num_bits))
     if isinstance(backbone, str):
-        if backbone in STUDENTS:
+        if is_student(backbone):
             backbone = create_student(backbone)
         elif "/" in backbone:
             backbone = create_teacher(backbone, trainable=not freeze_backbone)
@@ -110,8 +110,10 @@ def rebuild_backbone(architecture: Mapping[str, Any]) -> Backbone:
     kind = architecture.get("kind")
     try:
         if kind == "student":
-            name, size, stem, input = (architecture[key] for key in ("name", "size", "stem", "input"))
-            return create_student(name, size, stem, input=from_dict(InputConfig, input))
+            name, size = architecture["name"], architecture["size"]
+            stem = architecture["stem"] if name in STUDENTS else "published"
+            input = from_dict(InputConfig, architecture["input"])
+            return create_student(name, size, stem, input=input, trusted=False)
         if kind == "teacher":
             return rebuild_teacher(architecture)
     except KeyError as error:
@@ -121,7 +123,7 @@ def rebuild_backbone(architecture: Mapping[str, Any]) -> Backbone:
 
 def load_published_student(
     source: str | Path | Mapping[str, Tensor], num_bits: int | None = None
-) -> Student | HasherNetwork:
+) -> Backbone | HasherNetwork:
     """The network of a checkpoint of the published code; v1 and v2 are told apart by the width of their last stage.
 
     The stray layer "fc" of distilled checkpoints is dropped, and so is the prefix "module." of parallel training.

@@ -1,4 +1,4 @@
-"""The compact students: the published blocks, at any input size.
+"""The students: the published blocks at any input size, and any network of timm or of the user's own.
 
 Reddy, Dubey, Sanodiya, Karn, "Context Unaware Knowledge Distillation for Image Retrieval" (arXiv 2207.09070). The code
 they published (satoru2001/CUKDFIR at d9a60ee) has a 7x7/2 stem of 64 channels, a 3x3/2 max-pool, then basic residual
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from distilhash.config import InputConfig, StudentConfig, as_dict
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.models.backbone import Backbone
+from distilhash.models.registry import NETWORKS, builder_of
+from distilhash.models.teacher import features_of, timm_network
 
 # Channels of the five stages.
 STUDENTS = {"v1": (64, 64, 128, 128, 128), "v2": (64, 64, 128, 128, 256)}
@@ -119,25 +121,40 @@ class Student(Backbone):
 
 
 def create_student(
-    name: str, size: int = 224, stem: str = "published", *, input: InputConfig | None = None, initial: str = "he"
-) -> Student:
+    name: str, size: int = 224, stem: str = "published", *, input: InputConfig | None = None, initial: str = "he",
+    trusted: bool = True,
+) -> Backbone:  # fmt: skip
     """A student with random weights from torch's global generator.
 
     Args:
-        name, stem: keys of STUDENTS and STEMS.
+        name: a key of STUDENTS, "timm/NAME", a registered network, or "FILE.py:FUNCTION" (models.registry).
+        stem: a key of STEMS, for those of STUDENTS.
         size: side of the input, pixels.
         input: replaces the ImageNet preprocessing; its size must be ``size``.
-        initial: of convolutions: "he" (He et al. 2015, by fan-out) or "published" (PyTorch's default).
+        initial: of the convolutions of STUDENTS: "he" (He et al. 2015, by fan-out) or "published" (PyTorch's default);
+            "pretrained": a timm network's own weights, which are downloaded.
+        trusted: whether the user gave the name; that of a checkpoint runs no file.
 
     Raises:
-        DistilhashError: an unknown name or stem, or an input that is too small for the stem.
+        DistilhashError: an unknown name or stem, or an input that is too small for the stem or the network.
     """
-    if name not in STUDENTS:
-        raise unknown_name("student", name, STUDENTS)
+    if initial == "pretrained" and not name.startswith("timm/"):
+        raise DistilhashError("only a timm network has pretrained weights as a student", name, "leave initial out")
+    builder = None if name in STUDENTS else builder_of(name, trusted=trusted)
     if stem not in STEMS:
         raise unknown_name("stem", stem, STEMS)
     if not isinstance(size, int) or size < 1:
         raise DistilhashError("the size of a student's input is a positive whole number of pixels", repr(size))
+    if builder is not None:
+        return _adopted(builder(size), name, input or InputConfig(size=size))
+    if name.startswith("timm/"):
+        network, _, own = timm_network(name, size, pretrained=initial == "pretrained")
+        pixels = own.with_crop_of(input or own) if initial == "pretrained" else input or own
+        student = _adopted(network, name, pixels)
+        student.pretrained = initial == "pretrained"
+        return student
+    if name not in STUDENTS:
+        raise unknown_name("student", name, [*STUDENTS, "timm/NAME", *NETWORKS, "FILE.py:FUNCTION"])
     if _stem_side(size, stem) < SMALLEST_MAP:
         smallest = next(side for side in range(size, 1024) if _stem_side(side, stem) >= SMALLEST_MAP)
         raise DistilhashError(
@@ -156,12 +173,39 @@ def create_student(
     return student
 
 
-def new_student(config: StudentConfig, seed: int) -> Student:
+def new_student(config: StudentConfig, seed: int) -> Backbone:
     """A student with the random initial weights of a seed."""
     input = InputConfig(size=config.size, crop_mode=config.crop_mode, margin=config.margin)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return create_student(config.name, config.size, config.stem, input=input, initial=config.initial)
+
+
+def is_student(name: str) -> bool:
+    """Whether a name is a student's and no path; timm's networks are teachers, too, and not meant."""
+    return name in STUDENTS or builder_of(name, trusted=True) is not None
+
+
+class OtherStudent(Backbone):
+    """A student of another kind than the published ones: any module from images to features."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images_N3SS: Tensor) -> Tensor:
+        """Features (N, D) of images that were preprocessed as self.input says."""
+        features_ND: Tensor = self.network(images_N3SS)
+        return features_ND
+
+
+def _adopted(network: nn.Module, name: str, input: InputConfig) -> Backbone:
+    """A network as the student of this name, once a blank image has told how many features it gives."""
+    student = network if isinstance(network, Backbone) else OtherStudent(network)
+    student.name, student.input = name, input
+    student.architecture = {"kind": "student", "name": name, "size": input.size, "input": as_dict(input)}
+    student.feature_dim = features_of(student)
+    return student
 
 
 def _stage(channels_in: int, width: int, blocks: int, stride: int) -> nn.Sequential:

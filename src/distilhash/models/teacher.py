@@ -101,7 +101,7 @@ def create_teacher(
     require_train("a teacher")
     state = None if weights is None else read_state(weights)
     if name.startswith("timm/"):
-        network, feature_dim, input = _timm_network(name, size, pretrained=pretrained and state is None)
+        network, feature_dim, input = timm_network(name, size, pretrained=pretrained and state is None)
         if state is not None:
             load_checked(network, _without(state, *_timm_classifiers(network)), name)
     else:
@@ -118,7 +118,7 @@ def create_teacher(
             load_checked(network, _without(state, recipe.classifier), name, assign=True)
     teacher = Teacher(network, name, feature_dim, input, trainable)
     if size is not None or name.startswith("timm/"):
-        _check_runs(teacher)
+        teacher.feature_dim = features_of(teacher)
     return teacher
 
 
@@ -146,7 +146,7 @@ def rebuild_teacher(architecture: Mapping[str, Any]) -> Teacher:
     """The teacher that has this .architecture, with fresh weights; KeyError where the architecture is incomplete."""
     name, input = architecture["name"], from_dict(InputConfig, architecture["input"])
     if name.startswith("timm/"):
-        network, feature_dim, _ = _timm_network(name, input.size, pretrained=False)
+        network, feature_dim, _ = timm_network(name, input.size, pretrained=False)
     else:
         recipe = _recipe(name)
         network, feature_dim = recipe.network(), recipe.feature_dim
@@ -219,7 +219,8 @@ def _recipe(name: str) -> Recipe:
     return TEACHERS[name]
 
 
-def _timm_network(name: str, size: int | None, *, pretrained: bool) -> tuple[nn.Module, int, InputConfig]:
+def timm_network(name: str, size: int | None, *, pretrained: bool) -> tuple[nn.Module, int, InputConfig]:
+    """A network of timm without its classifier, its number of features, and its own preprocessing at this size."""
     import timm
 
     model = name.removeprefix("timm/")
@@ -289,15 +290,21 @@ def _in_timm_names(state: Mapping[str, Tensor], network: nn.Module, what: str) -
     return dict(zip(ours, theirs.values(), strict=True))
 
 
-def _check_runs(teacher: Teacher) -> None:
-    """One blank image through the network, so that an unfit size is found here and not in the middle of a run."""
-    size, training = teacher.input.size, teacher.training
+def features_of(backbone: Backbone) -> int:
+    """The number of features D of a network, by one blank image, so that an unfit size is found here and not in a run.
+
+    Raises:
+        DistilhashError: it cannot take images of its size, or gives no row of features.
+    """
+    size, training = backbone.input.size, backbone.training
     try:
         with torch.no_grad():  # not inference mode: what a network caches here must serve its training too
-            shape = tuple(teacher.eval()(torch.zeros(1, 3, size, size)).shape)
+            found = backbone.eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
         got = f"{size} pixels ({_first_line(error)})"
-        raise DistilhashError(f"{teacher.name} cannot take images of this size", got, "leave the size out") from error
-    teacher.train(training)
-    if shape != (1, teacher.feature_dim):
-        raise DistilhashError(f"{teacher.name} does not give one row of features for an image", f"the shape {shape}")
+        raise DistilhashError(f"{backbone.name} cannot take images of this size", got, "take another size") from error
+    backbone.train(training)
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if len(shape) != 2 or shape[0] != 1:
+        raise DistilhashError(f"{backbone.name} does not give one row of features for an image", f"the shape {shape}")
+    return int(shape[1])

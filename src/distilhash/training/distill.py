@@ -27,7 +27,7 @@ from distilhash.data.transforms import Preprocess, augmented, make_views, read_f
 from distilhash.device import arithmetic, current, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
-from distilhash.models.student import Student
+from distilhash.models.backbone import Backbone
 from distilhash.models.teacher import Teacher
 from distilhash.progress import progress
 from distilhash.training.optim import Optimizers
@@ -39,10 +39,10 @@ NEIGHBOURS = 10  # agreement counts how many of the teacher's 10 nearest images 
 
 
 def distill(
-    images: ImageSource, indices: np.ndarray, teacher: Teacher, student: Student, config: DistillConfig,
+    images: ImageSource, indices: np.ndarray, teacher: Teacher, student: Backbone, config: DistillConfig,
     run: RunDirectory, *, features: str | Path | None = None, features_of: np.ndarray | None = None,
     rebuild_features: bool = False, queries: str | None = None,
-) -> Student:  # fmt: skip
+) -> Backbone:  # fmt: skip
     """Train a student on unlabelled images.
 
     Args:
@@ -172,7 +172,7 @@ def split_validation(indices: np.ndarray, count: int, seed: int) -> tuple[np.nda
     return indices[np.sort(order[count:])], indices[np.sort(order[:count])]
 
 
-def _projection_head(student: Student, target: Target, seed: int) -> nn.Module:
+def _projection_head(student: Backbone, target: Target, seed: int) -> nn.Module:
     """From the student's features to the target's dimensions; thrown away after distillation."""
     if student.feature_dim == target.dim:  # as in the paper
         return nn.Identity()

@@ -27,7 +27,17 @@ from distilhash.device import arithmetic, current, sent, settled_precision
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.files import fingerprint_of_indices
 from distilhash.losses import create_loss
-from distilhash.models import STUDENTS, TEACHERS, Backbone, HasherNetwork, is_teacher, new_student, open_teacher
+from distilhash.models import (
+    STUDENTS,
+    TEACHERS,
+    Backbone,
+    HasherNetwork,
+    is_student,
+    is_teacher,
+    new_student,
+    open_teacher,
+)
+from distilhash.models.registry import builder_of
 from distilhash.progress import progress
 from distilhash.training.optim import Optimizers
 from distilhash.training.run import RunDirectory
@@ -141,16 +151,17 @@ def check(images: ImageSource, indices: np.ndarray, config: HashConfig) -> None:
     create_loss(torch.from_numpy(_labels(images, indices)), config)
 
 
-def open_backbone(name: str, student: StudentConfig, teacher: TeacherConfig, config: HashConfig) -> Backbone:
+def open_backbone(name: str | None, student: StudentConfig, teacher: TeacherConfig, config: HashConfig) -> Backbone:
     """The backbone that a hasher is trained on.
 
     Args:
-        name: a student ("v1": from scratch), a teacher ("timm/NAME": trainable unless ``config.freeze_backbone``), or
-            the run directory of a distilled student.
+        name: a student ("v1": from scratch; None: the one of ``student``), a teacher ("timm/NAME": trainable unless
+            ``config.freeze_backbone``), or the run directory of a distilled student.
         student, teacher: the other settings of a student from scratch, and of a teacher.
     """
-    if name in STUDENTS:
-        return new_student(dataclasses.replace(student, name=name), config.seed)
+    builder_of(student.name, trusted=True)  # the user names a file that a distilled student may need
+    if name is None or is_student(name):
+        return new_student(dataclasses.replace(student, name=name or student.name), config.seed)
     if is_teacher(name):
         return open_teacher(dataclasses.replace(teacher, name=name), trainable=not config.freeze_backbone)
     if Path(name).exists():
