@@ -11,7 +11,7 @@ SEED ?= 0
 TORCH ?= torch torchvision
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format bench stress browser nginx clean
+.PHONY: demo test check docs format bench stress browser nginx clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmarks/cifar10_mirror.py --if-needed
@@ -21,10 +21,17 @@ test: $(VENV)/ready-dev browser nginx
 	$(BIN)/python benchmarks/cifar10_mirror.py --if-needed
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
+check: export NO_MKDOCS_2_WARNING := 1
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/check
+
+# A site in build/site; neither making nor reading it needs a network.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/ready-dev
+	$(BIN)/mkdocs build
 
 format: $(VENV)/ready-dev
 	$(BIN)/ruff check --fix .

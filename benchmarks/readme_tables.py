@@ -1,6 +1,6 @@
 """The tables of the documents, written between two marks each from what results/ and benchmarks/results.json hold.
 
-python benchmarks/readme_tables.py                                             # rewrite README.md and docs/guide.md
+python benchmarks/readme_tables.py                                             # rewrite README.md and docs/*.md
 python benchmarks/readme_tables.py --comparison runs/reproduce/results.json    # keep a comparison's trials before
 """
 
@@ -13,7 +13,7 @@ from distilhash.experiments.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 END = "<!-- end -->"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "guide.md")
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 COMPARISON = ROOT / "results" / "cifar10-desktop.json"
 DRAWN = ("curves", "precision_at_n")  # of a trial: what only the report shows
 NAMES = {
@@ -55,6 +55,21 @@ def demo_table(rows: list[dict]) -> str:
         f"CIFAR-10, protocol {first['protocol']}, {first['bits']} bits, seeds {seeds}; expected AP, last epoch."
     )
     return "\n".join(lines) + "\n"
+
+
+def why_chart(rows: list[dict]) -> str:
+    """mAP and multiply-adds under CSQ as bars, in HTML that follows the site's colours."""
+    rows = [row for row in rows if row["framework"] == "csq"]
+    most = {key: max(row[key] for row in rows) for key in ("map_at_all", "macs")}
+    lines = ['<div class="picture bars">']
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        group = [row for row in rows if row["arm"] == arm]
+        score, macs = sum(row["map_at_all"] for row in group) / len(group), group[0]["macs"]
+        for key, value, shown in (("map_at_all", score, f"mAP {score:.3f}"), ("macs", macs, f"{macs / 1e6:.0f} M")):
+            name = NAMES[arm] if key == "map_at_all" else "multiply-adds"
+            width = 100 * value / most[key]
+            lines.append(f'<span>{name}</span><i class="{key}"><b style="width: {width:.0f}%"></b></i><span>{shown}</span>')
+    return "\n".join([*lines, "</div>"]) + "\n"
 
 
 def mosaics_table(rows: list[dict]) -> str:
@@ -110,6 +125,7 @@ def _ratio(row: dict) -> str:
 
 TABLES = {
     "demo": (demo_table, ROOT / "results" / "demo.json"),
+    "why": (why_chart, ROOT / "results" / "demo.json"),
     "comparison": (markdown_table, COMPARISON),
     "mosaics": (mosaics_table, ROOT / "results" / "mosaics.json"),
     "near-duplicates": (near_duplicates_table, ROOT / "results" / "near_duplicates.json"),

@@ -1,6 +1,6 @@
-"""The service behind a real nginx with TLS, as the guide sets it up, in a real Chromium.
+"""The service behind a real nginx with TLS, as the documents set it up, in a real Chromium.
 
-The guide's own block is run: with its path, with a path that nginx does not remove, and without a path.
+Their own block is run: with its path, with a path that nginx does not remove, and without a path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from plain_service import started
 from test_page import COUNT, PATIENCE, chromium, make_place, tiles
 
 NAME, TOKEN = "photos.example", "a-token-of-this-test"
-GUIDE = (Path(__file__).parents[1] / "docs" / "guide.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
 KINDS = ("removed", "kept", "root")  # what nginx does with /photos/
 PATHS = {"removed": "/photos/", "kept": "/photos/", "root": "/"}
 
@@ -34,8 +34,8 @@ def free_ports(count: int) -> list[int]:
 
 
 def block(kind: str, port: int, upstream: str, certificate: Path) -> str:
-    """The guide's block with this machine's ports and files."""
-    (text,) = re.findall(r"```nginx\n(.*?)```", GUIDE, re.DOTALL)
+    """The block of docs/deploy.md with this machine's ports and files."""
+    (text,) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
     kept = upstream if kind == "kept" else f"{upstream}/"
     for old, new in {
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl{' http2' if kind == 'kept' else ''};",

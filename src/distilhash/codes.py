@@ -77,7 +77,8 @@ def packed_pair(query: ArrayLike, database: ArrayLike, num_bits: int | None = No
     """Pack two sets of codes that are to be compared.
 
     Args:
-        query, database: (Q, K) and (B, K) of -1/+1, or packed (Q, P) and (B, P) uint8.
+        query: (Q, K) of -1/+1, or packed (Q, P) uint8.
+        database: (B, K) or (B, P), likewise.
         num_bits: K; needed where both sides are packed.
 
     Returns:
@@ -125,7 +126,8 @@ def hamming(query: ArrayLike, database: ArrayLike, num_bits: int | None = None) 
     """Hamming distances (Q, B) of all pairs, uint8 for codes of up to 255 bits, else uint16.
 
     Args:
-        query, database: as packed_pair.
+        query: as packed_pair.
+        database: as packed_pair.
         num_bits: K; None for two packed sides means 8 bits a byte.
     """
     query, database = np.asarray(query), np.asarray(database)

@@ -71,8 +71,10 @@ def average_precision(
     """Average precision of each query: the mean of the precisions at the ranks of relevant images.
 
     Args:
-        query_codes, database_codes: (Q, K) and (B, K) of -1/+1, or packed uint8.
-        query_labels, database_labels: (Q,) and (B,) integer classes, or (Q, C) and (B, C) of 0/1.
+        query_codes: (Q, K) of -1/+1, or packed uint8.
+        database_codes: (B, K), likewise.
+        query_labels: (Q,) integer classes, or (Q, C) of 0/1.
+        database_labels: (B,) or (B, C), likewise.
         at: ranks that count; None: all.
         ties: "expected" or "stable", see the module. Under "expected" with "found" the value is the expectation of the
             ratio, not the ratio of expectations.
@@ -157,7 +159,8 @@ def evaluate_tables(query: CodeTable, database: CodeTable, *, at: int | None = N
     tables that are one are therefore evaluated leave-one-out.
 
     Args:
-        query, database: labelled codes of one hasher. Their classes are matched by name where they have names.
+        query: labelled codes of a hasher.
+        database: codes of the same hasher. Classes are matched by name where they have names.
         at: K of ``map_at_K`` and ``stable_map_at_K``, which divide by the relevant images found within K; None: only
             the metrics over all ranks.
 
@@ -237,7 +240,8 @@ def evaluate_files(
     """The metrics of evaluate_tables, of code tables on disk.
 
     Args:
-        query, database: files that CodeTable.save wrote.
+        query: file that CodeTable.save wrote.
+        database: another one, or the same.
         at: as evaluate_tables.
         output: a JSON file for the metrics and the curve.
     """

@@ -152,7 +152,8 @@ def multi_label_centres(
     An image without a label ties in every bit and gets the tie-breaking centre, as in the published code.
 
     Args:
-        labels_NC, centres_CK: of the same classes.
+        labels_NC: 0/1.
+        centres_CK: of the same classes.
         seed: of the tie-breaking centre, where none is given.
         tie_break_K: the centre (-1/+1, or 0/1) that decides tied bits.
 

@@ -128,8 +128,8 @@ def create_student(
 
     Args:
         name: a key of STUDENTS, "timm/NAME", a registered network, or "FILE.py:FUNCTION" (models.registry).
-        stem: a key of STEMS, for those of STUDENTS.
         size: side of the input, pixels.
+        stem: a key of STEMS, for those of STUDENTS.
         input: replaces the ImageNet preprocessing; its size must be ``size``.
         initial: of the convolutions of STUDENTS: "he" (He et al. 2015, by fan-out) or "published" (PyTorch's default);
             "pretrained": a timm network's own weights, which are downloaded.
