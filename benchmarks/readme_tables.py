@@ -68,7 +68,8 @@ def why_chart(rows: list[dict]) -> str:
         for key, value, shown in (("map_at_all", score, f"mAP {score:.3f}"), ("macs", macs, f"{macs / 1e6:.0f} M")):
             name = NAMES[arm] if key == "map_at_all" else "multiply-adds"
             width = 100 * value / most[key]
-            lines.append(f'<span>{name}</span><i class="{key}"><b style="width: {width:.0f}%"></b></i><span>{shown}</span>')
+            bar = f'<i class="{key}"><b style="width: {width:.0f}%"></b></i>'
+            lines.append(f"<span>{name}</span>{bar}<span>{shown}</span>")
     return "\n".join([*lines, "</div>"]) + "\n"
 
 

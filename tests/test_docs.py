@@ -106,7 +106,8 @@ def test_notebooks_run(path, place, tmp_path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     settings = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     names = re.findall(r"\b([A-Z_]{3,})\b(?=.*=)", settings.source)
-    small = {"PHOTOS": str(place / "PHOTOS"), "TEACHER_SIZE": 32, "BITS": 16, "IMAGES_OF_A_CLASS": 11}
+    small = {"PHOTOS": str(next((place / "LABELLED").iterdir())), "TEACHER_SIZE": 32, "BITS": 16, "BATCH_SIZE": 16,
+             "IMAGES_OF_A_CLASS": 11}  # fmt: skip
     settings.source += "\n" + "\n".join(f"{name} = {small.get(name, 1)!r}" for name in names if name != "INDEX")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"), prepend=os.pathsep)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
