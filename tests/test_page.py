@@ -129,6 +129,11 @@ def test_uploads_and_their_errors(page, place):
     page.set_input_files("#file", place / "photos" / "05.png")
     expect(tiles(page)).to_have_count(COUNT)
     expect(tiles(page).first).to_have_attribute("aria-label", "05.png, near-duplicate, 0 bits away")
+    expect(page).to_have_url(re.compile(r"/#code=[0-9a-f]{8}\.[0-9a-f]{16}$"))
+    page.reload()
+    expect(tiles(page).first).to_have_attribute("aria-label", "05.png, near-duplicate, 0 bits away")
+    expect(page.locator("#query-image")).to_have_js_property("naturalWidth", 64)
+    expect(page.locator("#query-name")).to_have_text("05.png")
     page.set_input_files("#file", place / "broken.png")
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("The image cannot be read: ")
@@ -142,15 +147,81 @@ def test_uploads_and_their_errors(page, place):
 
 def test_a_phone_has_no_sideways_scrolling_and_every_control_has_a_name(page):
     page.set_viewport_size({"width": 390, "height": 800})
-    for path in ("/", "/?photo=3"):
+    for path in ("/", "/?photo=3", "/?duplicates"):
         page.goto(path)
         expect(tiles(page).first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         nameless = page.evaluate(
-            "[...document.querySelectorAll('a, button, input')].filter((e) => e.checkVisibility() &&"
+            "[...document.querySelectorAll('a, button, input, select')].filter((e) => e.checkVisibility() &&"
             " !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).length"
         )
         assert nameless == 0
+
+
+def test_the_larger_view_by_keys(page):
+    page.goto("/")
+    expect(tiles(page)).to_have_count(COUNT)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    viewer = page.get_by_role("dialog", name="Larger view")
+    name = viewer.locator("#viewer-name")
+    expect(name).to_have_text("00.png")
+    expect(viewer.get_by_role("button", name="Previous photo")).to_be_hidden()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    expect(name).to_have_text("01.png")
+    expect(viewer.get_by_role("img", name="01.png")).to_have_js_property("naturalWidth", 64)
+    page.keyboard.press("x")
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    expect(tiles(page).nth(1)).to_be_focused()
+    expect(page.locator("#selection-count")).to_have_text("1 photo selected")
+    page.locator(".view").nth(COUNT - 1).click()
+    expect(viewer.get_by_role("button", name="Next photo")).to_be_hidden()
+    viewer.get_by_role("link", name="Similar photos").click()
+    expect(page.locator("#query-name")).to_have_text(f"{COUNT - 1}.png")
+
+
+def test_duplicates_are_selected_and_their_paths_copied_and_downloaded(page, place):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto("/")
+    page.get_by_role("link", name="Duplicates").click()
+    groups = page.locator(".group")
+    expect(groups).to_have_count(DOUBLES)
+    best, other = groups.first.locator(".tile").all()
+    expect(best).to_have_attribute("aria-label", re.compile(r"best copy, 64 \u00d7 64, 1?\d kB$"))
+    groups.first.get_by_role("button", name="Select all but the best").click()
+    chosen = other.get_attribute("aria-label").split(",")[0]
+    expect(page.get_by_role("checkbox", checked=True, name=f"Select {chosen}")).to_have_count(1)
+    page.get_by_role("button", name="Copy paths").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == str(place / "photos" / chosen)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download list").click()
+    assert Path(download.value.path()).read_text() == f"{place / 'photos' / chosen}\n"
+    other.click()
+    expect(page.locator("#query-name")).to_have_text(chosen)
+    page.keyboard.press("Escape")
+    expect(other).to_be_focused()
+
+
+def test_the_filter_is_the_url(page):
+    page.goto("/")
+    expect(tiles(page)).to_have_count(COUNT)
+    page.get_by_label("Folder").select_option("photos")
+    expect(page).to_have_url(re.compile(r"/\?folder=photos$"))
+    expect(page.locator("#all-title")).to_have_text(f"{COUNT} photos")
+    page.get_by_label("From").fill("1970-01-03")  # all are of the first day
+    expect(page.locator("#all-title")).to_have_text("0 photos")
+    page.reload()
+    expect(page.locator("#all-title")).to_have_text("0 photos")
+    page.get_by_role("button", name="Show all").click()
+    expect(tiles(page)).to_have_count(COUNT)
+    month = page.get_by_label("Jump to").locator("option").nth(1)
+    page.get_by_label("Jump to").select_option(month.get_attribute("value"))
+    expect(page).to_have_url(re.compile(r"/\?until=19(69-12|70-01)-31$"))
+    expect(page.locator("#all-title")).to_have_text(f"{COUNT} photos")
 
 
 def test_an_empty_index_says_what_to_do(browser, tmp_path):

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import zlib
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,7 @@ from PIL import Image
 
 from distilhash import cli
 from distilhash.codes import hamming
+from distilhash.photos.catalogue import PhotoStore
 from distilhash.retrieval.index import Index
 from distilhash.server import security
 from distilhash.server.app import UPLOADS_AT_ONCE, Service, create_app
@@ -100,12 +102,12 @@ def test_photos_come_page_by_page_with_their_doubles_counted(client, ids, place)
     with Index.open(place / "index") as index:
         codes = index.codes_of(index.ids)
     near = (hamming(codes, codes) <= 2).sum(axis=1) - 1
-    seen, after = [], -1
-    while after is not None:
-        page = answer(client, "/api/photos", params={"after": after, "limit": 7})
+    seen, start = [], 0
+    while start is not None:
+        page = answer(client, "/api/photos", params={"start": start, "limit": 7})
         assert page["total"] == total and len(page["photos"]) <= 7
         seen += page["photos"]
-        after = page["next"]
+        start = page["next"]
     assert {photo["name"]: photo["id"] for photo in seen} == ids[0]
     assert [photo["near_duplicates"] for photo in seen] == near.tolist() and near.max() > 0
     assert seen[0]["path"] == "photos/00.png"
@@ -450,5 +452,69 @@ def test_a_photo_that_is_missing_comes_last_and_is_marked(tmp_path):
     found = library.search(photo, top=10)
     assert [hit.missing for hit in found.hits] == [False, False, True] and found.hits[-1].id == ids["0.png"]
     assert ids["0.png"] not in [hit.id for hit in library.search(photo, top=2).hits]
-    assert [photo.missing for photo in library.page(-1, 10)] == [True, False, False, False]
+    assert [photo.missing for photo in library.page(0, 10)[0]] == [True, False, False, False]
     library.close()
+
+
+def smooth(seed: int, side: int) -> Image.Image:
+    return picture(seed, (4, 4)).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def dated(tmp_path_factory):
+    """A service of photos in folders and of three months, each of two copies."""
+    root = tmp_path_factory.mktemp("dated")
+    for number, folder in enumerate(["a", "a", "a/b", "a/b", "c", "c"]):
+        (root / "photos" / folder).mkdir(parents=True, exist_ok=True)
+        side = 16 * (number + 1)
+        picture(number // 2, (4, 4)).resize((side, side), Image.Resampling.BICUBIC).save(
+            root / "photos" / folder / f"{number}.png"
+        )
+    make_index(root / "index", root / "photos")
+    with contextlib.closing(PhotoStore(root / "index")) as store, store.writing():
+        for photo in store.photos():
+            moment = datetime(2024, 3 + int(Path(photo.path).stem) // 2, 15)
+            store.put_photos([photo._replace(changed_ns=int(moment.timestamp()) * 10**9)])
+    with started(root / "index") as (address, _), httpx.Client(base_url=address, timeout=60) as client:
+        yield client
+
+
+def test_photos_of_a_folder_and_of_days_come_newest_first(dated):
+    def names(**wanted):
+        page = answer(dated, "/api/photos", params=wanted)
+        assert page["total"] == len(page["photos"])
+        return [Path(photo["file"]).stem for photo in page["photos"]]
+
+    assert names() == ["4", "5", "2", "3", "0", "1"]
+    assert names(folder="photos/a") == ["2", "3", "0", "1"] and names(folder="photos/a/b") == ["2", "3"]
+    assert names(folder="photos/a", until="2024-03-15") == ["0", "1"] and names(since="2024-05-15") == ["4", "5"]
+    assert names(since="2024-03-16", until="2024-05-14") == ["2", "3"] and names(folder="photos/") == []
+    places = answer(dated, "/api/places")
+    counts = [("photos", 6), ("photos/a", 4), ("photos/a/b", 2), ("photos/c", 2)]
+    assert [(folder["path"], folder["photos"]) for folder in places["folders"]] == counts
+    months = [("2024-05", 2), ("2024-04", 2), ("2024-03", 2)]
+    assert [(month["month"], month["photos"]) for month in places["months"]] == months
+    assert {dated.get("/api/photos", params={"since": day}).status_code for day in ("0", "2024-02-30")} == {400}
+
+
+def test_groups_of_duplicates_have_the_best_copy_first(dated):
+    found = answer(dated, "/api/duplicates", params={"limit": 2})
+    assert (found["total"], found["photos"], found["next"]) == (3, 6, 2)
+    more = answer(dated, "/api/duplicates", params={"start": 2})
+    assert more["next"] is None
+    groups = [[photo["name"] for photo in group["photos"]] for group in found["groups"] + more["groups"]]
+    assert sorted(groups) == [["1.png", "0.png"], ["3.png", "2.png"], ["5.png", "4.png"]]
+    best = found["groups"][0]["photos"][0]
+    assert best["width"] == best["height"] == 16 * (int(best["name"][0]) + 1) and best["distance"] == 0
+
+
+def test_an_upload_is_found_again_by_its_code_alone(dated):
+    first = dated.post(
+        "/api/search", content=encoded(picture(1, (4, 4)).resize((64, 64), Image.Resampling.BICUBIC))
+    ).json()
+    again = answer(dated, "/api/search", params={"code": first["code"]})
+    assert again == first | {"code": None} and again["hits"][0]["distance"] == 0
+    mark, digits = first["code"].split(".")
+    for code in (f"00000000.{digits}", f"{mark}.{digits}00", f"{mark}.{digits[2:]}"):
+        assert dated.get("/api/search", params={"code": code}).status_code == 409
+    assert dated.get("/api/search", params={"code": "x"}).status_code == 400

@@ -63,10 +63,10 @@ class PhotoStore(Store):
         query = "SELECT * FROM photos WHERE id = ?"
         return {identity: self._photo(row) for identity in ids for row in self.rows(query, (identity,))}
 
-    def page(self, after: int, limit: int) -> list[Photo]:
-        """The first ``limit`` photos with a code whose ids are greater than ``after``, by id."""
-        query = "SELECT * FROM photos WHERE id > ? AND failure IS NULL ORDER BY id LIMIT ?"
-        return [self._photo(row) for row in self.rows(query, (after, limit))]
+    def newest(self) -> list[tuple[int, str, int]]:
+        """Id, path and time of last change of the photos with a code, newest first, then by id."""
+        rows = self.rows("SELECT * FROM photos WHERE failure IS NULL ORDER BY changed_ns DESC, id")
+        return [(photo.id, photo.path, photo.changed_ns) for photo in map(self._photo, rows)]
 
     def roots(self) -> list[str]:
         """The folders that were indexed."""

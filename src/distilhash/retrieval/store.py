@@ -102,7 +102,7 @@ class Store:
         bits = int(self.about().get("num_bits", "8"))
         width, spare = -(-bits // 8), 0xFF >> (bits % 8 or 8)
         ids, codes, withdrawn = [np.empty(0, np.int64)], [np.empty((0, width), np.uint8)], [np.empty(0, np.bool_)]
-        self._seen = self._version()
+        self._seen = self.version()
         for gone, id_bytes, code_bytes in self.rows("SELECT withdrawn, ids, codes FROM log ORDER BY seq"):
             if gone not in (0, 1) or not isinstance(id_bytes, bytes) or not isinstance(code_bytes, bytes):
                 raise self.damaged("a block of codes has values of a wrong type")
@@ -128,7 +128,7 @@ class Store:
         """Whether another process has written since codes() was last called."""
         self._check_open()
         self._connect()
-        return self._version() != self._seen
+        return self.version() != self._seen
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -244,7 +244,8 @@ class Store:
             raise self.damaged("its tables are not those of an index")
         return True
 
-    def _version(self) -> int:
+    def version(self) -> int:
+        """A number that differs after another process has written."""
         ((version,),) = self.rows("PRAGMA data_version") or [(0,)]
         return int(version)
 

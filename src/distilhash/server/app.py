@@ -10,9 +10,11 @@ Routes, parameters and responses stay in one file because together they are the 
 # No `from __future__ import annotations`: FastAPI resolves annotations, and those inside create_app must be objects.
 
 import asyncio
+import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -28,14 +30,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from distilhash import __version__
 from distilhash.errors import DistilhashError
+from distilhash.photos import copies
 from distilhash.photos.catalogue import Photo
-from distilhash.server.jobs import CROP, THUMBNAIL, VIEW
-from distilhash.server.library import MAX_ID, Count, Id, Library, ListedPhoto, Neighbours
+from distilhash.server.jobs import CROP, SIZE, THUMBNAIL, VIEW
+from distilhash.server.library import MAX_ID, Copy, Count, Id, Library, ListedPhoto, Neighbours, Places
 from distilhash.server.security import FORM, MAX_UPLOAD_BYTES, RAW, error_response, upload
 from distilhash.server.workers import Workers
 
 DECODE_SECONDS, ENCODE_SECONDS = 10.0, 60.0
 UPLOADS_AT_ONCE = 8
+MOST_COPIES = 100  # of a group
 THUMBNAIL_CACHE_BYTES = 64 << 20
 IMMUTABLE = {"Cache-Control": "private, max-age=86400"}  # the address changes with the file
 STATIC_TYPES = {  # by hand, because on Windows the registry may call JavaScript text/plain
@@ -72,22 +76,55 @@ class Status(BaseModel, extra="forbid"):
 
 
 class PhotoPage(BaseModel, extra="forbid"):
-    """Photos by id. ``total``: of the index; ``next``: the ``after`` of the next page, null on the last one."""
+    """Photos, newest first. ``total``: on all pages; ``next``: the ``start`` of the next page, null on the last one."""
 
     photos: list[ListedPhoto]
     total: Count
-    next: Id | None
+    next: Count | None
+
+
+class Group(BaseModel, extra="forbid"):
+    """Near-duplicates, the best copy first: at most MOST_COPIES of ``count``."""
+
+    photos: list[Copy]
+    count: Count
+
+
+class GroupPage(BaseModel, extra="forbid"):
+    """Groups of near-duplicates, those whose other copies take most bytes first. ``total``: groups on all pages."""
+
+    groups: list[Group]
+    total: Count
+    photos: Count
+    next: Count | None
 
 
 class NoQuery(BaseModel, extra="forbid"):
     """No parameters."""
 
 
-class PageQuery(BaseModel, extra="forbid"):
-    """Which page of photos."""
+def _day(text: str) -> str:
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):  # pydantic also takes seconds since 1970
+        raise ValueError("not a day such as 2024-05-31")
+    return text
 
-    after: int = Field(-1, ge=-1, le=MAX_ID, description="Last id of the page before")
-    limit: int = Field(60, ge=1, le=200, description="Most photos")
+
+Day = Annotated[date, BeforeValidator(_day)] | SkipJsonSchema[None]
+
+
+class GroupQuery(BaseModel, extra="forbid"):
+    """Which page of groups."""
+
+    start: int = Field(0, ge=0, le=MAX_ID, description="How many come before this page")
+    limit: int = Field(60, ge=1, le=200, description="Most on this page")
+
+
+class PageQuery(GroupQuery):
+    """Which photos, and which page of them."""
+
+    folder: str = Field("", description="Only photos of this folder and its subfolders, as their paths begin")
+    since: Day = Field(None, description="Only photos whose files were last changed on this day or later")
+    until: Day = Field(None, description="Only photos whose files were last changed on this day or earlier")
 
 
 class VersionQuery(BaseModel, extra="forbid"):
@@ -118,17 +155,59 @@ class Service:
         self.fingerprint, self.hasher = fingerprint, hasher
         self.upload_slots = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self._thumbnails: OrderedDict[Photo, bytes] = OrderedDict()  # least recently used first
+        self._grouping, self._grouped = asyncio.Lock(), -1  # the version of the index whose groups are kept
+        self._groups: list[list[copies.Copy]] = []
+        self._sizes: dict[Photo, copies.Size] = {}
 
     async def search(self, image: bytes, top: int, radius: int | None, group: bool) -> Neighbours:
         """The nearest photos to an uploaded image. Raises HTTPException: 409, 422."""
-        if (await run_in_threadpool(self.library.about)).get("encoder") != self.fingerprint:
-            raise HTTPException(409, "the index was rebuilt with another hasher: restart distilhash serve")
+        await self._check_hasher()
         try:
             pixels = await self.decoders.ask(CROP + image, DECODE_SECONDS)
         except DistilhashError as reason:
             raise HTTPException(422, f"the image cannot be read: {reason}") from reason
         code_1P = np.frombuffer(await self.encoder.ask(pixels, ENCODE_SECONDS), np.uint8)[None]
+        found = await run_in_threadpool(self.library.search, code_1P, top, radius, group)
+        return found.model_copy(update={"code": f"{self._mark}.{code_1P.tobytes().hex()}"})
+
+    async def search_again(self, code: str, top: int, radius: int | None, group: bool) -> Neighbours:
+        """The nearest photos to the code of an earlier upload. Raises HTTPException: 409."""
+        await self._check_hasher()
+        mark, _, digits = code.partition(".")
+        code_1P = np.frombuffer(bytes.fromhex(digits), np.uint8)[None]
+        bits = self.library.num_bits
+        if mark != self._mark or code_1P.shape[1] != -(-bits // 8) or np.unpackbits(code_1P)[bits:].any():
+            raise HTTPException(409, "this search was made with another hasher: choose the image again")
         return await run_in_threadpool(self.library.search, code_1P, top, radius, group)
+
+    async def _check_hasher(self) -> None:
+        if (await run_in_threadpool(self.library.about)).get("encoder") != self.fingerprint:
+            raise HTTPException(409, "the index was rebuilt with another hasher: restart distilhash serve")
+
+    @property
+    def _mark(self) -> str:
+        return hashlib.sha256(self.fingerprint.encode()).hexdigest()[:8]
+
+    async def groups(self) -> list[list[copies.Copy]]:
+        """All groups of near-duplicates, computed again where the index has changed."""
+        async with self._grouping:
+            version = await run_in_threadpool(self.library.version)
+            if version != self._grouped:
+                photos, codes_nP = await run_in_threadpool(self.library.near_copies)
+                self._sizes = {photo: self._sizes.get(photo) or await self._size(photo) for photo in photos}
+                sizes, bits = [*self._sizes.values()], self.library.near_duplicate_bits
+                self._groups = await run_in_threadpool(copies.star_groups, photos, sizes, codes_nP, bits)
+                self._grouped = version
+            return self._groups
+
+    async def _size(self, photo: Photo) -> copies.Size:
+        path = await run_in_threadpool(self.library.file_of, photo)
+        try:
+            found = b"0 0" if path is None else await self.decoders.ask(SIZE + bytes(path), DECODE_SECONDS)
+        except DistilhashError:
+            found = b"0 0"
+        width, height = map(int, found.split())
+        return width, height
 
     async def thumbnail(self, photo: Photo, path: Path) -> bytes:
         """A small JPEG of a photo, from the cache or a decoder. Raises HTTPException: 404."""
@@ -164,6 +243,9 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
             raise HTTPException(404, "there is no such photo")
         return photo
 
+    class CodeQuery(HitsQuery):
+        code: str = Field(pattern=r"^[0-9a-f]{8}\.([0-9a-f]{2})+$", max_length=1024, description="Of an earlier answer")
+
     FoundPhoto = Annotated[Photo, Depends(find_photo)]
 
     def find_file(photo: FoundPhoto) -> Path:
@@ -191,10 +273,26 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
 
     @api.get("/photos")
     def photos(query: Annotated[PageQuery, Query()]) -> PhotoPage:
-        """Photos by id, page by page."""
-        found = library.page(query.after, query.limit + 1)
-        page = found[: query.limit]
-        return PhotoPage(photos=page, total=len(library), next=page[-1].id if len(found) > query.limit else None)
+        """Photos, newest first, page by page."""
+        page, total = library.page(query.start, query.limit, query.folder, query.since, query.until)
+        end = query.start + query.limit
+        return PhotoPage(photos=page, total=total, next=end if end < total else None)
+
+    @api.get("/places")
+    def places(query: Annotated[NoQuery, Query()]) -> Places:
+        """The folders and months of the photos."""
+        return library.places()
+
+    @api.get("/duplicates")
+    async def duplicates(query: Annotated[GroupQuery, Query()]) -> GroupPage:
+        """Groups of near-duplicates, page by page."""
+        found, end = await service.groups(), query.start + query.limit
+        page = found[query.start : end]
+        shown = await run_in_threadpool(library.copies, [group[:MOST_COPIES] for group in page])
+        groups = [Group(photos=photos, count=len(group)) for photos, group in zip(shown, page, strict=True)]
+        return GroupPage(
+            groups=groups, total=len(found), photos=sum(map(len, found)), next=end if end < len(found) else None
+        )
 
     @api.get("/photos/{id}/neighbours")
     def neighbours(photo: FoundPhoto, query: Annotated[HitsQuery, Query()]) -> Neighbours:
@@ -233,6 +331,11 @@ def create_app(service: Service, *, token: bool = False) -> FastAPI:
         """The nearest photos to an uploaded image."""
         async with upload(request, service.upload_slots) as image:
             return await service.search(image, query.top, query.radius, query.group)
+
+    @api.get("/search", responses=_errors({409: "The code is of another hasher"}))
+    async def search_again(query: Annotated[CodeQuery, Query()]) -> Neighbours:
+        """The nearest photos to an image that was uploaded before, by its code."""
+        return await service.search_again(query.code, query.top, query.radius, query.group)
 
     app = FastAPI(
         title="distilhash: search for similar photos",

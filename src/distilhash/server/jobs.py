@@ -1,7 +1,7 @@
 """What worker processes do: decode images (these may be killed), and encode pixels. One protocol, two programs:
 
 - ``python -m distilhash.server.jobs decode CONFIG``, with an InputConfig as JSON. A message is CROP and the bytes of an
-  upload, or THUMBNAIL or VIEW and the path of a file. PyTorch is not imported, so a replacement starts quickly.
+  upload, or THUMBNAIL, VIEW or SIZE and the path of a file. PyTorch is not imported, so a replacement starts quickly.
 - ``python -m distilhash.server.jobs encode HASHER``, with the path of a hasher or of the model file of an exported one,
   for which PyTorch is not imported. Its greeting is JSON: "fingerprint", and "input", the InputConfig that the decoder
   needs. A message is what CROP returned, so this process never sees a foreign file.
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from distilhash.codes import pack
 from distilhash.config import InputConfig
-from distilhash.data.decode import decode_image, jpeg
+from distilhash.data.decode import decode_image, image_size, jpeg
 from distilhash.data.transforms import Preprocess
 from distilhash.errors import require_train
 from distilhash.server.workers import Answer, run_worker
 
-CROP, THUMBNAIL, VIEW = b"C", b"T", b"V"
+CROP, THUMBNAIL, VIEW, SIZE = b"C", b"T", b"V", b"S"
 THUMBNAIL_SIDE, VIEW_SIDE = 320, 2400  # pixels: the shorter side of a thumbnail, the longer one of a view
 MAX_ASPECT = 3  # longer side / shorter side of a thumbnail; a panorama gets a smaller one
 
@@ -36,7 +36,7 @@ Outputs = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (1, S, S,
 
 
 def decoder(config: InputConfig) -> tuple[bytes, Answer]:
-    """No greeting, and the function that turns a message into S * S * 3 bytes of pixels or a JPEG file."""
+    """No greeting, and the function that turns a message into S * S * 3 bytes of pixels, a JPEG file, or a size."""
     preprocess = Preprocess(config)
 
     def answer(message: bytes) -> bytes:
@@ -44,6 +44,8 @@ def decoder(config: InputConfig) -> tuple[bytes, Answer]:
         if kind == CROP:
             return preprocess.crop([decode_image(content, "the image")]).tobytes()
         path = Path(os.fsdecode(content))
+        if kind == SIZE:
+            return b"%d %d" % image_size(path)
         if kind == VIEW:
             image = decode_image(path, path.name)
             return jpeg(image, VIEW_SIDE / max(image.size))

@@ -6,7 +6,12 @@ export function plural(number, one, many) {
   return `${numbers.format(number)} ${number === 1 ? one : many}`;
 }
 
-function create(tag, properties, ...children) {
+/** 2.1 MB, or 340 kB. */
+export function bytes(size) {
+  return size >= 1e5 ? `${(size / 1e6).toFixed(1)} MB` : `${Math.ceil(size / 1e3)} kB`;
+}
+
+export function create(tag, properties, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...children);
   return node;
@@ -20,7 +25,9 @@ export function tile(photo, bits) {
   image.addEventListener("error", () => frame.classList.add("gone"));
   image.src = photo.thumbnail;
   const link = create("a", { className: "tile", href: `?photo=${photo.id}`, tabIndex: -1 }, frame);
-  const item = create("li", {}, link);
+  const choose = control("choose", "checkbox", `Select ${photo.name}`, "m5 10.5 3.5 3.5L15.5 7");
+  const view = control("view", "button", `View ${photo.name} larger`, "M8 4H4v4m8-4h4v4m0 4v4h-4m-4 0H4v-4");
+  const item = create("li", { photo }, link, create("span", { className: "controls" }, choose, view));
   const description = [photo.name];
   const badge = badgeOf(photo, bits);
   if (badge) {
@@ -34,6 +41,41 @@ export function tile(photo, bits) {
   }
   link.setAttribute("aria-label", description.join(", "));
   return item;
+}
+
+/** A button on a tile that the mouse reaches; on the tile itself keys do the same. */
+function control(name, role, label, path) {
+  const button = create("button", { className: name, type: "button", tabIndex: -1 });
+  button.setAttribute("role", role);
+  button.setAttribute("aria-label", label);
+  const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  drawing.setAttribute("viewBox", "0 0 20 20");
+  drawing.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  line.setAttribute("d", path);
+  drawing.append(line);
+  button.append(drawing);
+  return button;
+}
+
+/** A group of near-duplicates, the best copy first. */
+export function groupOf({ photos, count }) {
+  const grid = create("ul", { className: "grid" });
+  photos.forEach((photo, place) => {
+    const item = tile({ ...photo, near_duplicates: 0 }, 0);
+    item.photo = photo;
+    const near = place ? plural(photo.distance, "bit away", "bits away") : "best copy";
+    const pixels = photo.width ? `${photo.width} \u00d7 ${photo.height}` : "unreadable";
+    const link = item.querySelector(".tile");
+    link.querySelector(".frame").append(create("span", { className: place ? "badge" : "badge near" }, near));
+    const facts = [`${pixels}, ${bytes(photo.size)}`, photo.date.slice(0, 10), photo.path];
+    link.append(create("span", { className: "facts" }, ...facts.map((fact) => create("span", { title: fact }, fact))));
+    link.setAttribute("aria-label", `${photo.name}, ${near}, ${facts[0]}`);
+    grid.append(item);
+  });
+  const title = create("h2", {}, plural(count, "photo", "photos"), count > photos.length ? `, of which ${photos.length} are shown` : "");
+  const others = create("button", { className: "quiet others", type: "button" }, "Select all but the best");
+  return create("article", { className: "group" }, create("header", {}, title, others), grid);
 }
 
 /** Marks a near-duplicate of the query, and counts the near-duplicates of a photo, where they are left out. */
