@@ -7,8 +7,9 @@ logger "distilhash". Every function raises DistilhashError for a mistake of its 
 
 Arguments that several functions share:
 
-* ``images``: "cifar10", a folder of images (class subfolders where labels are needed), or a folder with list files
-  (train.txt, database.txt and test.txt).
+* ``images``: "cifar10", a folder of images (class subfolders where labels are needed), a folder with list files
+  (train.txt, database.txt and test.txt), a table (.csv, .tsv or .parquet, with columns path and label), or in Python a
+  dataset object, as of torchvision or Hugging Face datasets.
 * ``protocol``: published split of CIFAR-10; other images ignore it.
 * ``split_seed``: random seed of a split that is drawn; ``split``: the split.json of an earlier run instead.
 * ``scan``: which files below a folder are read.
@@ -94,7 +95,7 @@ def reproduce(
 
 
 def distill(
-    images: str | Path, output: str | Path = Path("runs/distill"), *, features: str | Path | None = None,
+    images: str | Path | Any, output: str | Path = Path("runs/distill"), *, features: str | Path | None = None,
     rebuild_features: bool = False, unlabelled: bool = False, config: DistillConfig = DistillConfig(),
     teacher: TeacherConfig = TeacherConfig(), student: StudentConfig = StudentConfig(),
     scan: ScanConfig = ScanConfig(), protocol: Protocol = "cifar10", split_seed: int = 0,
@@ -153,7 +154,7 @@ def distill(
 
 
 def hash(
-    images: str | Path, output: str | Path = Path("runs/hash"), backbone: str | Path | None = None, *,
+    images: str | Path | Any, output: str | Path = Path("runs/hash"), backbone: str | Path | None = None, *,
     config: HashConfig = HashConfig(), student: StudentConfig = StudentConfig(),
     teacher: TeacherConfig = TeacherConfig(), scan: ScanConfig = ScanConfig(), protocol: Protocol = "cifar10",
     split_seed: int = 0, split: str | Path | None = None, resume: bool = False, overwrite: bool = False,
@@ -213,7 +214,7 @@ def hash(
 
 
 def fit(
-    photos: str | Path, output: str | Path = Path("runs/fit"), *, config: FitConfig = FitConfig(),
+    photos: str | Path | Any, output: str | Path = Path("runs/fit"), *, config: FitConfig = FitConfig(),
     teacher: TeacherConfig = TeacherConfig(), student: StudentConfig = PHOTO_STUDENT, scan: ScanConfig = ScanConfig(),
     resume: bool = False, overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
@@ -241,7 +242,7 @@ def fit(
 
 
 def encode(
-    hasher: str | Path, images: str | Path, output: str | Path = Path("codes.safetensors"), *, part: Part = "all",
+    hasher: str | Path, images: str | Path | Any, output: str | Path = Path("codes.safetensors"), *, part: Part = "all",
     precision: Literal["float32", "bfloat16"] | None = None, int8: bool = False, threads: int | None = None,
     scan: ScanConfig = ScanConfig(), protocol: Protocol = "cifar10", split_seed: int = 0,
     split: str | Path | None = None,
@@ -329,7 +330,7 @@ def profile(
 
 
 def export(
-    hasher: str | Path, images: str | Path, output: str | Path = Path("exported"), *, overwrite: bool = False,
+    hasher: str | Path, images: str | Path | Any, output: str | Path = Path("exported"), *, overwrite: bool = False,
     config: ExportConfig = ExportConfig(), scan: ScanConfig = ScanConfig(), protocol: Protocol = "cifar10",
     split_seed: int = 0, split: str | Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -527,7 +528,12 @@ def known_names() -> dict[str, list[str]]:
         "hashing frameworks": list(FRAMEWORKS),
         "centres": choices(HashConfig, "centres"),
         "label-free methods": choices(FitConfig, "method"),
-        "data sets": ["cifar10", "a folder of images", "a folder with train.txt, database.txt and test.txt"],
+        "data sets": [
+            "cifar10",
+            "a folder of images",
+            "a folder with train.txt, database.txt and test.txt",
+            "a .csv, .tsv or .parquet table of path and label",
+        ],
         "protocols": list(get_args(Protocol)),
         "parts": list(PARTS),
         "tables": list(TABLES),

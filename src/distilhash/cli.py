@@ -128,7 +128,7 @@ def _argument(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
     name, required = parameter.name, parameter.default is parameter.empty
     path = str if name in ("images", "photos", "backbone", "hasher") else Path  # a name may stand there, too
     hint = {
-        str | Path: path, str | Path | None: path | None, Sequence[str | Path]: tuple[str, ...],
+        str | Path: path, str | Path | Any: path, str | Path | None: path | None, Sequence[str | Path]: tuple[str, ...],
         Sequence[str | Path | Any]: tuple[str, ...], Sequence[str]: tuple[str, ...], Sequence[int]: tuple[int, ...],
     }.get(hint, hint)  # fmt: skip
     several = get_origin(hint) is tuple

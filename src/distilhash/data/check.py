@@ -18,6 +18,7 @@ from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.folders import FolderSource, ListSource, checked_folder, list_files, told_others
 from distilhash.data.loading import LISTED, split_of
 from distilhash.data.sources import ImageSource, Subset, find_unreadable, first_copies
+from distilhash.data.tables import TableSource, is_table
 from distilhash.errors import DistilhashError
 
 # NUS-WIDE-21, as the published comparisons split it: 100 query and 500 training images for each of 21 concepts.
@@ -39,7 +40,9 @@ def inspect_images(images: str | Path, scan: ScanConfig | None = None) -> dict[s
     Raises:
         DistilhashError: there is no folder.
     """
-    kind = "cifar10" if images == "cifar10" else "list files" if list_files(checked_folder(images)) else "folder"
+    kind = "cifar10" if images == "cifar10" else "table" if is_table(images) else "folder"
+    if kind == "folder" and list_files(checked_folder(images)):
+        kind = "list files"
     found: dict[str, Any] = {"images": str(images), "kind": kind, "parts": [], "label_columns": 0, "overlaps": {}}
     found |= {"copies": {}, "missing": [], "unreadable": [], "unlistable": [], "other_files": {}}
     found |= {"problems": [], "notes": []}
@@ -61,6 +64,8 @@ def _opened(images: str | Path, scan: ScanConfig | None, found: dict[str, Any]) 
         return load_cifar10()
     if found["kind"] == "list files":
         return ListSource(images, complete=False)
+    if found["kind"] == "table":
+        return TableSource(images)
     source = FolderSource(images, scan=scan)
     found["unlistable"] = [{"folder": folder, "reason": reason} for folder, reason in source.found.unreadable]
     found["other_files"] = dict(source.found.others)

@@ -302,6 +302,12 @@ class ListSource(FileSource):
             )
 
 
+def part_of_folder(name: str) -> str | None:
+    """The part of a split that a name such as "Train" or "test_set" stands for."""
+    found = _PART.fullmatch(name.strip().lower())
+    return found.lastgroup if found else None
+
+
 def checked_folder(root: str | Path) -> Path:
     """The folder as a path. Raises DistilhashError where there is none."""
     path = Path(root).expanduser()

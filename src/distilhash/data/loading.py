@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from distilhash.data.cifar10 import load_cifar10
 from distilhash.data.folders import LISTS, FolderSource, ListSource, checked_folder, list_files, told_others
 from distilhash.data.sources import ImageSource, count_seen, readable
 from distilhash.data.splits import Split, cifar10_split, holdout_split, list_split
+from distilhash.data.tables import DatasetSource, TableSource, is_table
 from distilhash.errors import DistilhashError, unknown_name
 from distilhash.progress import log
 
@@ -21,12 +22,13 @@ LISTED = 10  # unreadable images that the report names
 
 
 def open_images(
-    where: str | Path, labelled: bool | None = False, *, certain: bool = False, scan: ScanConfig | None = None
+    where: str | Path | Any, labelled: bool | None = False, *, certain: bool = False, scan: ScanConfig | None = None
 ) -> ImageSource:
     """Open the images that ``where`` names; what a scan leaves out is logged.
 
     Args:
-        where: "cifar10", a folder with train.txt, database.txt and test.txt, or any other folder.
+        where: "cifar10", a folder with train.txt, database.txt and test.txt, any other folder, a table
+            (data/tables.py), or in Python a dataset object or an ImageSource.
         labelled, certain, scan: as in FolderSource.
 
     Raises:
@@ -34,6 +36,10 @@ def open_images(
     """
     if where == "cifar10":
         return load_cifar10()
+    if is_table(where):
+        return TableSource(where, labelled)
+    if not isinstance(where, str | Path):
+        return where if isinstance(where, ImageSource) else DatasetSource(where, labelled)
     root = checked_folder(where)
     found = list_files(root)
     if len(found) == len(LISTS) or (found and (labelled or certain)):
@@ -50,7 +56,7 @@ def open_images(
 
 
 def open_readable(
-    images: str | Path, *, labelled: bool | None, certain: bool = False, scan: ScanConfig | None = None
+    images: str | Path | Any, *, labelled: bool | None, certain: bool = False, scan: ScanConfig | None = None
 ) -> ImageSource:
     """Open images as open_images() does, without those that cannot be read, which are logged."""
     source, report = readable(open_images(images, labelled, certain=certain, scan=scan))
@@ -60,7 +66,7 @@ def open_readable(
 
 
 def split_of(
-    source: ImageSource, images: str | Path, protocol: str, seed: int, file: str | Path | None, *, needed: bool
+    source: ImageSource, images: str | Path | Any, protocol: str, seed: int, file: str | Path | None, *, needed: bool
 ) -> Split | None:
     """The split of a source, bound to its images: that of a file, of its lists or folders, or drawn by a protocol.
 
@@ -111,7 +117,7 @@ def split_beside(hasher: str | Path) -> Path | None:
 
 
 def part_of(
-    source: ImageSource, images: str | Path, part: str, protocol: str, seed: int, split: str | Path | None, *,
+    source: ImageSource, images: str | Path | Any, part: str, protocol: str, seed: int, split: str | Path | None, *,
     beside: str | Path,
 ) -> NDArray[np.int64]:  # fmt: skip
     """The indices of one of PARTS, by the split of split_of().

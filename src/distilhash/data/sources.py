@@ -88,7 +88,7 @@ class ArraySource(ImageSource):
         self.names = [f"{i:05d}" for i in range(len(images))] if names is None else list(names)
         if len(self.names) != len(images):
             raise DistilhashError("every image needs one name", f"{len(self.names)} names for {len(images)} images")
-        self.labels = None if labels is None else _checked_labels(np.asarray(labels), len(images))
+        self.labels = None if labels is None else checked_labels(np.asarray(labels), len(images))
         self.class_names = list(class_names)
         if fingerprint is not None:
             self.fingerprint = fingerprint
@@ -148,19 +148,22 @@ class GivenSource(ImageSource):
     @functools.cached_property
     def digests(self) -> NDArray[np.uint8]:
         """(N, 16): of a file its content, of an image in memory its shape and pixels."""
-        images = (self.images[index] for index in range(len(self)))
+        images = map(self._image, range(len(self)))
         return _rows([digest_file(str(i)) if _is_path(i) else _digest(np.asarray(_rgb(i, ""))) for i in images])
 
     def read(self, indices: ArrayLike) -> list[Image.Image]:
         """The images of these indices in mode RGB."""
         found = []
         for index in np.asarray(indices, np.int64).tolist():
-            image, name = self.images[index], self.names[index]
+            image, name = self._image(index), self.names[index]
             try:
                 found.append(_rgb(image, name))
             except (OSError, ValueError) as error:
                 raise error if isinstance(error, DistilhashError) else UnreadableImage(name, str(error)) from error
         return found
+
+    def _image(self, index: int) -> Given:
+        return self.images[index]
 
 
 class Subset(ImageSource):
@@ -299,7 +302,8 @@ def _each(what: str, work: Callable[[int], T], indices: Sequence[int]) -> list[T
     return found
 
 
-def _checked_labels(labels: NDArray[np.int64], count: int) -> Labels:
+def checked_labels(labels: NDArray[np.int64], count: int) -> Labels:
+    """Labels as in ImageSource; DistilhashError where they are none of so many images."""
     if labels.ndim not in (1, 2) or len(labels) != count or labels.dtype.kind not in "iub":
         got = f"{labels.dtype} {labels.shape} for {count} images"
         raise DistilhashError("labels must be integers of shape (N,) or (N, C)", got)

@@ -48,7 +48,7 @@ BATCHES = (1, 32)  # that are timed, images
 
 
 def export_hasher(
-    hasher: str | Path, output: str | Path, images: str | Path, *, config: ExportConfig | None = None,
+    hasher: str | Path, output: str | Path, images: str | Path | Any, *, config: ExportConfig | None = None,
     protocol: str = "cifar10", split_seed: int = 0, split: str | Path | None = None, scan: ScanConfig | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip

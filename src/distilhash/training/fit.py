@@ -93,9 +93,9 @@ def fit_plan(config: FitConfig, count: int, student: StudentConfig) -> FitPlan:
 
 
 def fit(
-    photos: str | Path, output: str | Path, *, config: FitConfig | None = None, teacher: TeacherConfig | None = None,
-    student: StudentConfig | None = None, scan: ScanConfig | None = None, resume: bool = False,
-    overwrite: bool = False,
+    photos: str | Path | Any, output: str | Path, *, config: FitConfig | None = None,
+    teacher: TeacherConfig | None = None, student: StudentConfig | None = None, scan: ScanConfig | None = None,
+    resume: bool = False, overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Make a hasher of a folder of photos; no label is read. Arguments and result are those of ``api.fit``.
 
