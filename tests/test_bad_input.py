@@ -139,6 +139,11 @@ def test_too_few_images_are_counted(here, capsys):
     ("words", "facts"),
     [
         ((), ["missing", "distilhash --help", *cli.COMMANDS]),
+        (("serch",), ["'serch'", "did you mean search;"]),
+        (("profile", "v1", "--secnds", "3"), ["--secnds", "did you mean --seconds;"]),
+        (("check", "p", "--exlude=x"), ["--exlude", "did you mean --exclude;"]),
+        (("hash", "p", "--frmework", "csk"), ["did you mean --framework;"]),
+        (("completion", "fsh"), ["'fsh'", "did you mean fish;"]),
         (("frobnicate",), ["'frobnicate'", "distilhash --help", *cli.COMMANDS]),
         (("hash",), ["IMAGES", "distilhash hash --help"]),
         (("profile",), ["NETWORKS"]),

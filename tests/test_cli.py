@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from distilhash import cli
+import distilhash
+from distilhash import api, cli
 from distilhash.checkpoint import load_hasher, load_student
 from distilhash.codes import CodeTable
 from distilhash.evaluation import mean_average_precision
@@ -228,6 +233,77 @@ def test_text_is_for_people(pipeline):
     table = run("profile", root / "hasher", "--seconds", 0.01).out.splitlines()
     assert len(table) == 2
     assert table[0].split()[:4] == ["network", "name", "size", "parameters"]
+
+
+def next_of(done: Done) -> list[list[str]]:
+    assert done.code == 0, done.err
+    said = [line for line in done.err.splitlines() if line.startswith("next: distilhash ")]
+    return [shlex.split(line)[2:] for line in said]
+
+
+def test_each_command_says_the_next_one(pipeline, photos, tmp_path, monkeypatch):
+    """From distilling to the curves by what is said."""
+    monkeypatch.chdir(tmp_path)
+    root, given = pipeline["root"], ("--bits", 16, *ONCE)
+    (words,) = next_of(run("distill", photos, "--output", root / "student", *DISTILL, "--resume"))
+    assert words == ["hash", str(photos), "--backbone", str(root / "student")]
+    said = []
+    for _ in range(5):
+        ours = ("--output", root / "hasher", *given, "--resume") if words[0] == "hash" else ()
+        said.append(words[0])
+        (words,) = next_of(run(*words, *ours)) or [[]]
+    assert (said, words) == (["hash", "encode", "encode", "evaluate", "evaluate"], [])
+    assert json.loads(Path("metrics.json").read_text())["database"] == 108
+    assert "next" not in run("evaluate", "query.safetensors", "database.safetensors", "--quiet").err
+
+
+@pytest.mark.parametrize("line", ["fit 'a b' --output c", "export h 'a b'", "export h cifar10", "index a", "distill a"])
+def test_what_is_said_next_is_a_command(line):
+    words = shlex.split(line)
+    for following in cli.NEXT[words[0]](cli.parse(words[0], words[1:])[0]):
+        name, *others = map(str, following)
+        assert cli.parse(name, others)
+
+
+def test_the_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"distilhash {distilhash.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("sea", "search"), ("search p.index --gro", "--group-duplicates"), ("encode --part qu", "query"),
+     ("hash --optimizer mu", "muon")],
+)  # fmt: skip
+def test_bash_completes_commands_flags_and_choices(typed, offered, tmp_path):
+    script = tmp_path / "completion"
+    script.write_text(run("completion", "bash").out)
+    words = ["distilhash", *typed.split()]
+    line = f"source {script}; COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; "
+    line += '$(complete -p distilhash | sed "s/.*-F \\([^ ]*\\).*/\\1/"); echo "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert offered in done.stdout.split(), done
+
+
+@pytest.mark.parametrize("shell", cli.SHELLS)
+def test_every_shell_has_a_script(shell):
+    done = run("completion", shell)
+    assert done.code == 0 and all(command in done.out for command in cli.COMMANDS)
+
+
+def test_a_person_at_a_terminal_hears_something_within_a_second(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(cli, "console", Console(file=screen, force_terminal=True))
+    heard = []
+
+    def slow():
+        time.sleep(0.9)
+        heard.append(screen.getvalue())
+        return {"students": ["v1"]}
+
+    monkeypatch.setattr(api, "known_names", slow)
+    assert cli.main(["list"]) == 0 and heard[0].startswith("list: ")
+    assert cli.main(["list", "--quiet"]) == 0 and heard[1] == heard[0]
 
 
 def test_a_finished_run_resumes_at_once_and_is_replaced_only_when_told(pipeline, photos):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         fit,
         hash,  # noqa: F401  (not in __all__)
         index,
+        info,
         profile,
         reproduce,
         search,
@@ -47,14 +48,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _COMMANDS = [
-    "check", "code", "demo", "distill", "duplicates", "encode", "evaluate", "export", "fit", "hash", "index", "profile",
-    "reproduce", "search", "serve",
+    "check", "code", "demo", "distill", "duplicates", "encode", "evaluate", "export", "fit", "hash", "index", "info",
+    "profile", "reproduce", "search", "serve",
 ]  # fmt: skip
 # Without hash: `from distilhash import *` would replace Python's own.
 __all__ = [
     "DemoConfig", "DistilhashError", "DistillConfig", "ExportConfig", "FitConfig", "HashConfig", "Hasher", "Index",
     "InputConfig", "ReproduceConfig", "ScanConfig", "StudentConfig", "TeacherConfig", "check", "code", "demo",
-    "distill", "duplicates", "encode", "evaluate", "export", "fit", "index", "profile", "reproduce", "search", "serve",
+    "distill", "duplicates", "encode", "evaluate", "export", "fit", "index", "info", "profile", "reproduce", "search",
+    "serve",
 ]  # fmt: skip
 
 

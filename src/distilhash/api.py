@@ -440,10 +440,7 @@ def duplicates(
     html: str | Path | None = None, hasher: str | Path | None = None, int8: bool = False,
     scan: ScanConfig = ScanConfig(),
 ) -> dict[str, Any]:  # fmt: skip
-    """List every group of near-duplicates of a library, the best copy first; nothing is deleted.
-
-    A group is the best copy (the largest picture, then the largest file, then the first path) and the photos within
-    the radius of it that are in no earlier group; groups whose other copies take most bytes come first.
+    """List the near-duplicates of a library in groups; nothing is deleted.
 
     Args:
         library: Index file, or a folder, which is encoded for this once and by no index.
@@ -457,10 +454,28 @@ def duplicates(
         "photos" (how many the library holds), "missing" (near-duplicates that are left out as their files are gone),
         "radius", "bits", and "groups", lists of photos with "id", "path", "size" (bytes), "width" and "height" (pixels;
         0 where the file cannot be read), "date" (of the file's last change) and "distance" (bits from the best copy).
+
+        A group is the best copy (the largest picture, then the largest file, then the first path) and the photos within
+        the radius of it that are in no earlier group; groups whose other copies take most bytes come first.
     """
     from distilhash.photos.copies import duplicates as run
 
     return run(library, radius=radius, table=csv, sheet=html, hasher=hasher, int8=int8, scan=scan)
+
+
+def info(index: str | Path) -> dict[str, Any]:
+    """Tell what an index of photos holds.
+
+    Args:
+        index: Index file.
+
+    Returns:
+        "index", "bytes" (of the file), "photos" (that have a code), "failures" (that could not be read), "missing"
+        (whose files are gone), "folders", "bits", "hasher" (where it was) and "near_duplicates", as from ``index``.
+    """
+    from distilhash.photos import search as photos
+
+    return photos.info(index)
 
 
 def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool = False) -> list[dict[str, str]]:

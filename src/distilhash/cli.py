@@ -15,11 +15,13 @@ import io
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
+import threading
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO, get_origin, get_type_hints
 
@@ -40,13 +42,14 @@ from tyro._errors import (  # private: pyproject.toml holds tyro to the versions
 )
 from tyro.conf import OmitArgPrefixes, Positional
 
-from distilhash import api
+from distilhash import __version__, api
 from distilhash.config import Protocol
 from distilhash.device import choose
-from distilhash.errors import DistilhashError, printable, refused
+from distilhash.errors import DistilhashError, did_you_mean, printable, refused, unknown_name
 from distilhash.files import to_json
 from distilhash.progress import console, log
 
+SHELLS = ("bash", "fish", "zsh")
 SHOWN = 3  # failures of each kind, in one line
 CONFIG = (
     tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.SuppressFixed,
@@ -149,7 +152,7 @@ COMMANDS = {
     name: _command(name, _function(name))
     for name in (
         "demo", "reproduce", "distill", "hash", "fit", "encode", "evaluate", "profile", "export", "check", "index",
-        "search", "duplicates", "code", "serve", "list",
+        "search", "duplicates", "info", "code", "serve", "list",
     )
 }  # fmt: skip
 
@@ -233,6 +236,13 @@ def _duplicates(found: dict[str, Any], _: object) -> list[Any]:
     return ["\n".join([*lines, verdict(found)])]
 
 
+def _info(found: dict[str, Any], _: object) -> list[Any]:
+    from distilhash.photos.duplicates import NearDuplicates
+
+    told = {key: value for key, value in found.items() if key != "near_duplicates"}
+    return [_table(told), str(NearDuplicates(**found["near_duplicates"]))]
+
+
 def _code(found: list[dict[str, Any]], _: object) -> list[Any]:
     return ["\n".join(f"{row['code']}  {printable(row['image'])}" for row in found)]
 
@@ -241,7 +251,44 @@ def _code(found: list[dict[str, Any]], _: object) -> list[Any]:
 # result. The others print a table.
 TEXTS: dict[str, Callable[[Any, dict[str, Any]], list[Any]]] = {
     "demo": _trials, "reproduce": _trials, "fit": _fit, "export": _export, "check": _check, "index": _index,
-    "search": _search, "duplicates": _duplicates, "code": _code,
+    "search": _search, "duplicates": _duplicates, "info": _info, "code": _code,
+}  # fmt: skip
+
+
+def _after_encode(given: dict[str, Any]) -> list[tuple[object, ...]]:
+    """The other part of the split, or how near the two are; of all images nobody says whether they have labels."""
+    part, codes = given["part"], given["output"]
+    if part not in ("query", "database"):
+        return []
+    other = "database" if part == "query" else "query"
+    file = codes.with_name(f"{other}.safetensors")
+    if file.exists():
+        return [("evaluate", codes, file) if part == "query" else ("evaluate", file, codes)]
+    int8 = ["--int8"] if given["int8"] else []
+    return [("encode", given["hasher"], given["images"], "--part", other, "--output", file, *int8)]
+
+
+# By command: the words of commands that come next, from its arguments.
+NEXT: dict[str, Callable[[dict[str, Any]], list[tuple[object, ...]]]] = {
+    "distill": lambda given: [
+        # Only a labelled folder has a split.
+        ("hash", given["images"] if (given["output"] / "split.json").exists() else "LABELLED", "--backbone",
+         given["output"]),
+    ],
+    "hash": lambda given: [
+        ("encode", given["output"], given["images"], "--part", "query", "--output", "query.safetensors"),
+    ],
+    "fit": lambda given: [("index", given["photos"], "--hasher", given["output"])],
+    "encode": _after_encode,
+    # With its curves.
+    "evaluate": lambda given: [] if given["output"] else [
+        ("evaluate", given["query"], given["database"], "--output", "metrics.json"),
+    ],
+    "export": lambda given: [
+        ("encode", given["output"], "cifar10") if given["images"] == "cifar10"
+        else ("index", given["images"], "--hasher", given["output"]),
+    ],
+    "index": lambda given: [("search", given["index"], "PHOTO"), ("serve", given["index"])],
 }  # fmt: skip
 
 
@@ -272,12 +319,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str]) -> int:
     name = words[0] if words else ""
-    if name in ("-h", "--help"):
-        print(_overview())
+    if name in ("-h", "--help", "--version"):
+        print(f"distilhash {__version__}" if name == "--version" else _overview())
         return 0
-    if name not in COMMANDS:
-        what = "a command is missing" if not name else f"unknown command {name!r}"
-        return _refuse(f"{what}; choose one of: {', '.join(COMMANDS)}; see distilhash --help.")
+    try:
+        if not name:
+            raise DistilhashError("a command is missing", fix=f"choose one of: {', '.join(COMMANDS)}")
+        if name == "completion":
+            return _complete(*words[1:])
+        if name not in COMMANDS:
+            raise unknown_name("command", name, COMMANDS)
+    except DistilhashError as error:
+        return _refuse(f"{str(error).rstrip('.')}; see distilhash --help.")
     try:
         arguments, show = parse(name, words[1:])
     except UsageError as error:
@@ -292,7 +345,7 @@ def _run(name: str, arguments: dict[str, Any], show: Show) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken images, which are reported in one line of our own
     _show_log(quiet=show.quiet)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
+        with _heard(name), contextlib.redirect_stdout(sys.stderr):  # some libraries print; stdout is for the result
             result = _call(name, arguments, getattr(show, "device", None))
     except DistilhashError as error:
         return _refuse(str(error))
@@ -311,8 +364,30 @@ def _run(name: str, arguments: dict[str, Any], show: Show) -> int:
             kept = "the same command goes on from the last photos that were kept"
         _to_stderr(f"distilhash: interrupted; {kept}.")
         return 128 + (error.args or [signal.SIGINT])[0]  # of SIGTERM the number comes along
-    if result is None:
-        return 0
+    return 0 if result is None else _print(name, result, arguments, show)
+
+
+@contextlib.contextmanager
+def _heard(name: str) -> Iterator[None]:
+    """Before a second has passed, say in a terminal that the command is at work, where it says nothing itself."""
+    handler = log.handlers[0]
+    assert isinstance(handler, _LogHandler)
+
+    def say() -> None:
+        if handler.silent:
+            log.info("%s: loads libraries and its input", name)
+
+    timer = threading.Timer(0.5, say)
+    timer.daemon = True
+    if console.is_terminal:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _print(name: str, result: Any, arguments: dict[str, Any], show: Show) -> int:
     parts = TEXTS[name](result, arguments) if name in TEXTS else [_table(result)]
     mistakes = [part for part in parts if isinstance(part, DistilhashError)]
     for part in [to_json(result, indent=2)] if show.json else parts:
@@ -320,7 +395,20 @@ def _run(name: str, arguments: dict[str, Any], show: Show) -> int:
             print(part)
         elif part not in mistakes:
             Console(highlight=False).print(part)
+    if name in NEXT and not show.json:
+        for words in NEXT[name](arguments):
+            log.info("next: %s", shlex.join(["distilhash", *map(str, words)]))
     return _refuse(str(mistakes[0])) if mistakes else 0
+
+
+def _complete(shell: str = "", *_: str) -> int:
+    """Print the script that completes commands and settings in a shell."""
+    if shell not in SHELLS:
+        raise unknown_name("shell", shell, SHELLS)
+    words = ["--tyro-print-completion", shell]
+    with contextlib.suppress(SystemExit):  # after it is printed
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="distilhash", args=words, config=CONFIG)
+    return 0
 
 
 def _call(name: str, arguments: dict[str, Any], device: str | None) -> Any:
@@ -392,7 +480,16 @@ def _sentence(event: ParseErrorEvent, name: str) -> str:
         said = f"{event.argument.display_name()} needs a value"
     else:
         said = f"these arguments cannot be read ({type(event).__name__})"
-    return f"{said}; see distilhash {name} --help."
+    if isinstance(event, InvalidChoice):
+        meant = did_you_mean(event.value, event.choices)
+    elif isinstance(event, UnrecognizedArgs):
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+            parse(name, ["--help"])
+        meant = did_you_mean(event.tokens[0].partition("=")[0], re.findall(r"--[a-z0-9.-]+", shown.getvalue()))
+    else:
+        meant = ""
+    return f"{said}; {meant and f'{meant}; '}see distilhash {name} --help."
 
 
 def _overview() -> str:
@@ -403,14 +500,18 @@ def _overview() -> str:
         "Distil a pretrained image teacher into a compact student without labels, hash",
         "it to short binary codes, measure what that costs, and search with it.", "",
         *lines, "",
-        "distilhash COMMAND --help shows its settings, with units and defaults.",
+        "distilhash COMMAND --help shows its settings, with units and defaults;",
+        f"distilhash completion {'|'.join(SHELLS)} prints a script that completes them.",
     ])  # fmt: skip
 
 
 class _LogHandler(logging.Handler):
     """Writes to stderr: above the progress bar in a terminal, as plain lines elsewhere."""
 
+    silent = True  # so far
+
     def emit(self, record: logging.LogRecord) -> None:
+        self.silent = False
         text = printable(self.format(record))
         if console.is_terminal:
             console.print(text, markup=False, highlight=False, soft_wrap=True)

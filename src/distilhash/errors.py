@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib.util
 import re
+from collections.abc import Iterable
 
 # Control characters, line ends, marks that reverse the order of text, and what is no character.
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -55,10 +57,18 @@ class DistilhashError(ValueError):
         super().__init__(printable("; ".join(parts) + "."))
 
 
-def unknown_name(kind: str, got: str, known: object) -> DistilhashError:
-    """The error for a name that is not in a table: it lists the known ones (any iterable of strings)."""
-    names = ", ".join(sorted(known))  # type: ignore[call-overload]
-    return DistilhashError(f"unknown {kind}", repr(got), f"choose one of: {names}")
+def unknown_name(kind: str, got: str, known: Iterable[str]) -> DistilhashError:
+    """The error for a name that is not in a table: it names the one that was probably meant, and lists all."""
+    names = sorted(known)
+    fixes = (did_you_mean(got, names), f"choose one of: {', '.join(names)}")
+    return DistilhashError(f"unknown {kind}", repr(got), "; ".join(filter(None, fixes)))
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """Words for the known name that is most like the given one, whole or behind its last slash; or none."""
+    whole = {part: name for name in known for part in (name.rpartition("/")[2], name)}
+    close = difflib.get_close_matches(got, whole, n=1)
+    return f"did you mean {whole[close[0]]}" if close else ""
 
 
 def refused(what: str, error: OSError, then: str = "") -> DistilhashError:

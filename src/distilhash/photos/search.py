@@ -18,7 +18,7 @@ from distilhash.config import ScanConfig
 from distilhash.data.folders import told_others
 from distilhash.errors import DistilhashError
 from distilhash.hasher import Hasher
-from distilhash.photos.catalogue import Photo, PhotoStore, rebuild_file
+from distilhash.photos.catalogue import Photo, PhotoStore, is_missing, rebuild_file
 from distilhash.photos.duplicates import Distances, measure, near_duplicates, present_groups
 from distilhash.photos.encoder import (
     default_hasher,
@@ -98,9 +98,7 @@ def search(
     for name, value, least in (("top", top, 1), ("radius", radius, 0), ("group_duplicates", group_duplicates, 0)):
         if isinstance(value, int) and value < least:
             raise DistilhashError(f"{name} must be at least {least}", value)
-    if not os.path.isfile(index):  # noqa: PTH113 (Path's raises where access is denied)
-        raise DistilhashError("there is no such index", index, "make it with: distilhash index FOLDER")
-    with contextlib.closing(PhotoStore(Path(index))) as store, Index.open(index) as codes:
+    with _existing(index) as store, Index.open(index) as codes:
         # (image or id, its code, its id)
         queries: list[tuple[str, Bytes, int | None]] = []
         if images:
@@ -122,6 +120,29 @@ def search(
             )
             answers.append({"query": query, "hits": [_hit(photos, missing, *group) for group in groups]})
         return answers
+
+
+def info(index: str | Path) -> dict[str, Any]:
+    """What an index holds, as ``distilhash.api.info`` describes it."""
+    with _existing(index) as store:
+        about, photos = store.about(), store.photos()
+        return {
+            "index": str(index),
+            "bytes": store.path.stat().st_size,
+            "photos": sum(photo.failure is None for photo in photos),
+            "failures": sum(photo.failure is not None for photo in photos),
+            "missing": sum(is_missing(photo.path) for photo in photos),
+            "folders": store.roots(),
+            "bits": int(about.get("num_bits", 0)),
+            "hasher": about.get("encoder_path", ""),
+            "near_duplicates": near_duplicates(about)._asdict(),
+        }
+
+
+def _existing(index: str | Path) -> contextlib.closing[PhotoStore]:
+    if not os.path.isfile(index):  # noqa: PTH113 (Path's raises where access is denied)
+        raise DistilhashError("there is no such index", index, "make it with: distilhash index FOLDER")
+    return contextlib.closing(PhotoStore(Path(index)))
 
 
 def code(hasher: str | Path, images: Sequence[str | Path], *, int8: bool) -> list[dict[str, str]]:
