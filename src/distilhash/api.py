@@ -440,7 +440,7 @@ def duplicates(
     html: str | Path | None = None, hasher: str | Path | None = None, int8: bool = False,
     scan: ScanConfig = ScanConfig(),
 ) -> dict[str, Any]:  # fmt: skip
-    """List the near-duplicates of a library in groups; nothing is deleted.
+    """List groups of near-duplicates, the best copy first.
 
     Args:
         library: Index file, or a folder, which is encoded for this once and by no index.
@@ -455,8 +455,9 @@ def duplicates(
         "radius", "bits", and "groups", lists of photos with "id", "path", "size" (bytes), "width" and "height" (pixels;
         0 where the file cannot be read), "date" (of the file's last change) and "distance" (bits from the best copy).
 
-        A group is the best copy (the largest picture, then the largest file, then the first path) and the photos within
-        the radius of it that are in no earlier group; groups whose other copies take most bytes come first.
+        Nothing is deleted. A group is the best copy (the largest picture, then the largest file, then the first path)
+        and the photos within the radius of it that are in no earlier group; groups whose other copies take most bytes
+        come first.
     """
     from distilhash.photos.copies import duplicates as run
 
