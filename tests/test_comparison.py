@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from distilhash.errors import DistilhashError
-from distilhash.experiments.comparison import MISSING, Findings, leaves, settings_apart
+from distilhash.experiments.comparison import MISSING, Findings, leaves, pairs_of, settings_apart
 from distilhash.experiments.page import Report, write_report
 from distilhash.experiments.tables import csv_text, markdown_page, markdown_table, terminal_table
 from distilhash.experiments.trials import PAPER, Grid, read_trials
@@ -156,6 +156,27 @@ def test_budgets_and_protocols_are_never_pooled():
 def test_the_headline_is_true_whichever_way_it_falls(rows, said):
     grid = Grid(arms=("distilled", "scratch"), frameworks=("csq", "dch"), bits=(16, 64))
     assert said in Findings(tables(rows, grid)).headline()
+
+
+@pytest.mark.parametrize("splits", [(4, 4), (None, None), (1, 2)])
+def test_the_interval_of_a_difference_is_paired_over_queries(splits):
+    """Of queries that differ far more than the hashers do; against a bootstrap of the queries."""
+    draw = np.random.default_rng(0)
+    hard = draw.uniform(0.2, 0.7, 300)
+    rows, differences = [], []
+    for seed, split in enumerate(splits):
+        ours = hard + draw.normal(0.05, 0.02, 300)
+        differences.append(ours - hard)
+        for arm, values in (("distilled", ours), ("scratch", hard)):
+            rows.append(row(arm, values.mean(), seed=seed, split_seed=split, average_precision=values.tolist()))
+    (pair,) = pairs_of(tables(rows), "scratch")
+    of_query = np.mean(differences, axis=0) if splits == (4, 4) else np.concatenate(differences)
+    means = of_query[draw.integers(0, len(of_query), (4000, len(of_query)))].mean(axis=1)
+    assert pair.interval == pytest.approx(np.quantile(means, (0.025, 0.975)), abs=3e-4)
+    assert pair.interval[1] - pair.interval[0] < 0.01 < 2 * 1.96 * np.std(hard) / 300**0.5
+    assert "95%" in Findings(tables(rows)).headline()
+    del rows[-1]["average_precision"]  # not known of one seed: no interval
+    assert pairs_of(tables(rows), "scratch")[0].interval is None
 
 
 def test_the_facts_are_the_numbers_of_the_headline():

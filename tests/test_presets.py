@@ -177,8 +177,8 @@ def test_hashing_on_cifar10_is_as_published(cifar10, monkeypatch):
     assert np.array_equal(Preprocess(hasher.input).crop(image[None])[0], whole)
     assert hasher.backbone.architecture["input"]["margin"] == 0
     assert new_student(paper.student, 0).input.margin == 1 - 224 / 256  # of distillation
-    assert (paper.hash.unaugmented, paper.finetune.unaugmented) == (True, True)
-    assert (nuswide.hash.unaugmented, nuswide.hash.margin, nuswide.finetune.unaugmented) == (False, None, False)
+    assert paper.hash_config(key).unaugmented
+    assert (nuswide.hash.unaugmented, nuswide.hash.margin) == (False, None)
 
 
 def test_hashing_without_augmentation_sees_the_images_themselves(cifar10, tmp_path, monkeypatch):
@@ -203,7 +203,9 @@ def test_the_published_pair_of_networks_and_the_precision_can_be_chosen():
     chosen = ReproduceConfig(budget="paper", student="v2", teacher="torchvision/alexnet", precision="float32")
     preset = preset_of("cifar10", chosen)
     assert (preset.student.name, preset.teacher.name) == ("v2", "torchvision/alexnet")
-    assert {preset.distill.precision, preset.hash.precision, preset.finetune.precision} == {"float32"}
-    assert preset.finetune.head_std is None  # the published AlexNet has PyTorch's own
+    assert (preset.distill.precision, preset.hash.precision) == ("float32", "float32")
+    key = TrialKey(seed=0, bits=16, framework="dch", arm="teacher_finetuned")
+    assert preset.hash_config(key).head_std is None  # the published AlexNet has PyTorch's own
+    assert preset.hash_config(key).batch_size == 128
     teacher = create_teacher("torchvision/alexnet", pretrained=False)
     assert teacher.feature_dim == new_student(preset.student, 0).feature_dim == 4096  # compared without a projection

@@ -18,11 +18,15 @@ from distilhash.errors import DistilhashError
 from distilhash.evaluation.metrics import mean_average_precision
 from distilhash.experiments import arms
 from distilhash.experiments import runner as running
+from distilhash.experiments.comparison import done_of, tables_of
 from distilhash.experiments.presets import TABLES, desktop_cifar10, keys_of, paper_cifar10, shard_of, smoke
 from distilhash.experiments.runner import reproduce
+from distilhash.experiments.summary import report_of
+from distilhash.files import write_json
 from test_distill import Spy
 from test_resume import Interrupted
 from tiny import tiny_images
+from trial_rows import row as trial_row
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def images(monkeypatch):
     """A table of two arms at 16 bits on 160 images of 16 pixels; what is read of them is noted."""
     preset = dataclasses.replace(
         smoke(), bits=(16,), seeds=(0,), query_size=None, train_size=None, database_size=None,
-        finetune=None,
+        own={},
     )  # fmt: skip
     spy = tiny_images(160, source=Spy)
     monkeypatch.setitem(TABLES, "cifar10", {"smoke": lambda: preset})
@@ -175,7 +179,7 @@ def test_a_trial_says_how_it_was_made_and_trains_on_no_query(tmp_path, images, m
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
-def test_the_validation_set_is_searched_in_images_that_no_hasher_was_fitted_to(images):
+def test_the_validation_set_is_searched_in_images_that_no_hasher_was_fitted_to(images, monkeypatch):
     """One that knows the fitted images by heart and nothing else scores as chance does."""
     split, labels = holdout_split(np.asarray(images.labels), validation_share=0.5), np.asarray(images.labels)
     known = np.isin(np.arange(len(images)), split.fit)
@@ -183,13 +187,12 @@ def test_the_validation_set_is_searched_in_images_that_no_hasher_was_fitted_to(i
     codes = pack(np.where(signs[:, None] == np.arange(16), 1, -1))
     asked = []
 
-    def code_table(hasher, indices):
+    def code_table(indices):
         asked.append(indices)
         return CodeTable.of(codes[indices], 16, images, indices, {})
 
-    comparison = SimpleNamespace(preset=smoke(), best_on_test=False)
-    made = SimpleNamespace(split=split, codes=code_table)
-    score = running._Comparison._measure(comparison, made, None)["validation_map"]
+    monkeypatch.setattr(arms.Arms, "codes", lambda self, hasher, indices: code_table(indices))
+    score = arms.Arms(smoke(), images, split, None, 0, None).measure(None)["validation_map"]
     assert not np.intersect1d(np.concatenate(asked), split.fit).size
     others = [
         mean_average_precision(codes[[i]], codes[v], labels[[i]], labels[v], num_bits=16)
@@ -214,3 +217,25 @@ def test_all_seeds_share_the_split(tmp_path, images, monkeypatch):
     monkeypatch.setattr(running._Comparison, "write", lambda self, run: [])
     run(tmp_path / "run", seeds="0,1", split_seed=5)
     assert drawn == [5]
+
+
+@pytest.mark.parametrize(
+    ("columns", "train", "named"), [(21, 10_500, "nuswide"), (21, 10_499, "mine (lists)"), (5, 10_500, "mine (lists)")]
+)
+def test_only_the_lists_of_nus_wide_go_by_its_name(tmp_path, monkeypatch, columns, train, named):
+    lists = {"train": np.arange(train), "test": np.arange(2_100)}
+    source = SimpleNamespace(class_names=["word"] * columns, lists=lists, fingerprint="")
+    monkeypatch.setattr(running, "open_readable", lambda *arguments, **options: source)
+    monkeypatch.setattr(running._Comparison, "run", lambda self, *arguments, **options: [self.dataset, self.title])
+    dataset, title = reproduce("nuswide", tmp_path / "run", config=ReproduceConfig(images=tmp_path / "mine"))
+    assert dataset == named
+    assert ("NUS-WIDE" in title) == (named == "nuswide")
+
+
+def test_the_plan_of_a_finished_run_is_its_own(tmp_path, images):
+    """Every entry that the preset has, and none of the lengths that it has not."""
+    preset = dataclasses.replace(smoke(), seeds=(0,))
+    rows = [trial_row(key.arm, bits=key.bits, framework=key.framework) for key in keys_of(preset, ReproduceConfig())]
+    write_json(tmp_path / "provenance.json", {"versions": {}})
+    report = report_of("t", rows, preset, images, tmp_path)
+    assert done_of(tables_of(report.trials, report.grid)) == "16 of 16 entries are done"

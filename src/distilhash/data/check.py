@@ -58,6 +58,12 @@ def inspect_images(images: str | Path, scan: ScanConfig | None = None) -> dict[s
     return found | {"ready": not found["problems"]}
 
 
+def is_nus_wide(source: ImageSource) -> bool:
+    """Whether lists have the columns and counts of the published NUS-WIDE-21."""
+    counts = {name: len(source.lists.get(name, ())) for name in NUS_WIDE_COUNTS}
+    return len(source.class_names) == NUS_WIDE_COLUMNS and counts == NUS_WIDE_COUNTS
+
+
 def _opened(images: str | Path, scan: ScanConfig | None, found: dict[str, Any]) -> ImageSource:
     """The images as training opens them; but of lists also those that are missing."""
     if found["kind"] == "cifar10":
@@ -135,7 +141,7 @@ def _compare_lists(source: ListSource, found: dict[str, Any]) -> None:
         fix = f"fetch them from the authors' page, {NUS_WIDE_PAGE}" if columns == NUS_WIDE_COLUMNS else "fetch them"
         problems.append(f"{missing:,} of {len(source):,} images are missing; {fix}, or take their lines out")
     if columns == NUS_WIDE_COLUMNS:
-        as_published = all(len(source.lists[name]) == count for name, count in NUS_WIDE_COUNTS.items())
+        as_published = is_nus_wide(source)
         wanted = " and ".join(f"{count:,} in {name}" for name, count in NUS_WIDE_COUNTS.items())
         notes.append(
             f"{columns} columns are those of NUS-WIDE-21, web photographs with their 21 most frequent concepts: "

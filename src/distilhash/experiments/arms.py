@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from distilhash.codes import CodeTable
 from distilhash.config import as_dict
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
+from distilhash.evaluation.metrics import evaluate_tables
 from distilhash.experiments.presets import Preset
 from distilhash.experiments.trials import TrialKey
 from distilhash.files import fingerprint_of_indices, read_json, write_json
@@ -57,6 +58,7 @@ class Arms:
     teacher: Teacher  # of cropped_teacher()
     seed: int
     run: RunDirectory  # of the whole comparison
+    best_on_test: bool = False
 
     @property
     def path(self) -> Path:
@@ -68,21 +70,38 @@ class Arms:
         """Indices of the images that hashers are trained on."""
         return self.preset.labelled(self.split)
 
-    def hasher(
-        self, key: TrialKey, measure: Callable[[HasherNetwork], dict[str, float]] | None = None, every: int = 1
-    ) -> HasherNetwork:
-        """The trained hasher of a trial after its last epoch; ``measure`` and ``every`` as in ``train_hasher``."""
+    def hasher(self, key: TrialKey) -> HasherNetwork:
+        """The trained hasher of a trial after its last epoch."""
         path = self.path / key.stage
         if not (path / "model" / "model.safetensors").exists():
             config = self.preset.hash_config(key)
             features_ND = self.rows(self.labelled) if config.freeze_backbone else None
-            hasher = new_hasher(self._backbone(key.arm), config)
+            hasher = new_hasher(self.backbone(key.arm), config)
+            every = self.preset.measure_every
             with self._timed(key.stage):
                 hashing.train_hasher(
                     self.images, self.labelled, hasher, config, self._stage(path), features_ND=features_ND,
-                    measure=measure, every=every,
+                    measure=self.measure if every else None, every=every or 1,
                 )  # fmt: skip
         return load_hasher(path)[0]
+
+    def measure(self, hasher: HasherNetwork) -> dict[str, float]:
+        """What is measured after an epoch: the validation set, each image searched in the others.
+
+        No hasher was fitted to one of them, so they rank arms and epochs as the queries do; images that were fitted
+        would flatter what learns by heart. They have no other labels than training has, whatever the protocol.
+        """
+        found = {"validation_map": self._map(hasher, self.split.validation, self.split.validation)}
+        return found | ({"test_map": self.test_map(hasher)} if self.best_on_test else {})
+
+    def test_map(self, hasher: HasherNetwork) -> float:
+        """The mAP of the queries."""
+        return self._map(hasher, self.split.query, self.split.database)
+
+    def _map(self, hasher: HasherNetwork, query: np.ndarray, database: np.ndarray) -> float:
+        tables = (self.codes(hasher, indices) for indices in (query, database))
+        at = self.preset.at
+        return float(evaluate_tables(*tables, at=at)["map_at_all" if at is None else f"map_at_{at}"])
 
     def codes(self, hasher: HasherNetwork, indices: np.ndarray, provenance: dict[str, Any] | None = None) -> CodeTable:
         """The codes of ``images[indices]``; only the head runs where the teacher's features are known."""
@@ -135,7 +154,8 @@ class Arms:
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - began, 2)
             write_json(self.path / "seconds.json", seconds)
 
-    def _backbone(self, arm: str) -> Backbone:
+    def backbone(self, arm: str) -> Backbone:
+        """What the hasher of an arm is trained on; the student is distilled where it is not yet."""
         if arm == "scratch":
             return new_student(self.preset.student, self.seed)
         if arm == "teacher_frozen":

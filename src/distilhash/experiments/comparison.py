@@ -15,6 +15,8 @@ from itertools import product
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from distilhash.experiments.trials import ARMS, Grid, Pick, Trial
 
 BUDGETS = ("paper", "desktop", "smoke")  # the largest first
@@ -255,6 +257,27 @@ class Pair(NamedTuple):
         """Ours minus theirs."""
         return difference(self.ours.mean, self.theirs.mean)
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of the difference over queries, by the normal distribution; None where it is not known.
+
+        Paired: a query's difference is taken of both hashers of a seed, and its mean over the seeds of one split.
+        """
+        others = {trial.seed: trial for trial in self.theirs.trials}
+        by_split: dict[Any, list[Any]] = {}
+        for ours in self.ours.trials:
+            theirs = others.pop(ours.seed, None)
+            both = (ours, theirs)
+            if len({(t.split_seed, len(t.average_precision)) if t else None for t in both}) > 1 or theirs is None:
+                return None
+            of_query = np.subtract(ours.average_precision, theirs.average_precision)
+            by_split.setdefault((ours.split_seed, ours.split_seed is None and ours.seed), []).append(of_query)
+        of_query = np.concatenate([np.mean(seeds, axis=0) for seeds in by_split.values()])
+        if others or len(of_query) < 2:
+            return None
+        half = 1.96 * of_query.std(ddof=1) / math.sqrt(len(of_query))
+        return float(of_query.mean() - half), float(of_query.mean() + half)
+
 
 def pairs_of(tables: Iterable[Table], baseline: str) -> list[Pair]:
     """Each distilled entry beside the baseline's of the same column.
@@ -281,13 +304,18 @@ def _teacher_of(student: Trial, table: Table, arm: str) -> Row | None:
     return one[0] if len(one) == 1 else None
 
 
-def gains_of(table: Table) -> dict[str, dict[Column, float]]:
-    """For each student trained both ways: what distillation adds in each column."""
-    gains: dict[str, dict[Column, float]] = {}
+def gains_of(table: Table) -> dict[str, dict[Column, Pair]]:
+    """For each student trained both ways: the pair that shows what distillation adds in each column."""
+    gains: dict[str, dict[Column, Pair]] = {}
     for pair in pairs_of([table], "scratch"):
         one = pair.ours.one
-        gains.setdefault(one.backbone, {})[one.framework, one.bits] = pair.difference
+        gains.setdefault(one.backbone, {})[one.framework, one.bits] = pair
     return gains
+
+
+def interval_text(pair: Pair) -> str:
+    """The interval of a difference as it is shown: +.100 to +.124; empty where it is not known."""
+    return " to ".join(map(signed, pair.interval)) if pair.interval else ""
 
 
 class Findings:
@@ -381,8 +409,12 @@ def _against(pairs: Sequence[Pair], baseline: str, only: Entry | None) -> str:
     if len(pairs) == 1:
         verdict = f"{score(abs(differences[0]))} {'above' if above else 'below'}" if above + below else "level with"
         one = pairs[0].ours.one
-        return f"{verdict} {baseline}" + ("" if only else f" at {one.bits} bits with {one.framework.upper()}")
-    mean = f"({signed(fmean(differences))} on average)"
+        over = f" (95% interval over queries {interval_text(pairs[0])})" if pairs[0].interval else ""
+        return f"{verdict} {baseline}{over}" + ("" if only else f" at {one.bits} bits with {one.framework.upper()}")
+    known = [pair.interval for pair in pairs if pair.interval]
+    clear = sum(low > 0 or high < 0 for low, high in known)
+    over = f", beyond chance over queries in {clear} of them" if len(known) == len(pairs) else ""
+    mean = f"({signed(fmean(differences))} on average{over})"
     for number, word in ((above, "above"), (below, "below"), (len(pairs) - above - below, "level with")):
         if number == len(pairs):
             return f"{word} {baseline} in all {number} settings {mean}"

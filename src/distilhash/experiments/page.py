@@ -32,6 +32,7 @@ from distilhash.experiments.comparison import (
     count,
     difference,
     gains_of,
+    interval_text,
     score,
     settings_apart,
     signed,
@@ -139,6 +140,7 @@ def templates() -> jinja2.Environment:
                             "data_uri": _data_uri}  # fmt: skip
     environment.globals |= {"ARMS": ARMS, "DATASETS": DATASETS, "MISSING": MISSING, "COLUMNS": COLUMNS, "score": score,
                             "best_of": best_of, "settings_apart": settings_apart, "gains_of": gains_of,
+                            "interval_text": interval_text,
                             "anchor": anchor, "layout": layout, "note": note}  # fmt: skip
     return environment
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import product
 from typing import Any
 
@@ -25,8 +25,8 @@ class Preset:
     student: StudentConfig
     distill: DistillConfig
     hash: HashConfig
-    finetune: HashConfig | None = None  # of the teacher that is fine-tuned; None: ``hash``
-    dch_batch_size: int | None = None  # None: the batch size of ``hash``
+    own: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Settings of hashing by framework, by arm and by both ("teacher_frozen dch"); the later ones win."""
     trials: tuple[tuple[str, str], ...] = tuple(product(ARMS, FRAMEWORKS))  # (arm, framework)
     bits: tuple[int, ...] = (16, 32, 48, 64)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -48,12 +48,10 @@ class Preset:
 
     def hash_config(self, key: TrialKey) -> HashConfig:
         """The settings of the hasher of one trial."""
-        config = self.finetune if self.finetune and key.arm == "teacher_finetuned" else self.hash
-        batch_size = self.dch_batch_size if self.dch_batch_size and key.framework == "dch" else config.batch_size
-        return dataclasses.replace(
-            config, framework=key.framework, bits=key.bits, seed=key.seed, batch_size=batch_size,
-            freeze_backbone=key.arm == "teacher_frozen",
-        )  # fmt: skip
+        changes: dict[str, Any] = {"framework": key.framework, "bits": key.bits, "seed": key.seed}
+        for name in (key.framework, key.arm, f"{key.arm} {key.framework}"):
+            changes |= self.own.get(name, {})
+        return dataclasses.replace(self.hash, **changes, freeze_backbone=key.arm == "teacher_frozen")
 
 
 def demo(config: DemoConfig) -> Preset:
@@ -85,8 +83,7 @@ def paper_cifar10() -> Preset:
         student=StudentConfig(name="v1", size=224, initial="published"),
         distill=DistillConfig(loss="raw", optimizer="published", learning_rate=1e-4, weight_decay=0.0, epochs=160,
                               batch_size=64, mode="online"),
-        hash=hashing, finetune=dataclasses.replace(hashing, head_std=0.01),
-        dch_batch_size=128, measure_every=5,
+        hash=hashing, own={"dch": {"batch_size": 128}, "teacher_finetuned": {"head_std": 0.01}}, measure_every=5,
     )  # fmt: skip
 
 
@@ -94,11 +91,8 @@ def paper_nuswide() -> Preset:
     """The published settings on NUS-WIDE: 120 epochs at 3e-6, hashing with flips and crops, and mAP@5000."""
     paper = paper_cifar10()
     distill = dataclasses.replace(paper.distill, epochs=120, learning_rate=3e-6)
-    hashing, finetune = (
-        dataclasses.replace(config, unaugmented=False, margin=None)
-        for config in (paper.hash, paper.finetune or paper.hash)
-    )
-    return dataclasses.replace(paper, distill=distill, hash=hashing, finetune=finetune, at=5000)
+    hashing = dataclasses.replace(paper.hash, unaugmented=False, margin=None)
+    return dataclasses.replace(paper, distill=distill, hash=hashing, at=5000)
 
 
 def desktop_cifar10() -> Preset:
@@ -107,7 +101,7 @@ def desktop_cifar10() -> Preset:
     return Preset(
         teacher=small.teacher, student=small.student,
         distill=dataclasses.replace(small.distill, epochs=16, views=2), hash=dataclasses.replace(small.hash, epochs=6),
-        finetune=dataclasses.replace(small.hash, epochs=2, batch_size=64),  # few epochs, for the time that they take
+        own={"teacher_finetuned": {"epochs": 2, "batch_size": 64}},  # few epochs, for the time that they take
     )  # fmt: skip
 
 
@@ -129,7 +123,7 @@ def smoke() -> Preset:
         teacher=dataclasses.replace(large.teacher, size=32),
         distill=dataclasses.replace(large.distill, epochs=1, prototypes=16, **few),
         hash=dataclasses.replace(large.hash, epochs=2, **few),
-        finetune=dataclasses.replace(large.hash, epochs=1, **few),
+        own={"teacher_finetuned": {"epochs": 1}},
         bits=(16, 64), seeds=(0, 1), query_size=60, train_size=200, database_size=400,
     )  # fmt: skip
 
@@ -146,17 +140,19 @@ TABLES: dict[str, dict[str, Callable[[], Preset]]] = {
 def preset_of(table: str, config: ReproduceConfig) -> Preset:
     """The preset of a table's budget, with the networks and the precision that are asked for."""
     preset = TABLES[table][config.budget]()
-    student, teacher, stages = preset.student, preset.teacher, ("distill", "hash", "finetune")
+    student, teacher = preset.student, preset.teacher
     if config.student:
         student = dataclasses.replace(student, name=config.student)
     if config.teacher:
         teacher = dataclasses.replace(teacher, name=config.teacher)
-        if config.teacher != "torchvision/resnet50" and preset.finetune:  # the published AlexNet has PyTorch's head
-            preset = dataclasses.replace(preset, finetune=dataclasses.replace(preset.finetune, head_std=None))
+        if config.teacher != "torchvision/resnet50":  # the published AlexNet has PyTorch's head
+            own = dict(preset.own.get("teacher_finetuned", {})) | {"head_std": None}
+            preset = dataclasses.replace(preset, own={**preset.own, "teacher_finetuned": own})
     preset = dataclasses.replace(preset, student=student, teacher=teacher)
     if config.precision:
-        changed = {s: dataclasses.replace(c, precision=config.precision) for s in stages if (c := getattr(preset, s))}
-        preset = dataclasses.replace(preset, **changed)
+        distill = dataclasses.replace(preset.distill, precision=config.precision)
+        hashing = dataclasses.replace(preset.hash, precision=config.precision)
+        preset = dataclasses.replace(preset, distill=distill, hash=hashing)
     return preset
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,20 @@ import numpy as np
 
 from distilhash.checkpoint import load_hasher, load_model
 from distilhash.config import DemoConfig, ReproduceConfig, as_dict
+from distilhash.data.check import is_nus_wide
 from distilhash.data.loading import open_readable, split_of
 from distilhash.data.sources import ImageSource
 from distilhash.data.splits import Split
 from distilhash.errors import DistilhashError, unknown_name
-from distilhash.evaluation.metrics import evaluate_tables, mean_average_precision
+from distilhash.evaluation.metrics import evaluate_tables
 from distilhash.evaluation.profile import count_macs, count_parameters
 from distilhash.experiments.arms import PARTS, Arms, cropped_teacher
+from distilhash.experiments.comparison import DATASETS
 from distilhash.experiments.page import write_report
 from distilhash.experiments.presets import TABLES, Preset, demo, keys_of, preset_of, shard_of
 from distilhash.experiments.summary import report_of
 from distilhash.experiments.trials import TrialKey
 from distilhash.files import provenance, read_json, write_json
-from distilhash.models import HasherNetwork
 from distilhash.training import distill as distillation
 from distilhash.training import hash as hashing
 from distilhash.training.run import RunDirectory
@@ -68,9 +68,12 @@ def reproduce(
     where = str(config.images or "cifar10")
     images = open_readable(where, labelled=True)
     shown = dataclasses.replace(config, images="FOLDER" if config.images else None)
+    dataset = table
+    if config.images and not is_nus_wide(images):  # other lists go by the name of their folder
+        dataset = f"{Path(config.images).resolve().name} (lists)"
     comparison = _Comparison(
-        title=f"The paper's comparison: {table}",
-        dataset=table, budget=config.budget, preset=preset, keys=keys, images=images, where=where,
+        title=f"The paper's comparison: {DATASETS.get(dataset, dataset)}",
+        dataset=dataset, budget=config.budget, preset=preset, keys=keys, images=images, where=where,
         protocol=config.protocol, split_seed=config.split_seed, best_on_test=config.best_on_test,
         command=lambda key: _command(
             f"reproduce {table}", dataclasses.replace(
@@ -135,7 +138,7 @@ class _Comparison:
         missing = [key for key in self.keys if not _file(run, key).exists()]
         for number, key in enumerate(missing, start=1):
             run.log(f"trial {key.name}, {number} of {len(missing)}")
-            arms = Arms(self.preset, self.images, split, teacher, key.seed, run)
+            arms = Arms(self.preset, self.images, split, teacher, key.seed, run, self.best_on_test)
             write_json(_file(run, key), self.measured(arms, key))
             self.write(run)
         return _done(run) if missing else self.write(run)
@@ -161,7 +164,7 @@ class _Comparison:
         preset, split = self.preset, arms.split
         split.save(arms.path / "split.json")
         between = preset.measure_every is not None
-        hasher = arms.hasher(key, partial(self._measure, arms) if between else None, preset.measure_every or 1)
+        hasher = arms.hasher(key)
         metrics = evaluate_tables(*(arms.saved_codes(key, hasher, part) for part in PARTS), at=preset.at)
         name = "map_at_all" if preset.at is None else f"map_at_{preset.at}"
         validation = f" ({len(split.validation):,} of them for validation)" if between else ""
@@ -191,27 +194,6 @@ class _Comparison:
             "precision_at_n": {"n": metrics["curve"]["n"], "precision": metrics["curve"]["precision_at_n"]},
         }  # fmt: skip
 
-    def _measure(self, arms: Arms, hasher: HasherNetwork) -> dict[str, float]:
-        """What is measured after an epoch: the validation set, each image searched in the others.
-
-        No hasher was fitted to one of them, so they rank arms and epochs as the queries do; images that were fitted
-        would flatter what learns by heart. They have no other labels than training has, whatever the protocol.
-        """
-        validation = arms.codes(hasher, arms.split.validation)
-        depth = "all" if self.preset.at is None else str(self.preset.at)
-        metrics = evaluate_tables(validation, validation, at=self.preset.at)
-        found = {"validation_map": metrics[f"map_at_{depth}"]}
-        if self.best_on_test:
-            found["test_map"] = self._map(arms, hasher, arms.split.query, arms.split.database)
-        return found
-
-    def _map(self, arms: Arms, hasher: HasherNetwork, query: np.ndarray, database: np.ndarray) -> float:
-        asked, held = (arms.codes(hasher, indices) for indices in (query, database))
-        assert asked.labels is not None and held.labels is not None
-        return mean_average_precision(
-            asked.packed, held.packed, asked.labels, held.labels, at=self.preset.at, num_bits=hasher.num_bits
-        )
-
     def _epochs(self, arms: Arms, key: TrialKey, last: float, epochs: int) -> dict[str, Any]:
         """What another choice of the epoch gives: the best on the validation set, and on the queries."""
         path = arms.path / key.stage
@@ -219,7 +201,7 @@ class _Comparison:
         chosen = int(load_model(path / "chosen")[1]["epoch"])
         value = last
         if chosen != epochs:
-            value = self._map(arms, load_hasher(path / "chosen")[0], arms.split.query, arms.split.database)
+            value = arms.test_map(load_hasher(path / "chosen")[0])
         best = max((line for line in lines if "test_map" in line), key=lambda line: line["test_map"], default=None)
         return {
             "validation_map": lines[-1]["validation_map"],

@@ -76,6 +76,7 @@ class Precision(_Checked):
 class Trial(TrialKey):
     """One run and its numbers; NaN, None or nothing where a number was not measured."""
 
+    split_seed: Count | None = None  # shared by the seeds of a comparison; None: not recorded
     backbone: Name
     dataset: Name
     protocol: Name
@@ -96,6 +97,7 @@ class Trial(TrialKey):
     settings: dict[str, Any] = {}
     curves: Precision = Precision()  # by recall
     precision_at_n: Precision = Precision()
+    average_precision: Sequence[Share] = ()  # expected, of each query
 
     @property
     def done(self) -> bool:

@@ -43,7 +43,7 @@ from distilhash.training.optim import Optimizers
 from distilhash.training.run import RunDirectory
 
 # Of Muon, by whether the backbone is pretrained: at the first rate a distilled student would lose much of what it was
-# taught, and a few labels do not bring it back (benchmarks/hash_rates.py).
+# taught, and a few labels do not bring it back (benchmarks/tune.py).
 MUON_LRS = {False: 0.05, True: 0.002}
 
 
