@@ -62,7 +62,12 @@ function announce(text) {
 /** Load the next page of a list, once at a time; what comes for another filter than the present one is dropped. */
 async function loadNext(list) {
   if (list.next === null) return;
-  list.loading ??= list.load(list, list.of).finally(() => (list.loading = null));
+  if (!list.loading) {
+    const loading = list.load(list, list.of).finally(() => {
+      if (list.loading === loading) list.loading = null;
+    });
+    list.loading = loading;
+  }
   await list.loading;
 }
 
@@ -103,7 +108,7 @@ async function showList(name, of) {
   lastList = location.search || "./";
   element("back").textContent = name === "all" ? "All photos" : "Duplicates";
   show(element(name));
-  if (list.of !== of) {
+  if (list.of !== of || list.next === 0) { // nothing is loaded, or nothing could be
     Object.assign(list, { of, next: 0, loading: null, scroll: 0 });
     if (name === "all") showPlaceholders(element("all-grid"));
     await loadNext(list);
