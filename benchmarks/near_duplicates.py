@@ -33,7 +33,7 @@ from distilhash.inference import head_inputs
 from distilhash.models import create_teacher
 from distilhash.photos.catalogue import PhotoStore
 from distilhash.photos.duplicates import measure
-from distilhash.photos.encoder import DEFAULT_TEACHER, PhotoFiles
+from distilhash.photos.encoder import PhotoFiles
 from distilhash.photos.update import update
 from distilhash.training.unlabelled import itq
 from sidebyside import machine
@@ -85,7 +85,7 @@ class Features:
     """Features of the frozen network, each picture once whatever the number of code lengths."""
 
     def __init__(self):
-        self.network = create_teacher(DEFAULT_TEACHER)
+        self.network = create_teacher("pip/efficientnet_lite0")
         self.known = {}
 
     def __call__(self, files):

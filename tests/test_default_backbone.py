@@ -1,7 +1,6 @@
 """The int8 backbone of the default hasher and what is made of its features: each held to what defines it."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,17 +8,14 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-import distilhash
 from distilhash.data.transforms import Preprocess
 from distilhash.deploy.rounding import LEVELS, _Layer, rounded_weights
-from distilhash.deploy.runtime import session_of
+from distilhash.deploy.runtime import INT8, session_of
 from distilhash.itq import itq, principal_axes
 from distilhash.models import create_teacher
-from distilhash.photos.encoder import DEFAULT_TEACHER
+from distilhash.photos.encoder import BACKBONE
 from distilhash.retrieval.rerank import compress, decompress, similarities
 from distilhash.training import targets
-
-BACKBONE = Path(distilhash.__file__).parent / "assets" / "efficientnet_lite0.int8.onnx"
 
 
 def moments_of(inputs_PJ):
@@ -71,7 +67,9 @@ def test_moments_are_those_of_the_windows_that_a_convolution_sees(groups):
 def test_no_two_products_overflow_16_bits():
     assert 2 * 255 * LEVELS < 2**15
     weights = [
-        numpy_helper.to_array(tensor) for tensor in onnx.load(BACKBONE).graph.initializer if tensor.data_type == 3
+        numpy_helper.to_array(tensor)
+        for tensor in onnx.load(BACKBONE / INT8).graph.initializer
+        if tensor.data_type == 3
     ]
     weights = [array for array in weights if array.ndim == 4]
     assert len(weights) == 49
@@ -79,12 +77,12 @@ def test_no_two_products_overflow_16_bits():
 
 
 def test_shipped_features_are_those_of_the_original(cifar10):
-    teacher = create_teacher(DEFAULT_TEACHER)
+    teacher = create_teacher("pip/efficientnet_lite0")
     pixels = Preprocess(teacher.input)
     crops = pixels.read(cifar10, np.arange(8))
     with torch.inference_mode():
         original = teacher(pixels.tensor(crops)).numpy()
-    session = session_of(BACKBONE.read_bytes())
+    session = session_of((BACKBONE / INT8).read_bytes())
     features = session.run(["outputs"], {"images": pixels.planes(crops)})[0]
     cosine = (features * original).sum(axis=1) / np.linalg.norm(features, axis=1) / np.linalg.norm(original, axis=1)
     assert cosine.mean() > 0.97

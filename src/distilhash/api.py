@@ -373,8 +373,8 @@ def check(images: str | Path, *, scan: ScanConfig = ScanConfig()) -> dict[str, A
 
 def index(
     folders: Sequence[str | Path] = (), index: str | Path = Path("photos.index"), hasher: str | Path | None = None, *,
-    int8: bool = False, verify: bool = False, prune: bool = False, forget: Sequence[str | Path] = (),
-    rebuild: bool = False, scan: ScanConfig = ScanConfig(),
+    bits: int | None = None, int8: bool = False, verify: bool = False, prune: bool = False,
+    forget: Sequence[str | Path] = (), rebuild: bool = False, scan: ScanConfig = ScanConfig(),
 ) -> dict[str, Any]:  # fmt: skip
     """Bring an index file up to date with folders of photos.
 
@@ -383,6 +383,7 @@ def index(
         index: The file, made where there is none.
         hasher: Run or model directory of a hasher, or an exported one. None: the index's own, or a default hasher
             fitted to the photos.
+        bits: Length of a code of the default hasher. None: 64, or as the index has it.
         int8: Take the int8 model of an exported hasher; the index remembers it.
         verify: Read the content of every file, also where size and date are as they were, and try again what could not
             be read.
@@ -400,8 +401,9 @@ def index(
     from distilhash.photos import search as photos
 
     return photos.index(
-        folders, index, hasher, int8=int8, scan=scan, verify=verify, prune=prune, forgotten=forget, rebuild=rebuild
-    )
+        folders, index, hasher, int8=int8, scan=scan, verify=verify, prune=prune, forgotten=forget, rebuild=rebuild,
+        bits=bits,
+    )  # fmt: skip
 
 
 def search(

@@ -203,6 +203,24 @@ def session_of(content: bytes) -> onnxruntime.InferenceSession:
         raise DistilhashError("ONNX Runtime refuses the model", " ".join(str(error).split())) from error
 
 
+def with_head(content: bytes, weight_KD: NDArray[np.floating], bias_K: NDArray[np.floating]) -> bytes:
+    """The model whose "outputs" (N, K) are a linear map of what this one's were, (N, D)."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_model_from_string(content)
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = ["features" if name == "outputs" else name for name in node.input]
+        node.output[:] = ["features" if name == "outputs" else name for name in node.output]
+    head = {"head.weight": weight_KD, "head.bias": bias_K}
+    graph.initializer.extend(numpy_helper.from_array(np.float32(array), name) for name, array in head.items())
+    graph.node.append(onnx.helper.make_node("Gemm", ["features", *head], ["outputs"], transB=1))
+    graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(bias_K)
+    made: bytes = model.SerializeToString(deterministic=True)
+    return made
+
+
 def _fault(model: Any, config: ExportedConfig) -> str:
     """What is wrong with a parsed model; empty where nothing is."""
     graph = model.graph

@@ -1,13 +1,15 @@
 """Photos to packed codes: which hasher an index has, and the codes of files of which some may be unreadable.
 
-The default hasher is a frozen teacher from a pip package, hashed without labels by ITQ. It is fitted to a sample of
-the photos and kept beside the index as INDEX.hasher, where the next run and every search find it.
+The default hasher is the frozen EfficientNet-Lite0 of this package, hashed without labels by ITQ. It is fitted to a
+sample of the photos and kept beside the index as INDEX.hasher, where the next run and every search find it: a directory
+as an exported hasher has it, with an int8 model alone.
 
 Shapes: n images of a call, P bytes of a code.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -16,23 +18,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from distilhash.codes import Bytes
-from distilhash.config import ScanConfig
+from distilhash.config import ScanConfig, as_dict
 from distilhash.data.decode import UnreadableImage
 from distilhash.data.folders import walk
 from distilhash.data.order import SPLITS, shuffled
 from distilhash.data.sources import FileSource
-from distilhash.deploy.runtime import FLOAT, INT8
-from distilhash.errors import DistilhashError, require_train
-from distilhash.files import read_json
+from distilhash.deploy.runtime import FLOAT, FORMAT, INT8, ExportedConfig, ExportedHasher, with_head
+from distilhash.errors import DistilhashError
+from distilhash.files import write_directory_atomically, write_json
 from distilhash.hasher import Hasher
+from distilhash.itq import itq
 from distilhash.photos.catalogue import PhotoStore, rebuild_file
-from distilhash.progress import log
+from distilhash.progress import log, progress
 
-DEFAULT_TEACHER, DEFAULT_BITS = "pip/efficientnet_lite0", 64
+BACKBONE = Path(__file__).parents[1] / "assets"  # EfficientNet-Lite0, whose outputs are its features
+DEFAULT_BITS = 64
 SAMPLE = 2_000  # photos that the default hasher is fitted to
 FEW, GROWTH = 500, 2  # it is fitted again where it knows fewer than FEW, and there are GROWTH times as many now
 
@@ -86,55 +90,58 @@ def encoder_of(store: PhotoStore, hasher: str | Path | None = None, *, int8: boo
     raise refused[0]
 
 
-def default_hasher(store: PhotoStore, roots: Sequence[str], *, scan: ScanConfig | None = None) -> Path:
+def default_hasher(
+    store: PhotoStore, roots: Sequence[str], *, bits: int | None = None, scan: ScanConfig | None = None
+) -> Path:
     """The default hasher fitted to the photos below these folders, where it does not replace one that is in use.
 
     Args:
         store: the index; its file need not exist yet.
+        bits: of a code. None: as many as the index has, or DEFAULT_BITS.
         scan: which files below the folders are read.
 
     Raises:
-        DistilhashError: the teacher is not installed, or no photo can be read.
+        DistilhashError: no photo can be read.
     """
-    place = default_place(store.path)
-    if "encoder" in store.about():
-        place = default_place(rebuild_file(store.path))
-    elif _is_hasher(place):  # of an index that was interrupted before its first photos
-        return place
-    _fit(place, roots, scan)
+    about, place = store.about(), default_place(store.path)
+    if "encoder" in about:
+        place, bits = default_place(rebuild_file(store.path)), bits or int(about["num_bits"])
+    elif _is_hasher(place) and (bits is None or ExportedConfig.load(place.parent).bits == bits):
+        return place  # of an index that was interrupted before its first photos
+    _fit(place, roots, scan, bits or DEFAULT_BITS)
     return place
 
 
 def settle_default(store: PhotoStore) -> None:
     """Put the default hasher of a rebuild in its place, once the index is made with it."""
-    new, place = default_place(rebuild_file(store.path)) / "model", default_place(store.path) / "model"
-    place.mkdir(parents=True, exist_ok=True)
-    for name in ("README.md", "config.json", "model.safetensors"):  # the last file alone is a hasher
-        if (new / name).exists():
-            (new / name).replace(place / name)
-    shutil.rmtree(new.parent)
+    new = default_place(rebuild_file(store.path)).parent
+    with write_directory_atomically(default_place(store.path).parent) as folder:
+        for file in new.iterdir():
+            shutil.copyfile(file, folder / file.name)
+    shutil.rmtree(new)
 
 
 def default_place(index: str | Path) -> Path:
-    """Where the default hasher of an index is kept."""
+    """The model file of the default hasher of an index."""
     index = Path(index)
-    return index.with_name(f"{index.name}.hasher").absolute()
+    return index.with_name(f"{index.name}.hasher").absolute() / INT8
 
 
 def is_default(about: Mapping[str, str], index: str | Path) -> bool:
     """Whether an index was made with its default hasher, also where both were moved or renamed since."""
     stored, place = Path(about.get("encoder_path", "")), default_place(index)
     gone = not os.path.exists(stored)  # noqa: PTH110
-    return stored.name == place.name or (gone and (_is_hasher(place) or stored.suffix == place.suffix))
+    home = stored if stored.suffix == place.parent.suffix else stored.parent
+    return home.name == place.parent.name or (gone and (_is_hasher(place) or home.suffix == place.parent.suffix))
 
 
-def fitted_to(hasher: str | Path) -> int | None:
+def fitted_to(hasher: Path) -> int | None:
     """The number of photos that a default hasher was fitted to; None for another one."""
     try:
-        about = read_json(Path(hasher) / "model" / "config.json", "hasher")
+        source = ExportedConfig.load(hasher.parent).source
     except DistilhashError:
         return None
-    return about.get("unlabelled_images") if about.get("label_free") == "itq" else None
+    return source.get("unlabelled_images") if source.get("label_free") == "itq" else None
 
 
 def rebuild_pays(fitted: int, codes: int) -> bool:
@@ -148,35 +155,33 @@ def _is_hasher(place: Path) -> bool:
     return any(os.path.isfile(file) for file in files)  # noqa: PTH113
 
 
-def _fit(place: Path, roots: Sequence[str], scan: ScanConfig | None) -> None:
-    # PyTorch is imported here: an index made with an exported hasher is updated without it.
-    require_train("the default hasher")
-    from distilhash.checkpoint import save_model
-    from distilhash.inference import head_inputs
-    from distilhash.models import create_teacher
-    from distilhash.training.unlabelled import itq_hasher
-
-    try:
-        teacher = create_teacher(DEFAULT_TEACHER)
-    except DistilhashError as error:
-        raise DistilhashError(error.what, error.got, f"{error.fix}, or name a hasher with --hasher") from error
+def _fit(place: Path, roots: Sequence[str], scan: ScanConfig | None, bits: int) -> None:
     found = sorted(file.path for file in walk(roots, scan).files)
     photos = PhotoFiles([found[i] for i in shuffled(np.arange(len(found)), 0, SPLITS)[:SAMPLE]])
+    backbone = ExportedHasher.open(BACKBONE, int8=True)
+    features = list[NDArray[np.float32]]()
     if found:
         log.info(
-            "no hasher is named: the frozen %s is hashed without labels (ITQ, %d bits), fitted to %s of %s photos, "
-            "and kept in %s", DEFAULT_TEACHER, DEFAULT_BITS, f"{len(photos):,}", f"{len(found):,}", place,
+            "no hasher is named: the frozen EfficientNet-Lite0 is hashed without labels (ITQ, %d bits), fitted to %s "
+            "of %s photos, and kept in %s", bits, f"{len(photos):,}", f"{len(found):,}", place.parent,
         )  # fmt: skip
-        features_ND = head_inputs(photos, np.arange(len(photos)), teacher)
+        with progress("fitting the default hasher", len(photos), "photos") as counter:
+            for features_nD in backbone.outputs(photos, np.arange(len(photos))):
+                features.append(features_nD)
+                counter.add(len(features_nD))
     read = [i for i in range(len(photos)) if i not in photos.failures]
     if not read:
         raise DistilhashError("there are no photos to fit a hasher to", ", ".join(roots), "name a hasher with --hasher")
-    description = {
-        "kind": "hasher", "architecture": teacher.architecture, "bits": DEFAULT_BITS, "label_free": "itq",
-        "labelled_images": 0, "unlabelled_images": len(read), "backbone": f"the frozen {DEFAULT_TEACHER}",
-        "teacher": DEFAULT_TEACHER, "teacher_fingerprint": teacher.fingerprint,
-    }  # fmt: skip
-    save_model(place / "model", itq_hasher(teacher, features_ND[read], DEFAULT_BITS), description)
+    head = itq(np.concatenate(features)[read], bits)
+    content = with_head((BACKBONE / INT8).read_bytes(), head.weight, head.bias)
+    digest = hashlib.sha256(content).hexdigest()
+    source = {"backbone": "the frozen EfficientNet-Lite0", "label_free": "itq", "unlabelled_images": len(read)}
+    with write_directory_atomically(place.parent) as folder:
+        (folder / INT8).write_bytes(content)
+        write_json(folder / "config.json", {
+            "format": FORMAT, "input": as_dict(backbone.input), "bits": bits, "hasher": digest[:16], "source": source,
+            "files": {INT8: {"sha256": digest, "bytes": len(content)}},
+        })  # fmt: skip
 
 
 class Encoded(NamedTuple):

@@ -33,22 +33,25 @@ from distilhash.photos.update import Summary, checked_roots, forget, update
 from distilhash.progress import log
 from distilhash.retrieval.backends import Ids
 from distilhash.retrieval.index import Index
+from distilhash.retrieval.store import MAX_BITS
 
 TOP = 10
 
 
 def index(
     folders: Sequence[str | Path], index: str | Path, hasher: str | Path | None, *, int8: bool, scan: ScanConfig | None,
-    verify: bool, prune: bool, forgotten: Sequence[str | Path], rebuild: bool,
+    verify: bool, prune: bool, forgotten: Sequence[str | Path], rebuild: bool, bits: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Bring an index file up to date with folders of photos; its codes, and the fields of ``update.Summary``."""
     if int8 and hasher is None:  # before a default hasher is fitted, which has no int8 model
         raise DistilhashError("int8 is for an exported hasher", "none", "name it with --hasher")
+    if bits is not None and (hasher is not None or not 1 <= bits <= MAX_BITS):
+        raise DistilhashError("bits are for the default hasher, 1 or more", bits, "leave out --bits or --hasher")
     roots, summary, fitted = checked_roots(folders), Summary(), None
     with contextlib.closing(PhotoStore(Path(index))) as store:
         dropped = forget(store, forgotten) if forgotten else 0
         if roots or not forgotten:
-            encoder = _encoder_for(store, roots, hasher, int8=int8, scan=scan, rebuild=rebuild)
+            encoder = _encoder_for(store, roots, hasher, int8=int8, scan=scan, rebuild=rebuild, bits=bits)
             place, new = default_place(store.path), default_place(rebuild_file(store.path))
             final = dataclasses.replace(encoder, path=str(place)) if encoder.path == str(new) else encoder
             summary = update(
@@ -74,18 +77,23 @@ def index(
 
 def _encoder_for(
     store: PhotoStore, roots: list[str], hasher: str | Path | None, *, int8: bool, scan: ScanConfig | None,
-    rebuild: bool,
+    rebuild: bool, bits: int | None,
 ) -> Hasher:  # fmt: skip
     """The hasher that is named, or that made the index, or else the default one."""
     if hasher is not None:
         return Hasher.open(hasher, int8=int8)
     about = store.about()
     if "encoder" in about and not (rebuild and is_default(about, store.path)):
+        if bits not in (None, int(about["num_bits"])):
+            got, fix = f"{bits} instead of {about['num_bits']}", "add --rebuild to encode all photos again"
+            if not is_default(about, store.path):
+                fix = "leave out --bits, as the hasher of this index is not the default one"
+            raise DistilhashError("the index has codes of another length", got, fix)
         return encoder_of(store)
     everything = sorted({*roots, *store.roots()})
     if not everything:
         raise DistilhashError("there is no folder to index", store.path, "name one")
-    return Hasher.open(default_hasher(store, everything, scan=scan))
+    return Hasher.open(default_hasher(store, everything, bits=bits, scan=scan))
 
 
 def search(
