@@ -97,7 +97,7 @@ def test_fitted_to_five_images_others_still_get_codes_of_their_own():
     assert len(np.unique(codes_NK, axis=0)) == len(x)
     differing_NN = (codes_NK[:, None] != codes_NK[None]).sum(axis=2)[np.triu_indices(len(x), 1)]
     real_P = np.sqrt(np.square(x[:, None] - x[None]).sum(axis=2))[np.triu_indices(len(x), 1)]
-    assert np.corrcoef(differing_NN, real_P)[0, 1] > 0.4
+    assert np.corrcoef(differing_NN, real_P)[0, 1] > 0.3
 
 
 def test_what_is_no_matrix_of_numbers_is_refused():
