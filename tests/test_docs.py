@@ -37,7 +37,7 @@ def blocks(text):
 
 
 def lines(code):
-    return [shlex.split(line, comments=True) for line in code.splitlines() if line.strip()]
+    return [words for line in code.splitlines() if (words := shlex.split(line, comments=True))]
 
 
 SHELL = [words for text in DOCUMENTS.values() for kind, code in blocks(text) if kind == "sh" for words in lines(code)]

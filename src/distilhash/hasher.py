@@ -37,7 +37,7 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hasher:
-    """Images to packed codes; :meth:`from_pretrained` makes one."""
+    """Images to packed codes; `from_pretrained` makes one."""
 
     path: str  # its model directory, or the model file of an exported one
     num_bits: int
