@@ -26,6 +26,7 @@ SHORT = {
     "distill": [*TINY, "--student-size", "32", "--student-stem", "small"],
     "hash": ["--epochs", "1", "--batch-size", "16"],
     "fit": TINY,
+    "export": ["--calibration-images", "24", "--compared-images", "20", "--seconds", "0.01"],
     "profile": ["--seconds", "0.01", "--size", "32"],
 }
 ELSEWHERE = {"demo", "reproduce", "serve"}  # tests of their own run these, which take minutes or have no end
