@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,15 @@ def installed(environment, monkeypatch):
 
 @pytest.fixture(scope="session")
 def environment(request, tmp_path_factory):
-    """It is kept for later sessions; another pyproject.toml makes a new one."""
+    """It is kept for later sessions; other dependencies make a new one."""
     place, copy = Path(request.config.cache.mkdir("installed")), tmp_path_factory.mktemp("sources")
     python = place / "venv" / "bin" / "python"
     for path in (ROOT / name for name in SOURCES):
         (shutil.copytree if path.is_dir() else shutil.copy)(path, copy / path.name)
     files = sorted(path for path in copy.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    project = tomllib.loads((copy / "pyproject.toml").read_text())["project"]
     keys = {
-        "requirements": _digest(sys.version.encode(), (copy / "pyproject.toml").read_bytes()),
+        "requirements": _digest(sys.version.encode(), repr(project["dependencies"]).encode()),
         "wheel": _digest(*(part for path in files for part in (bytes(path.relative_to(copy)), path.read_bytes()))),
     }
 

@@ -15,7 +15,6 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -203,6 +202,8 @@ def provenance(**made_from: Any) -> dict[str, Any]:
 
     With PyTorch loaded the machine includes threads, instruction set and build.
     """
+    from importlib import metadata  # here, as it takes a tenth of the command line's start
+
     versions = {"distilhash": __version__}
     for name in ("numpy", "torch", "torchvision", "timm"):
         with contextlib.suppress(metadata.PackageNotFoundError):

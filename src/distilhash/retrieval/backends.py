@@ -33,6 +33,7 @@ MAX_PROBED_SHARE = 1 / 8  # of all lists: beyond, exact search is as fast
 MIN_RECALL, SAMPLE, SAMPLE_TOP = 0.999, 256, 11  # top-k of a sampled code: itself and ten others
 FORMAT = "distilhash.ivf/1"
 _QUERIES, _BUCKETS, _AT_ONCE = 1024, 1 << 23, 8  # per block of work: bounds memory
+_FEW = 1 << 15  # comparisons: NumPy has made them before FAISS is imported
 _BLOCK = 1 << 13  # codes that are compared with all others while they stay in the cache
 
 
@@ -44,7 +45,8 @@ def nearest(codes_BP: Bytes, queries_QP: Bytes, top: int) -> tuple[Ids, Distance
     if count == 0:
         return positions, distances
     buckets = count * (8 * codes_BP.shape[1] + 1)  # per query: FAISS allocates so many 8-byte slots
-    scan = _faiss_nearest if buckets <= _BUCKETS and keeps_order() else numpy_nearest
+    few = len(codes_BP) * len(queries_QP) <= _FEW
+    scan = _faiss_nearest if not few and buckets <= _BUCKETS and keeps_order() else numpy_nearest
     block = max(1, min(_QUERIES, _BUCKETS // buckets))
     for start in range(0, len(queries_QP), block):
         part = slice(start, start + block)
