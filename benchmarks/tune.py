@@ -4,8 +4,9 @@
     python benchmarks/tune.py --preset desktop --arms scratch teacher_frozen
 
 Each setting trains one hasher on the labels without the validation set, whose images are then searched in each other;
-what a preset takes is the best of its arm and framework there. The queries' mAP is in each row, too: after the choice,
-to show whether the validation set ranks as the queries do. Rows are kept as they come, and a stopped run goes on.
+what a preset takes is the best of its arm and framework there, by the mean over code lengths. The
+queries' mAP is in each row, too: after the choice, to show whether the validation set ranks as the queries do. Rows are
+kept as they come, and a stopped run goes on.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import dataclasses
 import json
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 from distilhash.checkpoint import load_hasher
 from distilhash.config import DemoConfig, ReproduceConfig
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/tuning.json"))
     parser.add_argument("--preset", choices=PRESETS, default="demo")
     parser.add_argument("--arms", nargs="+", choices=GRIDS, default=list(GRIDS))
+    parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=list(FRAMEWORKS))
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 64])
     options = parser.parse_args()
     preset = dataclasses.replace(PRESETS[options.preset], measure_every=1)  # with a validation set
@@ -51,7 +54,9 @@ def main() -> None:
     rows = json.loads(options.output.read_text()) if options.output.exists() else []
     done = {json.dumps(row["setting"]) for row in rows}
     for arm in options.arms:
-        wanted = ReproduceConfig(arms=arm, seeds="0", bits=",".join(map(str, options.bits)))
+        wanted = ReproduceConfig(
+            arms=arm, frameworks=",".join(options.frameworks), seeds="0", bits=",".join(map(str, options.bits))
+        )
         for rate, epochs, key in product(*GRIDS[arm].values(), keys_of(preset, wanted)):
             chosen = dict(zip(GRIDS[arm], (rate, epochs), strict=True))
             setting = {"preset": options.preset, "arm": arm, "framework": key.framework, "bits": key.bits, **chosen}
@@ -69,11 +74,15 @@ def main() -> None:
             print(rows[-1], flush=True)
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text(json.dumps(rows, indent=1) + "\n")
-    for arm, framework, bits in product(GRIDS, FRAMEWORKS, options.bits):
-        place = {"preset": options.preset, "arm": arm, "framework": framework, "bits": bits}
-        own_rows = [row for row in rows if place.items() <= row["setting"].items()]
-        if own_rows:
-            print("best on validation:", max(own_rows, key=lambda row: row["validation_map"]))
+    for arm, framework in product(GRIDS, FRAMEWORKS):
+        place = {"preset": options.preset, "arm": arm, "framework": framework}
+        scores: dict[str, list[float]] = {}  # of each setting, at every length
+        for row in rows:
+            if place.items() <= row["setting"].items():
+                chosen = {name: row["setting"][name] for name in GRIDS[arm]}
+                scores.setdefault(json.dumps(chosen), []).append(row["validation_map"])
+        if scores:
+            print(arm, framework, "best on validation, mean over lengths:", max(scores, key=lambda s: fmean(scores[s])))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from distilhash.experiments.comparison import done_of, tables_of
 from distilhash.experiments.presets import TABLES, desktop_cifar10, keys_of, paper_cifar10, shard_of, smoke
 from distilhash.experiments.runner import reproduce
 from distilhash.experiments.summary import report_of
+from distilhash.experiments.trials import TrialKey
 from distilhash.files import write_json
 from test_distill import Spy
 from test_resume import Interrupted
@@ -58,12 +60,29 @@ def numbers(trials):
     return [{key: value for key, value in trial.items() if key not in ("seconds", "command")} for trial in trials]
 
 
+def tuned(arm, framework):
+    """Learning rate and epochs that are best on the validation set, by the mean over code lengths."""
+    scores = {}
+    for measured in json.loads((Path(__file__).parents[1] / "results" / "tuning.json").read_text()):
+        setting = measured["setting"]
+        if (setting["arm"], setting["framework"]) == (arm, framework):
+            place = setting["learning_rate"], setting["epochs"]
+            scores[place] = scores.get(place, 0) + measured["validation_map"]
+    return max(scores, key=scores.get)
+
+
 def test_the_budgets_have_the_trials_that_they_promise():
     names = [trial.name for trial in keys_of(desktop_cifar10(), ReproduceConfig())]
     assert len(names) == len(set(names)) == 4 * 2 * 4 * 3  # every arm at every length for every seed
     assert names[0] == "distilled-csq-64-0"
     assert ["finetuned" in name for name in names] == [False] * 72 + [True] * 24
     assert len(keys_of(paper_cifar10(), ReproduceConfig(seeds="0,1,2", bits="16,32,48,64"))) == 96
+    for bits in (16, 64):  # the settings that results/tuning.json selects
+        key = TrialKey(arm="teacher_frozen", framework="dch", bits=bits, seed=0)
+        config = desktop_cifar10().hash_config(key)
+        assert (config.learning_rate, config.epochs) == tuned("teacher_frozen", "dch")
+        config = desktop_cifar10().hash_config(key.model_copy(update={"framework": "csq"}))
+        assert (config.learning_rate, config.epochs) == tuned("teacher_frozen", "csq")
     few = keys_of(desktop_cifar10(), ReproduceConfig(arms="scratch", frameworks="dch", bits="48", seeds="5,7,5"))
     assert [trial.name for trial in few] == ["scratch-dch-48-5", "scratch-dch-48-7"]
 
