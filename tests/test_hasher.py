@@ -1,5 +1,6 @@
 """The public Hasher: one code for a file and its pixels, in PyTorch and exported, saved, published and loaded again."""
 
+import re
 import subprocess
 import sys
 import types
@@ -16,6 +17,10 @@ from distilhash.data.sources import GivenSource
 from distilhash.data.transforms import Preprocess
 from distilhash.errors import DistilhashError
 from distilhash.hasher import FILES
+from distilhash.models import new_hasher
+from distilhash.training.hash import train_hasher
+from distilhash.training.run import RunDirectory
+from tiny import HASH, distil_tiny, tiny_images
 
 
 @pytest.fixture(scope="module", params=["hasher", "exported"])
@@ -146,3 +151,25 @@ def test_search_takes_images_from_memory(built, files, tmp_path, monkeypatch):
     assert by_image["hits"] == by_array["hits"] and by_image["hits"][0]["distance"] == 0
     assert by_image["hits"][0]["path"] == str(files[3]) and by_path["hits"][:2] == by_image["hits"][1:]
     assert (by_image["query"], by_array["query"]) == ("image 1", "image 2")
+
+
+def test_a_model_card_states_what_it_was_made_from(opened, built, tmp_path):
+    hasher = opened[0]
+    hasher.save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: distilhash\n") and "| code | 24 bits |" in card and "32 pixels" in card
+    assert "| teacher |" not in card  # nobody has said so
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    (image,) = sorted((built[0] / "photos").rglob("00.png"))
+    found: dict[str, object] = {}
+    exec(code.replace("DIRECTORY", str(tmp_path / "saved")).replace("photo.jpg", str(image)), found)
+    assert np.array_equal(found["codes"], hasher.encode([image]))
+
+
+def test_a_hasher_tells_the_teacher_of_its_student(tmp_path):
+    student = distil_tiny(tmp_path / "student")
+    hasher = new_hasher(student, HASH)
+    train_hasher(tiny_images(), np.arange(120), hasher, HASH, RunDirectory(tmp_path / "hasher", {"stage": "hash"}))
+    card = (tmp_path / "hasher" / "model" / "README.md").read_text()
+    for row in ("| teacher | tiny |", "| code | 16 bits |", "| images without labels | 120 |", "| framework | csq |"):
+        assert row in card

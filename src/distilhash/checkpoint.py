@@ -26,6 +26,7 @@ from distilhash.models.hasher import HasherNetwork
 
 FORMAT = "distilhash/1"
 SEEN = "images_seen"  # beside the weights: what the network was trained on
+ORIGIN = ("teacher", "teacher_fingerprint", "unlabelled_images")  # of a student, which its hashers tell, too
 _HEADROOM = 1.05  # a filesystem needs a little more than the bytes of the tensors
 
 
@@ -75,14 +76,44 @@ def save_model(directory: str | Path, module: nn.Module, description: dict[str, 
     directory, tensors = Path(directory), dict(module.state_dict())
     _check_finite(tensors, directory)
     write_json(directory / "config.json", description)
-    kind = description["kind"]
-    settings = "\n".join(f"- {key}: `{to_json(value)}`" for key, value in sorted(description.items()))
-    readme = f"# A distilhash {kind}\n\nLoad it with `distilhash.checkpoint.load_{kind}`.\n\n{settings}\n"
-    write_atomically(directory / "README.md", readme)
+    write_atomically(directory / "README.md", model_card(description))
     # Last, as its presence says that the directory is whole.
     if isinstance(module, Backbone | HasherNetwork) and module.seen is not None:
         tensors[SEEN] = torch.from_numpy(module.seen.copy())
     save_tensors(directory / "model.safetensors", tensors, description)
+
+
+def model_card(description: dict[str, Any], *, exported: bool = False) -> str:
+    """What a model is, what it was made from, and how to load it, in Markdown for people and the Hugging Face Hub.
+
+    Args:
+        description: as in save_model().
+        exported: without PyTorch's files.
+    """
+    architecture, kind = description["architecture"], description["kind"]
+    size = architecture.get("input", {}).get("size")
+    facts = {
+        "network": f"{architecture.get('name', '')}, {size} pixels" if size else architecture.get("name"),
+        "code": f"{description['bits']} bits" if "bits" in description else None,
+        "teacher": description.get("teacher"),
+        "framework": description.get("settings", {}).get("framework") or description.get("label_free"),
+        "images without labels": description.get("unlabelled_images"),
+        "images with labels": description.get("labelled_images"),
+    }
+    what = {
+        "hasher": "It turns images into short binary codes, which are compared by their Hamming distance.",
+        "student": "It turns images into features like its teacher's, and is what a hasher is trained on.",
+    }.get(kind, "")
+    use = 'import distilhash\n\ncodes = distilhash.Hasher.from_pretrained("DIRECTORY").encode(["photo.jpg"])'
+    if kind != "hasher":
+        use = 'from distilhash.checkpoint import load_student\n\nnetwork, description = load_student("DIRECTORY")'
+    lines = ["---", "library_name: distilhash", "tags: [image-retrieval, hashing]", "---"]
+    lines += [f"# {'An exported' if exported else 'A'} distilhash {kind}", "", what, "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items() if value]
+    lines += ["", "```python", use, "```", ""]
+    if not exported:
+        lines += [f"- {key}: `{to_json(value)}`" for key, value in sorted(description.items())]
+    return "\n".join([*lines, ""])
 
 
 def load_student(path: str | Path) -> tuple[Backbone, dict[str, Any]]:
@@ -126,6 +157,8 @@ def load_model(path: str | Path, *kinds: str) -> tuple[Backbone | HasherNetwork,
     module.load_state_dict(tensors)
     _check_finite(module.state_dict(), path)
     backbone.pretrained = True
+    if kind == "student":
+        backbone.origin = {key: description[key] for key in ORIGIN if key in description}
     if seen is not None:
         if seen.dtype != torch.uint8 or seen.ndim != 2 or seen.shape[1] != DIGEST_BYTES:
             raise DistilhashError("the checkpoint's description is damaged", f"{path} ({SEEN})", "make it again")

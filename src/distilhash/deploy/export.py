@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilhash.checkpoint import load_hasher
+from distilhash.checkpoint import load_hasher, model_card
 from distilhash.codes import pack
 from distilhash.config import ExportConfig, ScanConfig, as_dict
 from distilhash.data.loading import open_readable, split_beside, split_of
@@ -134,7 +134,8 @@ def export_hasher(
                 "output", "this network cannot be exported",
             )  # fmt: skip
         write_json(folder / "report.json", report)
-        (folder / "README.md").write_text(_markdown(report), encoding="utf-8")
+        card = model_card(description, exported=True) + _markdown(report)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return report
 
 
@@ -244,7 +245,7 @@ def verdict(report: dict[str, Any]) -> str:
 
 def _markdown(report: dict[str, Any]) -> str:
     """The report as the README of an exported directory."""
-    lines = ["# An exported distilhash hasher", "", report["verdict"], ""]
+    lines = ["## What export changed", "", report["verdict"], ""]
     lines += ["| | of | bits equal | codes equal | largest difference of an output |", "|---|---|---|---|---|"]
     for name, text in (("fp32", "model.onnx against PyTorch"), ("int8", "model.int8.onnx against model.onnx")):
         row = report["agreement"][name]
@@ -271,5 +272,5 @@ def _markdown(report: dict[str, Any]) -> str:
             lines += [f"{seen}: the numbers are optimistic.", ""]
     sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in report["bytes"].items())
     lines += [f"{sizes}.", "", f"Calibrated on {report['calibration_images']:,} images, none of them a query.", ""]
-    lines += ["Load it with `distilhash.Hasher.from_pretrained(directory)`, which needs no PyTorch.", ""]
+    lines += ["It runs on ONNX Runtime, and needs no PyTorch.", ""]
     return "\n".join(lines)

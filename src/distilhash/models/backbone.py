@@ -35,6 +35,7 @@ class Backbone(nn.Module):
     architecture: dict[str, Any]  # JSON data from which rebuild_backbone makes the same network, without its weights
     pretrained: bool = False  # whether its weights were trained before, here or by others
     seen: NDArray[np.uint8] | None = None  # digests (M, 16) of the images that it was trained on, where they are known
+    origin: dict[str, Any] = {}  # noqa: RUF012 (what a distilled student's checkpoint says of its teacher)
     in_order: bool = False  # whether every BatchNorm is known to follow the convolution that is declared before it
 
 

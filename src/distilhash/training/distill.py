@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distilhash.checkpoint import save_model
+from distilhash.checkpoint import ORIGIN, save_model
 from distilhash.config import DistillConfig, as_dict
 from distilhash.data.order import Batches
 from distilhash.data.prefetch import prefetch, readers
@@ -140,6 +140,7 @@ def distill(
         "settings": as_dict(config),
     }  # fmt: skip
     student.seen = images.digests[indices]
+    student.origin = {key: description[key] for key in ORIGIN}
     save_model(run.path / "model", student, description)
     run.drop_state()
     student.pretrained = True  # hashing takes smaller steps from here on

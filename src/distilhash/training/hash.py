@@ -96,7 +96,8 @@ def train_hasher(
     description = {
         "kind": "hasher", "architecture": hasher.backbone.architecture, "bits": config.bits,
         "images": images.fingerprint, "labelled_images": len(indices), "indices": fingerprint_of_indices(indices),
-        "precision": precision, "device": str(device), "settings": as_dict(config), **(about or {}),
+        "precision": precision, "device": str(device), "settings": as_dict(config),
+        **hasher.backbone.origin, **(about or {}),
     }  # fmt: skip
     before = [] if hasher.backbone.seen is None else [hasher.backbone.seen]
     hasher.seen = np.concatenate([*before, images.digests[indices]])
