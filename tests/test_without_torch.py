@@ -29,7 +29,7 @@ WORKS = ["list --json", "check photos --json", "search photos.index --id 1 --top
 REFUSED = [
     "demo --output new", "reproduce cifar10 --output new", "distill photos --output new", "hash photos --output new",
     "fit photos --output new", "encode hasher photos --output new", "profile v1", "export hasher photos --output new",
-    "index photos --index new", "index photos --hasher hasher --index new", "code hasher photos/class0/00.png",
+    "index photos --hasher hasher --index new", "code hasher photos/class0/00.png",
     "search photos.index photos/class0/00.png", "serve photos.index --port 0",
 ]  # fmt: skip
 
