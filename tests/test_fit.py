@@ -321,7 +321,7 @@ def test_the_default_hasher_is_itq_on_the_features_of_the_shipped_backbone(here,
     features_ND = np.concatenate([*features])
     fitted = itq(features_ND[shuffled(np.arange(len(files)), 0, SPLITS)], 64)
     expected = np.packbits(features_ND @ fitted.weight.T + fitted.bias > 0, axis=1)
-    found = distilhash.Hasher.from_pretrained("photos.index.hasher/model.int8.onnx").encode(files)
+    found = distilhash.Hasher.from_pretrained("photos.index.hasher").encode(files)
     assert np.bitwise_count(found ^ expected).mean() < 0.01  # float32 beside float64
 
 

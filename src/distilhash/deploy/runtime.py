@@ -11,6 +11,7 @@ Shapes: N images, n images of a batch, S side of the input in pixels, K bits.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,14 @@ def model_file(place: str | Path, *, int8: bool = False) -> Path | None:
     path = Path(place)
     if path.name in (FLOAT, INT8) and (path.is_file() or is_exported(path.parent)):
         return path.with_name(INT8) if int8 else path
-    return path / (INT8 if int8 else FLOAT) if is_exported(path) else None
+    return path / (INT8 if int8 or _has_int8_alone(path) else FLOAT) if is_exported(path) else None
+
+
+def _has_int8_alone(directory: Path) -> bool:
+    """Whether a directory is meant to hold no float32 model, as a default hasher is; not whether one is lost."""
+    with contextlib.suppress(DistilhashError):
+        return set(ExportedConfig.load(directory).files) == {INT8}
+    return False
 
 
 class ExportedHasher:
