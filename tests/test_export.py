@@ -284,12 +284,3 @@ def test_the_verdict_hides_nothing():
     assert "worse: mAP falls by 0.0200" in verdict(report((2, 2), after=0.48))
     assert "worse" not in verdict(report((2, 2), after=0.4901))
     assert "not measured" in verdict(report((2, 2)) | {"map_at_all": None})
-
-
-@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
-def test_a_missing_package_names_the_extra(built, name, monkeypatch):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(DistilhashError, match=rf"needs {name};.*'distilhash\[export\]'"):
-        ExportedHasher.open(built[0] / "exported")
-    with pytest.raises(DistilhashError, match=rf"needs {name};.*'distilhash\[export\]'"):
-        exporting.export_hasher(built[0] / "hasher", built[0] / "another", built[0] / "photos")
