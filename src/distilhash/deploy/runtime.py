@@ -212,7 +212,7 @@ def session_of(content: bytes) -> onnxruntime.InferenceSession:
 
 
 def with_head(content: bytes, weight_KD: NDArray[np.floating], bias_K: NDArray[np.floating]) -> bytes:
-    """The model whose "outputs" (N, K) are a linear map of what this one's were, (N, D)."""
+    """The model whose "outputs" (N, K) are a linear map of what this one's were, (N, D), brought to length 1."""
     import onnx
     from onnx import numpy_helper
 
@@ -223,7 +223,8 @@ def with_head(content: bytes, weight_KD: NDArray[np.floating], bias_K: NDArray[n
         node.output[:] = ["features" if name == "outputs" else name for name in node.output]
     head = {"head.weight": weight_KD, "head.bias": bias_K}
     graph.initializer.extend(numpy_helper.from_array(np.float32(array), name) for name, array in head.items())
-    graph.node.append(onnx.helper.make_node("Gemm", ["features", *head], ["outputs"], transB=1))
+    graph.node.append(onnx.helper.make_node("LpNormalization", ["features"], ["directions"], axis=1, p=2))
+    graph.node.append(onnx.helper.make_node("Gemm", ["directions", *head], ["outputs"], transB=1))
     graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(bias_K)
     made: bytes = model.SerializeToString(deterministic=True)
     return made

@@ -172,7 +172,9 @@ def _fit(place: Path, roots: Sequence[str], scan: ScanConfig | None, bits: int) 
     read = [i for i in range(len(photos)) if i not in photos.failures]
     if not read:
         raise DistilhashError("there are no photos to fit a hasher to", ", ".join(roots), "name a hasher with --hasher")
-    head = itq(np.concatenate(features)[read], bits)
+    features_ND = np.concatenate(features)[read]
+    lengths_N1 = np.linalg.norm(features_ND, axis=1, keepdims=True)
+    head = itq(features_ND / np.where(lengths_N1 > 0, lengths_N1, 1), bits)
     content = with_head((BACKBONE / INT8).read_bytes(), head.weight, head.bias)
     digest = hashlib.sha256(content).hexdigest()
     source = {"backbone": "the frozen EfficientNet-Lite0", "label_free": "itq", "unlabelled_images": len(read)}
