@@ -22,7 +22,7 @@ UNKNOWN = [  # command, flag, name, what it is called, and the known ones
     ("hash cifar10", "--protocol", "cifar10-3", "--protocol", PROTOCOLS),
     ("distill", "--teacher", "nope", "teacher", TEACHERS),
     ("distill", "--teacher-name", "pip/nope", "teacher", TEACHERS),
-    ("distill", "--student", "v9", "student", "v1, v2"),
+    ("distill", "--student", "v9", "student", "v1, v2, timm/NAME, FILE.py:FUNCTION"),
     ("distill", "--student-stem", "huge", "--student.stem", "published, small, tiny"),
     ("distill", "--student-crop-mode", "x", "--student.crop-mode", "crop, pad"),
     ("distill", "--loss", "kl", "distillation loss", "prototypes, raw, standardised"),

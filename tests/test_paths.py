@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import typing
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_no_public_function_insists_on_a_path(name):
             continue
         scope = vars(importlib.import_module(function.__module__)) | {"Any": typing.Any}
         for parameter, text in inspect.get_annotations(inspect.unwrap(function)).items():
-            kinds = {part.strip() for part in str(text).split("|")}
+            kinds = set(re.findall(r"[\w.]+", str(text)))
             if parameter != "return" and "Path" in kinds:
                 assert "str" in kinds, f"{name}.{own}({parameter}: {text})"
         assert scope

@@ -135,10 +135,10 @@ def is_default(about: Mapping[str, str], index: str | Path) -> bool:
     return home.name == place.parent.name or (gone and (_is_hasher(place) or home.suffix == place.parent.suffix))
 
 
-def fitted_to(hasher: Path) -> int | None:
+def fitted_to(hasher: str | Path) -> int | None:
     """The number of photos that a default hasher was fitted to; None for another one."""
     try:
-        source = ExportedConfig.load(hasher.parent).source
+        source = ExportedConfig.load(Path(hasher).parent).source
     except DistilhashError:
         return None
     return source.get("unlabelled_images") if source.get("label_free") == "itq" else None
