@@ -238,7 +238,7 @@ def test_an_index_without_a_hasher_makes_one_beside_it(here, capsys, caplog, unm
     found, _ = answer(capsys, "index", "photos")
     assert found["codes"] == 72
     assert f"fitted to 72 of 72 photos, and kept in {here}/photos.index.hasher" in caplog.text
-    assert (default_config().bits, default_config().source["unlabelled_images"]) == (64, 72)
+    assert (default_config().bits, default_config().source["unlabelled_images"]) == (256, 72)
     picture(here / "more" / "one.png", np.full((32, 32, 3), 90, np.uint8))
     (here / "more" / "broken.png").write_bytes(b"nothing")
     caplog.clear()
@@ -320,7 +320,7 @@ def test_the_default_hasher_is_itq_on_the_features_of_the_shipped_backbone(here,
     features = distilhash.Hasher.open(BACKBONE / INT8).outputs(GivenSource(files), np.arange(len(files)))
     features_ND = np.concatenate([*features])
     features_ND /= np.linalg.norm(features_ND, axis=1, keepdims=True)
-    fitted = itq(features_ND[shuffled(np.arange(len(files)), 0, SPLITS)], 64)
+    fitted = itq(features_ND[shuffled(np.arange(len(files)), 0, SPLITS)], 256)
     expected = np.packbits(features_ND @ fitted.weight.T + fitted.bias > 0, axis=1)
     found = distilhash.Hasher.from_pretrained("photos.index.hasher").encode(files)
     assert np.bitwise_count(found ^ expected).mean() < 0.01  # float32 beside float64

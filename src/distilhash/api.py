@@ -383,7 +383,7 @@ def index(
         index: The file, made where there is none.
         hasher: Run or model directory of a hasher, or an exported one. None: the index's own, or a default hasher
             fitted to the photos.
-        bits: Length of a code of the default hasher. None: 64, or as the index has it.
+        bits: Length of a code of the default hasher. None: 256, or as the index has it.
         int8: Take the int8 model of an exported hasher; the index remembers it.
         verify: Read the content of every file, also where size and date are as they were, and try again what could not
             be read.

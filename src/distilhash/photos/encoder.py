@@ -36,7 +36,7 @@ from distilhash.photos.catalogue import PhotoStore, rebuild_file
 from distilhash.progress import log, progress
 
 BACKBONE = Path(__file__).parents[1] / "assets"  # EfficientNet-Lite0, whose outputs are its features
-DEFAULT_BITS = 64
+DEFAULT_BITS = 256  # with 64, near-duplicates are told less well from photos that are alike
 SAMPLE = 2_000  # photos that the default hasher is fitted to
 FEW, GROWTH = 500, 2  # it is fitted again where it knows fewer than FEW, and there are GROWTH times as many now
 
