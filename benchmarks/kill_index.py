@@ -211,7 +211,7 @@ def update(index: Path, folder: Pictures, prune: bool, say: Callable[[str], None
             super().add(count, **facts)
             say(str(self.done))
 
-    photos.progress = lambda *about: contextlib.nullcontext(Told(*about, done=0))
+    photos.progress = lambda *about: contextlib.nullcontext(Told(*about, done=0, bar=None))
     with contextlib.closing(PhotoStore(index)) as store:
         photos.update(store, [folder.path], HashEncoder(folder.hasher), prune=prune, rebuild=True)
 
