@@ -6,7 +6,7 @@ Each photo is copied nine times, as COPIES says, and stored as JPEG of quality 9
 where their codes differ in at most the radius, and right where the copy is of that photo. Recall is the share of right
 pairs that are found, precision the share of found pairs that are right, over all photos and all copies.
 
-    index   the frozen EfficientNet-Lite0 with ITQ, fitted to the photos, at the radius that `distilhash index` measures
+    index   the default hasher (int8 EfficientNet-Lite0 with ITQ), fitted to the photos, at the radius that `distilhash index` measures
     pHash, dHash   of the package imagehash, 64 bits, at their customary radius of 10, and at the radius that the same
             measurement gives them
 
@@ -28,14 +28,13 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
 from distilhash.codes import hamming
 from distilhash.data.folders import walk
+from distilhash.deploy.runtime import INT8
 from distilhash.hasher import Hasher
-from distilhash.inference import head_inputs
-from distilhash.models import create_teacher
+from distilhash.itq import itq
 from distilhash.photos.catalogue import PhotoStore
 from distilhash.photos.duplicates import measure
-from distilhash.photos.encoder import PhotoFiles
+from distilhash.photos.encoder import BACKBONE, PhotoFiles
 from distilhash.photos.update import update
-from distilhash.training.unlabelled import itq
 from sidebyside import machine
 
 BITS = (64, 128, 256)
@@ -82,10 +81,10 @@ COPIES = {
 
 
 class Features:
-    """Features of the frozen network, each picture once whatever the number of code lengths."""
+    """Features of the default network, of length 1, each picture once whatever the number of code lengths."""
 
     def __init__(self):
-        self.network = create_teacher("pip/efficientnet_lite0")
+        self.network = Hasher.open(BACKBONE / INT8)
         self.known = {}
 
     def __call__(self, files):
@@ -93,8 +92,9 @@ class Features:
         keys = [hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest() for image in images]
         new = [i for i, key in enumerate(keys) if key not in self.known]
         if new:
-            for i, row in zip(new, head_inputs(files, np.array(new), self.network), strict=True):
-                self.known[keys[i]] = row
+            found_ND = np.concatenate([*self.network.outputs(files, np.array(new))])
+            for i, row in zip(new, found_ND, strict=True):
+                self.known[keys[i]] = row / np.linalg.norm(row)
         return np.stack([self.known[key] for key in keys])
 
 
