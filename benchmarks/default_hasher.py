@@ -34,7 +34,7 @@ from distilhash.itq import itq
 from distilhash.models import create_teacher
 from distilhash.models.fold import folded
 from distilhash.photos.encoder import BACKBONE, PhotoFiles
-from distilhash.retrieval.rerank import compress, decompress
+from rerank import compress, decompress
 from sidebyside import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))

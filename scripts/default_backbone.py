@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from distilhash.config import as_dict
 from distilhash.data.transforms import Preprocess
 from distilhash.deploy.quantize import to_int8, to_onnx
-from distilhash.deploy.rounding import round_weights
 from distilhash.deploy.runtime import FORMAT, INT8
 from distilhash.files import write_json
 from distilhash.models import create_teacher
 from distilhash.photos.encoder import BACKBONE
+from rounding import round_weights
 
 PHOTOS = (
     "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg",

@@ -1,6 +1,8 @@
 """The int8 backbone of the default hasher and what is made of its features: each held to what defines it."""
 
 import itertools
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,13 +11,15 @@ import torch
 from onnx import numpy_helper
 
 from distilhash.data.transforms import Preprocess
-from distilhash.deploy.rounding import LEVELS, _Layer, rounded_weights
 from distilhash.deploy.runtime import INT8, session_of
 from distilhash.itq import itq, principal_axes
 from distilhash.models import create_teacher
 from distilhash.photos.encoder import BACKBONE
-from distilhash.retrieval.rerank import compress, decompress, similarities
 from distilhash.training import targets
+
+sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("scripts", "benchmarks"))
+from rerank import compress, decompress, similarities
+from rounding import LEVELS, _Layer, rounded_weights
 
 
 def moments_of(inputs_PJ):
@@ -30,9 +34,9 @@ def correlated(count, inputs, seed=0):
 
 def test_rounding_is_near_the_best_of_all_roundings(monkeypatch):
     """Every choice of the two levels around each of eight weights is tried; nearest rounding is far behind."""
-    monkeypatch.setattr("distilhash.deploy.rounding.LEVELS", 63)
-    monkeypatch.setattr("distilhash.deploy.rounding.DAMPING", 1e-6)
-    monkeypatch.setattr("distilhash.deploy.rounding.CLIPPED", [4.0])  # far from the largest level
+    monkeypatch.setattr("rounding.LEVELS", 63)
+    monkeypatch.setattr("rounding.DAMPING", 1e-6)
+    monkeypatch.setattr("rounding.CLIPPED", [4.0])  # far from the largest level
     ways = np.array(list(itertools.product((0, 1), repeat=8)))
     found, best, nearest = [], [], []
     for seed in range(20):
