@@ -19,8 +19,8 @@ from distilhash.config import Config
 def flags_of(command: str) -> dict[str, object]:
     """Each flag of a command with its default, from the function and the dataclasses in its signature."""
     found: dict[str, object] = {}
-    hints = typing.get_type_hints(cli.COMMANDS[command])
-    for name, parameter in inspect.signature(cli.COMMANDS[command]).parameters.items():
+    hints = typing.get_type_hints(cli.command_of(command))
+    for name, parameter in inspect.signature(cli.command_of(command)).parameters.items():
         if dataclasses.is_dataclass(hints[name]):
             prefix = f"--{name}." if name in ("teacher", "student") else "--"
             for field in dataclasses.fields(hints[name]):

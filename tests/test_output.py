@@ -161,9 +161,10 @@ def test_a_signal_ends_a_command_in_one_line(words, name, code):
     """The command sends it to itself in the midst of its work."""
     stage = words.split()[0]
     program = (
-        "import os, signal, time\n"
+        "import functools, os, signal, time\n"
         "from distilhash import __main__, api, cli\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a command in the background ignores
+        f"@functools.wraps(api.{stage})\n"
         f"def work(*_, **__): os.kill(os.getpid(), signal.{name}); time.sleep(60)\n"
         f"api.{stage} = work\n"
         "__main__.run()"

@@ -3,13 +3,14 @@
 tyro makes a command's flags and help of the API's function of that name (COMMANDS); TEXTS says how a result is printed
 that is no plain table. Results go to stdout (``--json`` for programs), messages and progress to stderr. Exit codes:
 0 done, 1 our bug, 2 the user's mistake or what the system refuses (one sentence), 130 Ctrl-C, 141 a reader of stdout
-that went away, 143 SIGTERM.
+that went away, 143 SIGTERM. One file, so that all printing and every exit code is in one place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import logging
@@ -99,8 +100,10 @@ class Splitting:
     """The split.json of an earlier run. None: a new split."""
 
 
-def _command(name: str, function: Callable[..., Any]) -> Callable[..., tuple[dict[str, Any], Show]]:
-    """A function of the API as tyro reads it, with what commands share in groups; it gives its arguments."""
+@functools.cache
+def command_of(name: str) -> Callable[..., tuple[dict[str, Any], Show]]:
+    """The API's function as tyro reads it, with what commands share in groups; it gives its arguments."""
+    function = _function(name)
     taken = {key: hint for key, hint in function.__annotations__.items() if key != "return"}
     hints = get_type_hints(types.SimpleNamespace(__annotations__=taken), vars(api))
     parameters = inspect.signature(function).parameters
@@ -148,13 +151,10 @@ def _function(name: str) -> Callable[..., Any]:
     return getattr(api, "known_names" if name == "list" else name)  # type: ignore[no-any-return]
 
 
-COMMANDS = {
-    name: _command(name, _function(name))
-    for name in (
-        "demo", "reproduce", "distill", "hash", "fit", "encode", "evaluate", "profile", "export", "check", "index",
-        "search", "duplicates", "info", "code", "serve", "list",
-    )
-}  # fmt: skip
+COMMANDS = (
+    "demo", "reproduce", "distill", "hash", "fit", "encode", "evaluate", "profile", "export", "check", "index",
+    "search", "duplicates", "info", "code", "serve", "list",
+)  # fmt: skip
 
 
 def _trials(rows: list[dict[str, Any]], given: dict[str, Any]) -> list[Any]:
@@ -407,7 +407,8 @@ def _complete(shell: str = "", *_: str) -> int:
         raise unknown_name("shell", shell, SHELLS)
     words = ["--tyro-print-completion", shell]
     with contextlib.suppress(SystemExit):  # after it is printed
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="distilhash", args=words, config=CONFIG)
+        commands = {name: command_of(name) for name in COMMANDS}
+        tyro.extras.subcommand_cli_from_dict(commands, prog="distilhash", args=words, config=CONFIG)
     return 0
 
 
@@ -430,14 +431,14 @@ def parse(name: str, words: list[str]) -> tuple[dict[str, Any], Show]:
     """The arguments of the API's function for a command, and what else its flags ask for.
 
     Args:
-        name: a key of COMMANDS.
+        name: one of COMMANDS.
         words: its arguments.
 
     Raises:
         UsageError: they are not its arguments.
         SystemExit: after --help.
     """
-    parameters = inspect.signature(COMMANDS[name]).parameters
+    parameters = inspect.signature(command_of(name)).parameters
 
     def refuse(event: ParseErrorEvent) -> NoReturn:
         raise UsageError(_sentence(event, name))
@@ -451,7 +452,7 @@ def parse(name: str, words: list[str]) -> tuple[dict[str, Any], Show]:
             if not re.fullmatch(r"-?\d+|auto|None", "".join(words[place + 1 : place + 2])):
                 words = [*words[: place + 1], "auto", *words[place + 1 :]]
     with on_parse_error(refuse):
-        given, show = tyro.cli(COMMANDS[name], prog=f"distilhash {name}", args=words, config=CONFIG)
+        given, show = tyro.cli(command_of(name), prog=f"distilhash {name}", args=words, config=CONFIG)
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and given[key] == ():
             raise UsageError(f"{key.upper()} is missing; see distilhash {name} --help.")
@@ -494,7 +495,7 @@ def _sentence(event: ParseErrorEvent, name: str) -> str:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {(_function(name).__doc__ or '').splitlines()[0]}" for name in COMMANDS]
     return "\n".join([
         "usage: distilhash COMMAND [arguments]", "",
         "Distil a pretrained image teacher into a compact student without labels, hash",
