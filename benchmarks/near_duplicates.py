@@ -6,7 +6,8 @@ Each photo is copied nine times, as COPIES says, and stored as JPEG of quality 9
 where their codes differ in at most the radius, and right where the copy is of that photo. Recall is the share of right
 pairs that are found, precision the share of found pairs that are right, over all photos and all copies.
 
-    index   the default hasher (int8 EfficientNet-Lite0 with ITQ), fitted to the photos, at the radius that `distilhash index` measures
+    index   the default hasher (int8 EfficientNet-Lite0 with ITQ), fitted to the photos, at the radius that
+            `distilhash index` measures
     pHash, dHash   of the package imagehash, 64 bits, at their customary radius of 10, and at the radius that the same
             measurement gives them
 
