@@ -3,7 +3,8 @@
 The command line makes its flags of these signatures, and its help of these docstrings. A function opens what it is
 given, refuses what it can before anything is written, and runs one stage of the packages below, whose own functions
 take objects. Imports are inside the functions, so that none pays for another's PyTorch. Messages and progress go to the
-logger "distilhash". Every function raises DistilhashError for a mistake of its caller.
+logger "distilhash". Every function raises DistilhashError for a mistake of its caller. One file, so that there is one
+place to look a command up.
 
 Arguments that several functions share:
 

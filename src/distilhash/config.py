@@ -1,7 +1,7 @@
 """The settings of every stage, as frozen keyword-only dataclasses; the command line reads their docstrings as help.
 
 A config is plain data: it is what ``config.json`` of a run holds, and what a fingerprint is taken of. Functions of
-arrays (losses, metrics, codes, indexes) never see one.
+arrays (losses, metrics, codes, indexes) never see one. One file, so that a setting has one place to be looked up.
 """
 
 from __future__ import annotations

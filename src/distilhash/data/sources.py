@@ -1,7 +1,7 @@
 """Where images come from: arrays, files, subsets, and which images can be read.
 
 An image is what it holds: its digest is BLAKE2b with 16 bytes of a file's content (what ``b2sum -l 128`` prints) or of
-an array's pixels. Dates, roots and positions are never part of an identity.
+an array's pixels. Dates, roots and positions are never part of an identity. One file, as all sources share it.
 
 Shapes: N images, n images of a batch, C classes, H, W sides in pixels.
 """

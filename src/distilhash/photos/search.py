@@ -43,7 +43,7 @@ def index(
     verify: bool, prune: bool, forgotten: Sequence[str | Path], rebuild: bool, bits: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Bring an index file up to date with folders of photos; its codes, and the fields of ``update.Summary``."""
-    if int8 and hasher is None:  # before a default hasher is fitted, which has no int8 model
+    if int8 and hasher is None:  # before a default hasher is fitted, which is int8 in any case
         raise DistilhashError("int8 is for an exported hasher", "none", "name it with --hasher")
     if bits is not None and (hasher is not None or not 1 <= bits <= MAX_BITS):
         raise DistilhashError("bits are for the default hasher, 1 or more", bits, "leave out --bits or --hasher")

@@ -12,7 +12,7 @@ drops all that lies below an indexed folder.
 Work is committed every two seconds or so, in the order of the walk. Files that are gone are dropped last, so that a
 move is still recognised after a kill, and a resumed run ends in the rows of an uninterrupted one. Codes of another
 hasher are made in a file of their own beside the index (``INDEX.rebuild``), whose rows replace those of the index in
-one transaction: until then the index is as it was.
+one transaction: until then the index is as it was. One file, as each step must survive a kill at the next.
 """
 
 from __future__ import annotations

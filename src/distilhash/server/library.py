@@ -2,6 +2,7 @@
 
 Requests name photos by id, never by path. A file is opened only if its resolved path lies below an indexed folder, so a
 symbolic link or a row of the index that leads elsewhere counts as a missing file.
+The models of answers stay beside what fills them.
 
 Shapes: K bits, P = ceil(K / 8) bytes, n hits.
 """
